@@ -1,0 +1,42 @@
+"""The losses of eqs. 2 and 4-6, each one number a volume, so that the training loss and the score are one thing."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def interpolate(real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:
+    """x^ of eq. 2: ``epsilon * real + (1 - epsilon) * fake`` with one epsilon a volume.
+
+    Args:
+        real, fake: ``(B, 1, D, H, W)``.
+        epsilon: ``(B,)`` in [0, 1].
+    """
+    epsilon = epsilon.view(-1, *(1,) * (real.ndim - 1))
+    return epsilon * real + (1 - epsilon) * fake
+
+
+def gradient_norm(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """||grad D(x)||_2 over all voxels of each volume: ``(B, 1, D, H, W)`` -> ``(B,)``, differentiable again.
+
+    The norm is taken in float32: its square overflows nothing but loses digits in bfloat16.
+    """
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return gradient.float().flatten(1).norm(dim=1)
+
+
+def gradient_penalty(norm: Tensor) -> Tensor:
+    """The third term of eq. 2 before lambda: mean of ``(||grad|| - 1)^2`` over the batch."""
+    return (norm - 1).square().mean()
+
+
+def image_distance(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """L_img, eq. 4: mean squared difference over the voxels of each volume, ``(B, 1, D, H, W)`` -> ``(B,)``."""
+    return (x.float() - reconstruction.float()).square().flatten(1).mean(1)
+
+
+def feature_distance(features: Tensor, reconstruction_features: Tensor) -> Tensor:
+    """L_feat, eq. 5: mean squared difference over the critic's features, ``(B, C, d, h, w)`` -> ``(B,)``."""
+    return image_distance(features, reconstruction_features)
