@@ -1,0 +1,1 @@
+"""Head CTs that nobody had: seeded, healthy or with a bleed, as NIfTI in HU."""

@@ -1,0 +1,194 @@
+"""A head in MNI space, made from the MNI152 grey- and white-matter maps that the nilearn package ships.
+
+Phantom cohort and registration template are both painted from it. The maps hold the brain only; skull, scalp, face
+and neck are added here: the vault as shells at a distance from the inner table, the face as a short list of solids.
+Coordinates are MNI millimetres, axes right, anterior, superior.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+SPACING = 1.5  # mm, of the head's maps
+ORIGIN = np.array([-111.0, -150.0, -150.0])  # mm, centre of the first voxel
+SHAPE = (149, 181, 181)
+
+AIR, FAT, MUSCLE, CSF, WHITE, GREY, DURA = -1000.0, -90.0, 50.0, 7.0, 28.0, 37.0, 45.0  # HU
+CORTICAL_BONE, DIPLOE, CANCELLOUS_BONE = 1350.0, 600.0, 350.0  # HU
+
+
+@dataclass(frozen=True)
+class Solid:
+    """An ellipsoid of one tissue, mirrored to the other side where it does not lie in the midline."""
+
+    centre: tuple[float, float, float]
+    radii: tuple[float, float, float]
+    hu: float
+    wall: float = 0.0  # mm of bone around it
+
+
+# painted in order, so that later ones lie inside earlier ones
+FACE = (
+    Solid((0, 4, -70), (58, 52, 38), MUSCLE),  # what lies under the skull base
+    Solid((0, 48, -78), (66, 58, 72), FAT),  # cheeks
+    Solid((0, 46, -78), (58, 52, 66), MUSCLE),
+    Solid((0, -30, -120), (62, 62, 80), FAT),  # neck
+    Solid((0, -30, -120), (56, 56, 80), MUSCLE),
+    Solid((48, -26, -52), (15, 20, 17), CANCELLOUS_BONE),  # mastoid
+    Solid((36, -12, -42), (22, 9, 9), CORTICAL_BONE),  # petrous bone
+    Solid((50, -30, -56), (9, 12, 10), -350.0),  # mastoid air cells
+    Solid((0, -46, -110), (24, 20, 60), CANCELLOUS_BONE),  # cervical spine
+    Solid((0, -20, -116), (15, 10, 50), CANCELLOUS_BONE),  # vertebral bodies
+    Solid((0, 72, -92), (30, 24, 10), CORTICAL_BONE, 0.0),  # upper jaw and teeth
+    Solid((0, 62, -92), (22, 24, 12), MUSCLE),  # palate, tongue
+    Solid((46, 38, -100), (6, 16, 32), CORTICAL_BONE),  # ramus of the mandible
+    Solid((0, 66, -122), (34, 28, 10), CORTICAL_BONE),  # body of the mandible
+    Solid((0, 58, -120), (26, 26, 16), MUSCLE),
+    Solid((58, 40, -52), (5, 34, 6), CORTICAL_BONE),  # zygomatic arch
+    Solid((32, 60, -40), (19, 24, 18), FAT, 2.5),  # orbit
+    Solid((32, 67, -40), (12, 12, 12), 15.0),  # globe
+    Solid((27, 56, -72), (13, 18, 16), AIR, 2.0),  # maxillary sinus
+    Solid((0, 68, -66), (11, 26, 22), AIR, 2.0),  # nasal cavity
+    Solid((0, 68, -66), (2, 26, 22), CANCELLOUS_BONE),  # septum
+    Solid((0, 30, -48), (11, 11, 9), AIR, 2.0),  # sphenoid sinus
+    Solid((10, 80, -22), (8, 5, 9), AIR, 2.5),  # frontal sinus
+    Solid((0, 14, -92), (9, 7, 34), AIR),  # pharynx
+)
+
+
+def world_grid() -> np.ndarray:
+    """MNI mm of each voxel of the head's maps: ``(3, 149, 181, 181)``, as a view that costs no memory."""
+    axes = [ORIGIN[i] + SPACING * np.arange(SHAPE[i], dtype=np.float32) for i in range(3)]
+    return np.stack(np.broadcast_arrays(*np.ix_(*axes)))
+
+
+def mni152_map(name: str) -> np.ndarray:
+    """One of nilearn's maps (``gm``, ``wm``, ``t1``) on the head's grid, in [0, 1]."""
+    path = files("nilearn.datasets.data") / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+    image = nib.load(str(path))
+    data = np.asarray(image.dataobj, np.float32) / 255
+    to_voxel = np.linalg.inv(image.affine)
+    offset = to_voxel[:3, :3] @ ORIGIN + to_voxel[:3, 3]
+    return ndimage.affine_transform(data, to_voxel[:3, :3] * SPACING, offset, SHAPE, order=1)
+
+
+def signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Millimetres to the surface of a mask, negative inside, accurate to about half a voxel."""
+    outside = ndimage.distance_transform_edt(~mask) - 0.5
+    inside = ndimage.distance_transform_edt(mask) - 0.5
+    return (SPACING * np.where(mask, -inside, outside)).astype(np.float32)
+
+
+def intracranial_mask(brain: np.ndarray, world: np.ndarray) -> np.ndarray:
+    """The space inside the inner table: brain, cisterns, and a canal for the cord through the foramen magnum."""
+    x, y, z = world
+    distance = ndimage.distance_transform_edt(~brain) * SPACING
+    closed = ndimage.distance_transform_edt(distance < 9) * SPACING > 9  # closes fissures, keeps the fossae apart
+    vault = ndimage.distance_transform_edt(distance < 24) * SPACING > 24  # no groove along the sagittal sinus
+    closed |= vault & (z > -10)
+    rim = ndimage.gaussian_filter(closed.astype(np.float32), 2.0) > 0.35  # about 1.5 mm of CSF over the convexity
+    rim[z < -66] = False
+    cord = ((x / 10) ** 2 + ((y + 44) / 10) ** 2 < 1) & (z < -55)
+    return ndimage.binary_fill_holes(rim | cord)
+
+
+def paint_face(world: np.ndarray) -> np.ndarray:
+    """HU outside the vault: solids in their order, mirrored, then softened by partial volume."""
+    hu = np.full(SHAPE, AIR, np.float32)
+    x, y, z = np.abs(world[0]), world[1], world[2]
+    for solid in FACE:
+        (cx, cy, cz), (rx, ry, rz) = solid.centre, solid.radii
+        for margin, value in ((solid.wall, CORTICAL_BONE), (0.0, solid.hu)):
+            if margin or value == solid.hu:
+                r2 = ((x - cx) / (rx + margin)) ** 2 + ((y - cy) / (ry + margin)) ** 2
+                hu[r2 + ((z - cz) / (rz + margin)) ** 2 < 1] = value
+    return ndimage.gaussian_filter(hu, 0.6)
+
+
+class HeadMaps:
+    """Maps on one grid, sampled together by trilinear interpolation.
+
+    ``skull``: ``(2, ...)`` signed mm to the inner table (negative inside) and HU of face and neck.
+    ``brain``: ``(3, ...)`` grey matter, white matter, signed mm to the ventricles (negative inside).
+    """
+
+    def __init__(self) -> None:
+        world = world_grid()
+        grey, white, t1 = (mni152_map(name) for name in ("gm", "wm", "t1"))
+        inner_table = signed_distance(intracranial_mask(t1 > 0.02, world))
+        fluid = ((grey + white) < 0.45) & (ndimage.uniform_filter(t1, 3) > 0.02) & (inner_table < -20)
+        parts, _ = ndimage.label(fluid)
+        seed = parts[(np.abs(world[0]) < 18) & (np.abs(world[1] + 5) < 25) & (np.abs(world[2] - 18) < 8)]
+        ventricles = parts == np.bincount(seed[seed > 0]).argmax()
+        self.skull = torch.from_numpy(np.stack([inner_table, paint_face(world)]))
+        self.brain = torch.from_numpy(np.stack([grey, white, signed_distance(ventricles)]))
+
+    @staticmethod
+    def sample(maps: Tensor, points: Tensor) -> Tensor:
+        """Values of ``maps (C, X, Y, Z)`` at MNI ``points (N, 3)`` in mm -> ``(C, N)``; border values outside."""
+        first = torch.tensor(ORIGIN, dtype=torch.float32)
+        extent = SPACING * (torch.tensor(SHAPE, dtype=torch.float32) - 1)
+        unit = ((points - first) * (2 / extent) - 1).flip(-1)  # grid_sample wants the last axis first
+        sampled = F.grid_sample(
+            maps[None], unit[None, None, None], mode="bilinear", padding_mode="border", align_corners=True
+        )
+        return sampled[0, :, 0, 0]
+
+
+@cache
+def head_maps() -> HeadMaps:
+    """The maps, built once a process (about 5 s)."""
+    return HeadMaps()
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What one head looks like on CT, apart from its shape. Lengths in mm."""
+
+    skull: float = 6.0
+    scalp: float = 6.0
+    ventricle: float = 0.0  # the ventricles' wall moves outwards by this
+    sulci: float = 1.0  # above 1 widens the sulci
+    hu_offset: float = 0.0  # of brain tissue
+
+
+def soft_step(x: Tensor, width: float) -> Tensor:
+    """0 to 1 around ``x = 0`` over about ``width`` mm: partial volume at a surface."""
+    return (x / width + 0.5).clamp(0, 1)
+
+
+def paint_skull(inner_table: Tensor, face: Tensor, height: Tensor, look: Appearance) -> Tensor:
+    """HU outside the brain from the distance to the inner table, ``(N,)`` each; ``height`` is MNI z in mm.
+
+    The vault has an inner and an outer table with diploe between; the base is thinner and has no scalp.
+    """
+    vault = soft_step(height + 35, 30)
+    thickness = look.skull * (0.45 + 0.55 * vault)
+    depth = inner_table / thickness  # 0 at the inner, 1 at the outer table
+    bone = CORTICAL_BONE + (DIPLOE - CORTICAL_BONE) * torch.exp(-(((depth - 0.5) / 0.22) ** 2)) * vault
+    scalp_depth = inner_table - thickness
+    scalp = MUSCLE + (FAT - MUSCLE) * soft_step(scalp_depth - 0.3 * look.scalp, 1.5)
+    in_scalp = soft_step(look.scalp - scalp_depth, 1.2) * vault
+    outside = face + (scalp - face) * in_scalp * (face < -500)
+    return outside + (bone - outside) * soft_step(-scalp_depth, 1.2)
+
+
+def paint_brain(grey: Tensor, white: Tensor, ventricle: Tensor, look: Appearance) -> Tensor:
+    """HU inside the inner table from tissue fractions and the signed distance to the ventricles, ``(N,)`` each."""
+    grey, white = grey.clamp(0, 1), white.clamp(0, 1)
+    fluid = (1 - grey - white).clamp(0, 1)
+    fluid = fluid.clamp_min(1e-4) ** (1.6 / look.sulci)  # the average brain's sulci are a blur
+    tissue = (grey**1.5 * GREY + white**1.5 * WHITE) / (grey**1.5 + white**1.5).clamp_min(1e-6)
+    tissue = torch.where(grey + white < 0.02, torch.full_like(tissue, CSF), tissue) + look.hu_offset
+    inside = soft_step(look.ventricle - ventricle, 1.5)
+    wall = (ventricle < 6).float()  # what the unmoved ventricle left inside its new wall is white matter
+    fluid = torch.maximum(fluid * (1 - wall), inside)
+    tissue = torch.where((wall > 0) & (grey + white < 0.5), torch.full_like(tissue, WHITE), tissue)
+    return tissue + (CSF - tissue) * fluid
