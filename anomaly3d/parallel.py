@@ -1,0 +1,45 @@
+"""A function over many jobs in parallel processes, with progress, results as they come."""
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import Any
+
+from anomaly3d.errors import UserError
+from anomaly3d.progress import track
+
+
+def disk_error(error: OSError) -> UserError | OSError:
+    """A full disk as the user's sentence; other errors as they are."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return UserError(
+        f"the disk is full while writing {error.filename or 'output'}: free some space, or choose another place "
+        "with data_dir=... or runs_dir=..., and run the same command again; finished files are kept"
+    )
+
+
+def run_parallel(
+    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int, what: str
+) -> Iterator[Any]:
+    """Yield ``function(*job)`` for every job in the order they finish; ``workers <= 1`` stays in this process.
+
+    Workers are fresh processes (spawn), because forking after torch has started threads can hang.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        if workers <= 1 or len(jobs) <= 1:
+            yield from track((function(*job) for job in jobs), len(jobs), what)
+            return
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+            futures = [pool.submit(function, *job) for job in jobs]
+            try:
+                yield from track((f.result() for f in as_completed(futures)), len(jobs), what)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    except OSError as error:
+        raise disk_error(error) from error

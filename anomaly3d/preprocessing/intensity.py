@@ -1,0 +1,27 @@
+"""Steps 5 to 7: fill, smooth, resize, window, scale. Global and fixed, never by the scan's own values."""
+
+import numpy as np
+from scipy import ndimage
+
+from anomaly3d.preprocessing.volume import Volume, resample
+
+
+def fill_outside(hu: np.ndarray, mask: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """HU clipped to the window, the lower end of the window outside the mask.
+
+    Both before any smoothing: air or bone blurred inwards would change the very rim where subdural blood lies.
+    """
+    return np.where(mask, np.clip(hu, *window), window[0]).astype(np.float32)
+
+
+def smooth_and_resize(volume: Volume, affine: np.ndarray, resolution: int, fill: float) -> np.ndarray:
+    """Gaussian of half the down-sampling factor along each axis (in voxels), then linear interpolation."""
+    factor = np.linalg.norm(affine[:3, :3], axis=0) / volume.spacing
+    smooth = ndimage.gaussian_filter(volume.data, factor / 2, mode="constant", cval=fill)
+    return resample(Volume(smooth, volume.affine), affine, (resolution,) * 3, fill=fill)
+
+
+def to_unit_range(hu: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """The window's ends to -1 and 1: -20 HU -> -1, 40 HU -> 0, 100 HU -> 1."""
+    low, high = window
+    return ((np.clip(hu, low, high) - low) * (2 / (high - low)) - 1).astype(np.float32)

@@ -1,0 +1,36 @@
+"""One way to show that work goes on: a live bar in a terminal, a line now and then in a log."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+LOG_EVERY = 15.0  # seconds between lines where no terminal shows a bar
+
+console = Console(soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line for the user, on standard output, also while a bar is shown."""
+    console.print(message, highlight=False, markup=False)
+
+
+def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Yield from ``items`` while showing how many of ``total`` are done and the time left."""
+    if sys.stdout.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+            yield from progress.track(items, total=total, description=what)
+        return
+    started = shown = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - shown > LOG_EVERY or done == total:
+            left = (now - started) / done * (total - done)
+            say(f"{what}: {done}/{total}, {now - started:.0f} s, {left:.0f} s left")
+            shown = now
