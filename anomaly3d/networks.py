@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from anomaly3d.upsampling import UpsampleConv
 
-Norm = Literal["batch", "instance", "none"]
+Norm = Literal["batch", "group", "none"]
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+GROUPS = 8  # of GroupNorm
 
 
 def base_and_doublings(resolution: int) -> tuple[int, int]:
@@ -38,12 +38,12 @@ def base_and_doublings(resolution: int) -> tuple[int, int]:
 def norm_layer(norm: Norm, channels: int, spatial_dims: int) -> nn.Module:
     """The normalisation between a convolution and its activation.
 
-    Only ``batch`` makes one sample's output depend on the others of its batch.
+    Only ``batch`` (the paper's) makes one sample's output depend on the others of its batch.
     """
     if norm == "batch":
         return BATCH_NORM[spatial_dims](channels)
-    if norm == "instance":
-        return INSTANCE_NORM[spatial_dims](channels, affine=True)
+    if norm == "group":
+        return nn.GroupNorm(min(GROUPS, channels), channels)
     return nn.Identity()
 
 
@@ -60,7 +60,7 @@ class Generator(nn.Module):
         channels: int = 64,
         latent: int = 2500,
         resolution: int = 64,
-        norm: Norm = "batch",
+        norm: Norm = "group",
         spatial_dims: int = 3,
     ) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Encoder(nn.Module):
         channels: int = 64,
         latent: int = 2500,
         resolution: int = 64,
-        norm: Norm = "batch",
+        norm: Norm = "group",
         output: Literal["tanh", "linear"] = "tanh",
         spatial_dims: int = 3,
     ) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 from scipy import ndimage
 
 SOFT_TISSUE = (-15.0, 120.0)  # HU: CSF to clotted blood
-BONE = 160.0  # HU, after smoothing by about a voxel
+INNER_TABLE = 400.0  # HU: a voxel cut in half by the inner table
+RIM = 3.0  # mm: how far partial volume with bone keeps the soft-tissue threshold off the inner table
 REACH = 12.0  # mm beyond the template's inner table that a head's own may lie
 FORAMEN_MAGNUM = -68.0  # MNI mm: below it the canal is cut off
 
@@ -53,9 +54,8 @@ def intracranial_mask(
     allowed = soft & (inner_table < REACH)
     core = largest_part(erode(allowed, neck, spacing) & (inner_table < REACH - neck))
     grown = dilate(core, neck + spacing, spacing) & allowed
-    # a true bone lies within a few mm outside of the inner table; scalp has bone between itself and the brain
     grown = largest_part(ndimage.binary_opening(grown, ball(2 * spacing, spacing)))
     padded = np.pad(grown, 8)
     closed = erode(dilate(padded, 5.0, spacing), 5.0, spacing)[8:-8, 8:-8, 8:-8]
-    closed &= (smooth < BONE) | grown
-    return ndimage.binary_fill_holes(closed) & (height > FORAMEN_MAGNUM)
+    closed = ndimage.binary_fill_holes(closed & (hu < INNER_TABLE) | grown)
+    return (closed | dilate(closed, RIM, spacing) & (hu < INNER_TABLE) & (hu > SOFT_TISSUE[0])) & (height > FORAMEN_MAGNUM)

@@ -59,6 +59,7 @@ class Verdict:
     verdict: str
     reasons: str
     quality: Quality | None
+    source: str = ""  # size and time of the scan's files: a replaced file is prepared again
 
 
 def working_grid(spacing: float) -> tuple[np.ndarray, tuple[int, int, int]]:
@@ -147,6 +148,12 @@ def load_mask(path: str) -> Volume | None:
     return Volume((np.asarray(image.dataobj, np.float32) > 0).astype(np.float32), np.asarray(image.affine, float))
 
 
+def fingerprint(*paths: str) -> str:
+    """Sizes and modification times of files or folders, to notice that one was replaced."""
+    stats = [Path(p).stat() for p in paths if p]
+    return " ".join(f"{s.st_size}-{s.st_mtime_ns}" for s in stats)
+
+
 def prepare_scan(
     scan_id: str, image: str, brain_mask: str, lesion_mask: str, out: Path, template: Path, settings: Settings
 ) -> Verdict:
@@ -155,20 +162,23 @@ def prepare_scan(
     The verdict is written last: where it exists, the scan is done and is not touched again.
     """
     done = out / "verdicts" / f"{scan_id}.json"
+    source = fingerprint(image, brain_mask, lesion_mask)
     if done.exists():
         stored = json.loads(done.read_text())
-        stored["quality"] = Quality(**stored["quality"]) if stored["quality"] else None
-        return Verdict(**stored)
+        if stored["source"] == source:
+            stored["quality"] = Quality(**stored["quality"]) if stored["quality"] else None
+            return Verdict(**stored)
+        done.unlink()
     try:
         prepared = prepare_volume(
             read_scan(Path(image)), settings, template, load_mask(brain_mask), load_mask(lesion_mask)
         )
     except UnreadableScan as error:
-        verdict = Verdict(scan_id, "unreadable", str(error), None)
+        verdict = Verdict(scan_id, "unreadable", str(error), None, source)
     else:
         write_prepared(prepared, out, scan_id)
         reasons = judge(prepared.quality, settings.quality)
-        verdict = Verdict(scan_id, "rejected" if reasons else "accepted", "; ".join(reasons), prepared.quality)
+        verdict = Verdict(scan_id, "rejected" if reasons else "accepted", "; ".join(reasons), prepared.quality, source)
     with written_whole(done) as path:
         path.write_text(json.dumps(asdict(verdict), indent=1))
     return verdict

@@ -1,0 +1,73 @@
+"""What the four commands share: Hydra composes the config, a user's mistake becomes one sentence and an exit code.
+
+0 done; 2 a mistake in config, manifest or command; 3 done, but some scans could not be used; 130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from anomaly3d.errors import UserError
+
+CONF = str(Path(__file__).parent.parent / "conf")
+INTERRUPTED = 130
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callable[..., int]]:
+    """Decorate ``task(config) -> exit code`` into ``main(argv=None) -> exit code``."""
+
+    def decorate(task: Callable[[DictConfig], int]) -> Callable[..., int]:
+        codes: list[int] = []
+
+        def remember(config: DictConfig) -> None:
+            try:
+                codes.append(task(config))
+            except (UserError, OmegaConfBaseException) as error:
+                # here, because Hydra would print a line of its own; it also ends a multirun
+                raise SystemExit(refuse(error)) from error
+
+        def main(argv: list[str] | None = None) -> int:
+            codes.clear()
+            program = sys.argv
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
+            if argv is not None:
+                sys.argv = [f"anomaly3d.{config_name}", *argv]
+            try:
+                hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(remember)()
+            except (UserError, HydraException, OmegaConfBaseException) as error:
+                return refuse(error)
+            except SystemExit as stop:
+                return stop.code if isinstance(stop.code, int) else 1
+            except KeyboardInterrupt:
+                print("interrupted: run the same command again to go on from where it stopped", file=sys.stderr)
+                return INTERRUPTED
+            except OSError as error:
+                from anomaly3d.parallel import disk_error
+
+                if isinstance(mistake := disk_error(error), UserError):
+                    return refuse(mistake)
+                raise
+            finally:
+                sys.argv = program
+                GlobalHydra.instance().clear()
+            return max(codes, default=0)
+
+        main.__doc__ = task.__doc__
+        return main
+
+    return decorate
+
+
+def refuse(error: Exception) -> int:
+    """Say what is wrong on one line and return exit code 2."""
+    text = " ".join(str(error).split())
+    text = text.split(" Config search path:")[0].split(" full_key:")[0]
+    print(f"error: {text}", file=sys.stderr)
+    return 2

@@ -1,0 +1,80 @@
+"""A folder or a list of scans as a cohort: no labels needed, names are the files'."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from anomaly3d.cohorts.manifest import write_manifest
+from anomaly3d.errors import UserError
+
+SUFFIXES = (".nii", ".nii.gz")
+
+
+def find_scans(root: Path) -> list[Path]:
+    """Every NIfTI file below a folder, and every folder that holds DICOM slices.
+
+    Raises:
+        UserError: the folder does not exist or holds no scan.
+    """
+    if not root.is_dir():
+        raise UserError(f"folder {root} does not exist: give the folder of your scans with dataset.root=...")
+    nifti = [p for p in root.rglob("*") if p.name.lower().endswith(SUFFIXES) and p.is_file()]
+    dicom = sorted({p.parent for p in root.rglob("*.dcm")})
+    if not nifti and not dicom:
+        raise UserError(f"folder {root} holds neither NIfTI files (.nii, .nii.gz) nor DICOM slices (.dcm)")
+    return sorted(nifti) + dicom
+
+
+def scan_name(path: Path, root: Path | None = None) -> str:
+    """A scan_id from a path: its place below the root, without suffixes, with dashes for what a name cannot hold."""
+    text = str(path.relative_to(root)) if root else path.name
+    return re.sub(r"[^A-Za-z0-9._]+", "-", re.sub(r"\.nii(\.gz)?$", "", text, flags=re.IGNORECASE)).strip("-")
+
+
+def split_by_name(scan_id: str, shares: dict[str, float]) -> str:
+    """A split drawn from the name itself, so that adding scans moves none of the others."""
+    draw = int(hashlib.sha256(scan_id.encode()).hexdigest()[:12], 16) / 16**12 * sum(shares.values())
+    for split, share in shares.items():
+        draw -= share
+        if draw < 0:
+            return split
+    return list(shares)[-1]
+
+
+def folder_manifest(
+    root: Path | None, scans: list[str], label: str, shares: dict[str, float], name: str, data_dir: Path
+) -> Path:
+    """Write the manifest of a folder (``root``) or of a list (``scans``).
+
+    Args:
+        label: ``"0"`` when all scans are known to be healthy: they are then split by ``shares`` into train,
+            validation, calibration and test; ``""`` when nothing is known: all go to test.
+
+    Raises:
+        UserError: neither is given, a scan does not exist, or two scans would have the same name.
+    """
+    if not root and not scans:
+        raise UserError("no scans: give dataset.root=FOLDER or 'dataset.scans=[a.nii.gz,b.nii.gz]'")
+    paths = find_scans(root) if root else [Path(s) for s in scans]
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"scan {path} does not exist")
+    names = [scan_name(p, root) for p in paths]
+    if doubles := sorted({n for n in names if names.count(n) > 1}):
+        raise UserError(f"two scans would both be named {doubles[0]}: rename one, or write a manifest")
+    table = pd.DataFrame(
+        {
+            "scan_id": names,
+            "subject_id": names,
+            "cohort": name,
+            "image": [str(p.resolve()) for p in paths],
+            "label": label,
+            "split": [split_by_name(n, shares) if label == "0" else "test" for n in names],
+        }
+    ).reindex(columns=["scan_id", "subject_id", "image", "label", "split", "cohort", "site", "brain_mask",
+                       "lesion_mask", "lesions", "group", "age", "sex"], fill_value="")
+    manifest = data_dir / "raw" / name / "manifest.csv"
+    write_manifest(table, manifest)
+    return manifest

@@ -1,0 +1,33 @@
+"""From ``conf/dataset`` to a manifest on disk."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from anomaly3d.cohorts.folder import folder_manifest
+from anomaly3d.errors import UserError
+
+
+def find_manifest(dataset: DictConfig, data_dir: Path, workers: int) -> Path:
+    """The manifest of a dataset config, made first where the dataset is a phantom or a folder.
+
+    Raises:
+        UserError: the config does not say where the scans are.
+    """
+    if dataset.kind == "phantom":
+        from anomaly3d.cohorts.phantom.cohort import make_cohort
+
+        return make_cohort(
+            dataset.name, dict(dataset.counts), dataset.seed, dataset.matrix, dataset.slices, data_dir, workers
+        )
+    if dataset.kind == "folder":
+        shares = OmegaConf.to_container(dataset.shares)
+        assert isinstance(shares, dict)
+        root = Path(dataset.root) if dataset.root else None
+        label = "" if dataset.label is None else str(dataset.label)
+        return folder_manifest(root, list(dataset.scans), label, shares, dataset.name, data_dir)
+    if dataset.kind == "manifest":
+        if not dataset.manifest:
+            raise UserError("no manifest: give its path with dataset.manifest=...")
+        return Path(dataset.manifest)
+    raise UserError(f"dataset.kind must be phantom, folder or manifest, not {dataset.kind!r}")

@@ -1,0 +1,127 @@
+"""The one LightningDataModule that every phase and the evaluation share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from monai.data import CacheDataset, DataLoader
+from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, LoadImaged
+from torch.utils.data import Sampler
+
+from anomaly3d.cohorts.manifest import read_manifest
+from anomaly3d.errors import UserError
+
+
+class StepSampler(Sampler[list[int]]):
+    """Batches of an epoch that is a number of steps, not a pass over the data.
+
+    Training runs over one endless stream of seeded permutations; step, epoch and process say which part of it a batch
+    is. So a resumed run goes on with the very batches an undisturbed one would have seen, and P processes see together
+    what one process with P times the batch would.
+    """
+
+    def __init__(self, scans: int, batch: int, steps: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.scans, self.batch, self.steps, self.seed = scans, batch, steps, seed
+        self.rank, self.world = rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def permutation(self, number: int) -> list[int]:
+        """The order of the ``number``-th pass over the scans."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return torch.randperm(self.scans, generator=generator).tolist()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        passes: dict[int, list[int]] = {}
+        for step in range(self.epoch * self.steps, (self.epoch + 1) * self.steps):
+            first = (step * self.world + self.rank) * self.batch
+            batch = []
+            for position in range(first, first + self.batch):
+                number, place = divmod(position, self.scans)
+                if number not in passes:
+                    passes = {n: p for n, p in passes.items() if n >= number - 1}
+                    passes[number] = self.permutation(number)
+                batch.append(passes[number][place])
+            yield batch
+
+
+class HeadCTDataModule(L.LightningDataModule):
+    """Prepared volumes by split. A batch is a dictionary: ``image (B, 1, D, H, W)`` float32 in [-1, 1], ``scan_id``.
+
+    Args:
+        folder: what ``prepare`` wrote for a cohort.
+        batch: volumes a step and process.
+        steps_per_epoch: steps between two validations.
+        limit: use only the first scans of each split (for quick tries), None for all.
+    """
+
+    def __init__(self, folder: Path, batch: int, steps_per_epoch: int, seed: int = 0) -> None:
+        super().__init__()
+        self.batch, self.steps_per_epoch, self.seed = batch, steps_per_epoch, seed
+        self.table = read_manifest(folder / "manifest.csv")
+        self.folder = folder
+        self.cache: dict[str, CacheDataset] = {}
+
+    def split(self, name: str) -> pd.DataFrame:
+        """The manifest's rows of one split."""
+        return self.table[self.table["split"] == name]
+
+    def require(self, *splits: str) -> None:
+        """Raise a sentence if a split that is needed holds no scan.
+
+        Raises:
+            UserError: names the split.
+        """
+        for name in splits:
+            if self.split(name).empty:
+                raise UserError(
+                    f"no accepted scan in the {name} split of {self.folder}: see quality.csv there, and the column "
+                    "'split' of the manifest"
+                )
+
+    def dataset(self, split: str) -> CacheDataset:
+        """The volumes of a split, in memory."""
+        if split not in self.cache:
+            rows = self.split(split)
+            items = [{"image": r.image, "scan_id": r.scan_id} for r in rows.itertuples(index=False)]
+            load = Compose(
+                [
+                    LoadImaged("image", image_only=True),
+                    EnsureChannelFirstd("image", channel_dim="no_channel"),
+                    EnsureTyped("image", track_meta=False, dtype=torch.float32),
+                ]
+            )
+            self.cache[split] = CacheDataset(items, load, num_workers=2, progress=False)
+        return self.cache[split]
+
+    def train_dataloader(self) -> DataLoader:
+        """Healthy training scans in steps."""
+        data = self.dataset("train")
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = StepSampler(len(data), self.batch, self.steps_per_epoch, self.seed, rank, world)
+        return DataLoader(data, batch_sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        """Healthy validation scans, each process its share."""
+        return self.in_order("validation")
+
+    def test_dataloader(self) -> DataLoader:
+        """Test scans, each once over all processes."""
+        return self.in_order("test")
+
+    def in_order(self, split: str) -> DataLoader:
+        """A split in its manifest's order; of P processes each takes every P-th scan, none twice."""
+        data: Any = self.dataset(split)
+        if self.trainer and self.trainer.world_size > 1:
+            mine = range(self.trainer.global_rank, len(data), self.trainer.world_size)
+            data = torch.utils.data.Subset(data, list(mine))
+        return DataLoader(data, batch_size=self.batch, shuffle=False)

@@ -1,0 +1,1 @@
+"""The three phases of training, one LightningModule each."""

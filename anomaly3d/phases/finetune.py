@@ -1,0 +1,20 @@
+"""Phase 3: encoder and generator together with the same loss; the critic stays frozen."""
+
+from anomaly3d.detectors.fanogan import FAnoGAN
+from anomaly3d.phases.base import OptimizerFactory
+from anomaly3d.phases.encoder import EncoderPhase
+
+
+class FinetunePhase(EncoderPhase):
+    """L_E over E and G. Which of E, G, D to train is the paper's Table S2, here the key ``trained``."""
+
+    name = "finetune"
+
+    def __init__(
+        self,
+        detector: FAnoGAN,
+        optimizer: OptimizerFactory,
+        trained: tuple[str, ...] = ("encoder", "generator"),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(detector, optimizer, trained, seed)

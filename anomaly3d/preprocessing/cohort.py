@@ -1,0 +1,68 @@
+"""All scans of a manifest through the seven steps, in parallel, into ``data/COHORT/HASH``."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from anomaly3d.cohorts.manifest import read_manifest, write_manifest
+from anomaly3d.files import written_whole
+from anomaly3d.parallel import run_parallel
+from anomaly3d.preprocessing import template
+from anomaly3d.preprocessing.pipeline import VERSION, Settings, Verdict, prepare_scan
+from anomaly3d.progress import say
+
+
+@dataclass(frozen=True)
+class PreparedCohort:
+    """Where prepared volumes lie, and what became of each scan."""
+
+    folder: Path
+    verdicts: list[Verdict]
+
+    @property
+    def manifest(self) -> Path:
+        """Manifest of the accepted scans."""
+        return self.folder / "manifest.csv"
+
+    def with_verdict(self, name: str) -> list[Verdict]:
+        """The scans with this verdict."""
+        return [v for v in self.verdicts if v.verdict == name]
+
+
+def settings_hash(settings: Settings) -> str:
+    """Eight hex digits of everything that decides what a prepared volume is."""
+    recipe = json.dumps({**asdict(settings), "version": VERSION, "template": template.NAME}, sort_keys=True)
+    return hashlib.sha256(recipe.encode()).hexdigest()[:8]
+
+
+def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: int) -> PreparedCohort:
+    """Prepare what is missing and write ``manifest.csv`` (accepted scans) and ``quality.csv`` (all of them).
+
+    Raises:
+        UserError: the manifest has problems (before any work), or the disk is full.
+    """
+    table = read_manifest(manifest)
+    folder = data_dir / manifest.resolve().parent.name / settings_hash(settings)
+    template_path = template.build_template(data_dir)
+    jobs = [
+        (row.scan_id, row.image, row.brain_mask, row.lesion_mask, folder, template_path, settings)
+        for row in table.itertuples(index=False)
+    ]
+    missing = sum(not (folder / "verdicts" / f"{scan_id}.json").exists() for scan_id in table["scan_id"])
+    if missing:
+        say(f"prepare: {missing} of {len(jobs)} scans to do, into {folder}")
+    found = {v.scan_id: v for v in run_parallel(prepare_scan, jobs, workers if missing else 1, "prepare")}
+    verdicts = [found[scan_id] for scan_id in table["scan_id"]]
+    rows = [{**asdict(v), **(asdict(v.quality) if v.quality else {})} for v in verdicts]
+    quality = pd.DataFrame(rows).drop(columns=["quality", "source"])
+    with written_whole(folder / "quality.csv") as path:
+        quality.to_csv(path, index=False)
+    accepted = table[[v.verdict == "accepted" for v in verdicts]].copy()
+    for column, kind in (("image", "image"), ("brain_mask", "brain_mask"), ("lesion_mask", "lesion_mask")):
+        made = [folder / kind / f"{s}.nii.gz" for s in accepted["scan_id"]]
+        accepted[column] = [str(p) if p.exists() else "" for p in made]
+    write_manifest(accepted, folder / "manifest.csv")
+    return PreparedCohort(folder, verdicts)
