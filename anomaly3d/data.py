@@ -61,7 +61,6 @@ class HeadCTDataModule(L.LightningDataModule):
         folder: what ``prepare`` wrote for a cohort.
         batch: volumes a step and process.
         steps_per_epoch: steps between two validations.
-        limit: use only the first scans of each split (for quick tries), None for all.
     """
 
     def __init__(self, folder: Path, batch: int, steps_per_epoch: int, seed: int = 0) -> None:
@@ -95,7 +94,7 @@ class HeadCTDataModule(L.LightningDataModule):
             items = [{"image": r.image, "scan_id": r.scan_id} for r in rows.itertuples(index=False)]
             load = Compose(
                 [
-                    LoadImaged("image", image_only=True),
+                    LoadImaged("image", reader="NibabelReader", image_only=True),
                     EnsureChannelFirstd("image", channel_dim="no_channel"),
                     EnsureTyped("image", track_meta=False, dtype=torch.float32),
                 ]

@@ -1,0 +1,134 @@
+"""One phase of one run: check, prepare, train, keep the best, score the test set, write where it came from."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from anomaly3d.data import HeadCTDataModule
+from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
+from anomaly3d.errors import UserError
+from anomaly3d.evaluation.callbacks import CollectScores, EpochLines, LogVolumes, log_evaluation
+from anomaly3d.hardware import trainer_options
+from anomaly3d.lineage import ORDER, PARENT, PhaseFolder, can_resume, describe, find_parent
+from anomaly3d.phases.base import Phase
+from anomaly3d.preparation import prepare_from_config
+from anomaly3d.progress import say
+from anomaly3d.quiet import hush
+from anomaly3d.tracking import close_logger, make_logger
+
+
+def plain_settings(config: DictConfig) -> dict[str, Any]:
+    """What decides the outcome of a phase; where and how fast it runs does not belong to it."""
+    keys = ("seed", "dataset", "preprocessing", "model", "detector", "phase")
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    return {str(k): container[k] for k in keys}
+
+
+def check(config: DictConfig) -> tuple[PhaseFolder, dict[str, Any], Path | None, bool | None]:
+    """Everything that can be wrong before any work: folder, settings, parent, and whether to resume.
+
+    Raises:
+        UserError: no phase, another model's parent, a finished run with other settings ...
+    """
+    if "phase" not in config:
+        raise UserError(f"which phase? Add +phase=gan, +phase=encoder or +phase=finetune ({', '.join(ORDER)} in a row)")
+    settings = plain_settings(config)
+    if config.phase.steps % config.phase.steps_per_epoch:
+        raise UserError(
+            f"phase.steps ({config.phase.steps}) must be a multiple of phase.steps_per_epoch "
+            f"({config.phase.steps_per_epoch})"
+        )
+    if config.model.resolution != config.preprocessing.resolution:
+        raise UserError(
+            f"model.resolution ({config.model.resolution}) and preprocessing.resolution "
+            f"({config.preprocessing.resolution}) differ: set both to the same value"
+        )
+    run = Path(config.runs_dir) / config.run
+    folder = PhaseFolder(run / config.phase.name)
+    parent = find_parent(config.phase.name, run, config.parent, settings)
+    if config.overwrite and rank_zero_only.rank == 0:
+        shutil.rmtree(folder.path, ignore_errors=True)
+    return folder, settings, parent, can_resume(folder, settings)
+
+
+def build_phase(config: DictConfig, parent: Path | None) -> Phase:
+    """The LightningModule of the phase, its detector new or its parent's."""
+    plain = OmegaConf.to_container(config.model, resolve=True)
+    assert isinstance(plain, dict)
+    torch.manual_seed(config.seed)
+    model = ModelConfig.from_config({str(k): v for k, v in plain.items()})
+    detector = FAnoGAN(model, config.detector.kappa)
+    if parent is not None:
+        detector.load_state_dict(FAnoGAN.load(parent).state_dict())
+    return hydra.utils.instantiate(config.phase.module, detector=detector, seed=config.seed)
+
+
+def train_phase(config: DictConfig) -> int:
+    """Train ``config.phase`` and return the command's exit code."""
+    hush()
+    folder, settings, parent, resume = check(config)
+    name = config.phase.name
+    if resume is None:
+        say(f"{name}: run {config.run} has finished this phase, in {folder.path}; overwrite=true trains it anew")
+        return 0
+    options, chosen = trainer_options(config.trainer)
+    phase = build_phase(config, parent)
+    prepared = prepare_from_config(config)
+    data = HeadCTDataModule(prepared.folder, config.phase.batch, config.phase.steps_per_epoch, config.seed)
+    data.require("train", "validation")
+    lineage = describe(settings, prepared.folder, parent)
+    leader = rank_zero_only.rank == 0
+    if leader:
+        folder.write(lineage)
+        OmegaConf.save(config, folder.path / "config.yaml", resolve=True)
+        count = len(data.split("train"))
+        say(f"{name}: {config.phase.steps} steps of {config.phase.batch} volumes from {count} scans; {chosen}")
+
+    keep = ModelCheckpoint(
+        folder.last_checkpoint.parent, "best", monitor=config.phase.monitor, save_last=True, save_top_k=1, mode="min"
+    )
+    keep.CHECKPOINT_NAME_LAST = "last"
+    logger = make_logger(config, folder, lineage)
+    trainer = L.Trainer(
+        **options,
+        logger=logger,
+        callbacks=[keep, EpochLines(), LogVolumes(enabled=config.logger.images)],
+        max_epochs=config.phase.steps // config.phase.steps_per_epoch,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stdout.isatty(),
+        log_every_n_steps=10,
+        default_root_dir=folder.path,
+    )
+    trainer.fit(phase, data, ckpt_path=folder.last_checkpoint if resume else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if config.phase.monitor and keep.best_model_path:
+        best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
+        phase.load_state_dict(best["state_dict"])
+    if trainer.is_global_zero:
+        phase.detector.save(folder.model)
+        folder.write({**lineage, "finished": True})
+    if name != "gan" and not data.split("test").empty:
+        collect = CollectScores(folder.path)
+        trainer.callbacks = [collect]
+        trainer.test(phase, data, verbose=False)
+        if trainer.is_global_zero:
+            log_evaluation(logger, collect.table(), name)
+    close_logger(logger)
+    if trainer.is_global_zero:
+        say(f"{name}: done, in {folder.path}")
+    following = [p for p, before in PARENT.items() if before == name]
+    if trainer.is_global_zero and following:
+        say(f"  next: python -m anomaly3d.train +phase={following[0]} run={config.run}")
+    return 0
