@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import torch
 from monai.data import CacheDataset, DataLoader
-from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, LoadImaged
+from monai.transforms import Lambdad
 from torch.utils.data import Sampler
 
 from anomaly3d.cohorts.manifest import read_manifest
@@ -54,6 +56,14 @@ class StepSampler(Sampler[list[int]]):
             yield batch
 
 
+def load_image(path: str) -> torch.Tensor:
+    """A prepared volume as ``(1, D, H, W)`` float32.
+
+    nibabel at once, because MONAI's LoadImage imports every reader there is and warns about those it does not find.
+    """
+    return torch.from_numpy(np.asarray(nib.load(path).dataobj, np.float32))[None]
+
+
 class HeadCTDataModule(L.LightningDataModule):
     """Prepared volumes by split. A batch is a dictionary: ``image (B, 1, D, H, W)`` float32 in [-1, 1], ``scan_id``.
 
@@ -92,13 +102,7 @@ class HeadCTDataModule(L.LightningDataModule):
         if split not in self.cache:
             rows = self.split(split)
             items = [{"image": r.image, "scan_id": r.scan_id} for r in rows.itertuples(index=False)]
-            load = Compose(
-                [
-                    LoadImaged("image", reader="NibabelReader", image_only=True),
-                    EnsureChannelFirstd("image", channel_dim="no_channel"),
-                    EnsureTyped("image", track_meta=False, dtype=torch.float32),
-                ]
-            )
+            load = Lambdad("image", load_image)
             self.cache[split] = CacheDataset(items, load, num_workers=2, progress=False)
         return self.cache[split]
 

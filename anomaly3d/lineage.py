@@ -122,6 +122,7 @@ def describe(settings: dict[str, Any], prepared: Path, parent: Path | None) -> d
         "settings": settings,
         "config_hash": hashlib.sha256(text.encode()).hexdigest()[:12],
         "git_commit": git_commit(),
+        "cohort": prepared.parent.name,
         "prepared": prepared.name,
         "split_hash": sha256(prepared / "manifest.csv")[:12],
         "parent_sha256": sha256(parent) if parent else None,

@@ -118,9 +118,7 @@ class Critic(nn.Module):
     ill-defined there. The default has none.
     """
 
-    def __init__(
-        self, channels: int = 64, resolution: int = 64, norm: Norm = "none", spatial_dims: int = 3
-    ) -> None:
+    def __init__(self, channels: int = 64, resolution: int = 64, norm: Norm = "none", spatial_dims: int = 3) -> None:
         super().__init__()
         self.trunk = Trunk(channels, resolution, norm, spatial_dims)
         self.head = CONV[spatial_dims](self.trunk.width, 1, self.trunk.base)

@@ -94,7 +94,12 @@ def train_phase(config: DictConfig) -> int:
         say(f"{name}: {config.phase.steps} steps of {config.phase.batch} volumes from {count} scans; {chosen}")
 
     keep = ModelCheckpoint(
-        folder.last_checkpoint.parent, "best", monitor=config.phase.monitor, save_last=True, save_top_k=1, mode="min"
+        folder.last_checkpoint.parent,
+        "best",
+        monitor=config.phase.monitor,
+        save_last=True,
+        save_top_k=1,
+        mode="min",
     )
     keep.CHECKPOINT_NAME_LAST = "last"
     logger = make_logger(config, folder, lineage)

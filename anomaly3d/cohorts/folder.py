@@ -73,8 +73,24 @@ def folder_manifest(
             "label": label,
             "split": [split_by_name(n, shares) if label == "0" else "test" for n in names],
         }
-    ).reindex(columns=["scan_id", "subject_id", "image", "label", "split", "cohort", "site", "brain_mask",
-                       "lesion_mask", "lesions", "group", "age", "sex"], fill_value="")
+    ).reindex(
+        columns=[
+            "scan_id",
+            "subject_id",
+            "image",
+            "label",
+            "split",
+            "cohort",
+            "site",
+            "brain_mask",
+            "lesion_mask",
+            "lesions",
+            "group",
+            "age",
+            "sex",
+        ],
+        fill_value="",
+    )
     manifest = data_dir / "raw" / name / "manifest.csv"
     write_manifest(table, manifest)
     return manifest

@@ -18,7 +18,13 @@ def find_manifest(dataset: DictConfig, data_dir: Path, workers: int) -> Path:
         from anomaly3d.cohorts.phantom.cohort import make_cohort
 
         return make_cohort(
-            dataset.name, dict(dataset.counts), dataset.seed, dataset.matrix, dataset.slices, data_dir, workers
+            dataset.name,
+            dict(dataset.counts),
+            dataset.seed,
+            dataset.matrix,
+            dataset.slices,
+            data_dir,
+            workers,
         )
     if dataset.kind == "folder":
         shares = OmegaConf.to_container(dataset.shares)

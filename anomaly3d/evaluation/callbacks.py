@@ -32,7 +32,12 @@ class CollectScores(L.Callback):
         self.rows: list[dict[str, Any]] = []
 
     def on_test_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         distances = outputs["distances"]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anomaly3d.evaluation.statistics import Estimate, auc, average_precision, youden_oracle
+from anomaly3d.evaluation.statistics import auc, average_precision, youden_oracle
 
 LESIONS = ("epidural", "subdural", "intraparenchymal")
 
@@ -71,6 +71,3 @@ def as_text(estimate: dict[str, Any]) -> str:
     """``0.81 [0.76, 0.86], 30 + 30`` for people."""
     low, high = estimate["ci95"]
     return f"{estimate['value']:.3f} [{low:.3f}, {high:.3f}]"
-
-
-__all__ = ["LESIONS", "Estimate", "as_text", "both_classes", "labels_and_scores", "of_lesion", "ranked", "summarise"]

@@ -82,6 +82,9 @@ def youden_oracle(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     flagged = scores >= threshold
     positive, negative = labels == 1, labels == 0
     counts = rates(
-        int((flagged & positive).sum()), int(positive.sum()), int((~flagged & negative).sum()), int(negative.sum())
+        int((flagged & positive).sum()),
+        int(positive.sum()),
+        int((~flagged & negative).sum()),
+        int(negative.sum()),
     )
     return {"threshold": threshold, **counts}

@@ -23,7 +23,12 @@ class GANPhase(Phase):
     name = "gan"
 
     def __init__(
-        self, detector: FAnoGAN, optimizer: OptimizerFactory, lambda_gp: float, critic_steps: int, seed: int = 0
+        self,
+        detector: FAnoGAN,
+        optimizer: OptimizerFactory,
+        lambda_gp: float,
+        critic_steps: int,
+        seed: int = 0,
     ) -> None:
         super().__init__(detector, frozen=("encoder",), seed=seed)
         self.automatic_optimization = False
@@ -32,7 +37,10 @@ class GANPhase(Phase):
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One for the critic, one for the generator."""
-        return [self.optimizer(self.detector.critic.parameters()), self.optimizer(self.detector.generator.parameters())]
+        return [
+            self.optimizer(self.detector.critic.parameters()),
+            self.optimizer(self.detector.generator.parameters()),
+        ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_seen"] = self.batches_seen
@@ -63,7 +71,12 @@ class GANPhase(Phase):
         self.manual_backward(loss)
         optimizer.step()
         self.untoggle_optimizer(optimizer)
-        values = {"critic_loss": loss, "wasserstein": wasserstein, "penalty": penalty, "gradient_norm": norm.mean()}
+        values = {
+            "critic_loss": loss,
+            "wasserstein": wasserstein,
+            "penalty": penalty,
+            "gradient_norm": norm.mean(),
+        }
         self.log_dict({f"gan/{k}": v.detach() for k, v in values.items()}, batch_size=size)
 
     def generator_step(self, size: int, optimizer: Any) -> None:

@@ -58,4 +58,6 @@ def intracranial_mask(
     padded = np.pad(grown, 8)
     closed = erode(dilate(padded, 5.0, spacing), 5.0, spacing)[8:-8, 8:-8, 8:-8]
     closed = ndimage.binary_fill_holes(closed & (hu < INNER_TABLE) | grown)
-    return (closed | dilate(closed, RIM, spacing) & (hu < INNER_TABLE) & (hu > SOFT_TISSUE[0])) & (height > FORAMEN_MAGNUM)
+    return (closed | dilate(closed, RIM, spacing) & (hu < INNER_TABLE) & (hu > SOFT_TISSUE[0])) & (
+        height > FORAMEN_MAGNUM
+    )

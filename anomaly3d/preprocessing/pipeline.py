@@ -95,9 +95,7 @@ def prepare_volume(
         UnreadableScan: no brain was found.
     """
     template, inner_table = load_template(template_path)
-    registration = register(
-        scan, template, inner_table, settings.registration_spacing, settings.registration_share
-    )
+    registration = register(scan, template, inner_table, settings.registration_spacing, settings.registration_share)
     affine, shape = working_grid(settings.working_spacing)
     to_scan = registration.mni_to_scan
     hu = resample(scan, affine, shape, to_scan, HU_MIN)
@@ -111,16 +109,20 @@ def prepare_volume(
         raise UnreadableScan("no brain was found: is this a head CT?")
     in_view = resample(Volume(np.ones(scan.data.shape, np.float32), scan.affine), affine, shape, to_scan) > 0.5
     quality = measure(
-        registration.score, hu, mask, in_view, inner < 0, to_scan, settings.working_spacing**3 / 1000,
+        registration.score,
+        hu,
+        mask,
+        in_view,
+        inner < 0,
+        to_scan,
+        settings.working_spacing**3 / 1000,
         float(scan.spacing.max()),
     )
     box = crop_box(settings, mask, affine, inner_table)
     small = box.grid(settings.resolution)
     low = settings.window[0]
     filled = fill_outside(hu, mask, settings.window)
-    image = to_unit_range(
-        smooth_and_resize(Volume(filled, affine), small, settings.resolution, low), settings.window
-    )
+    image = to_unit_range(smooth_and_resize(Volume(filled, affine), small, settings.resolution, low), settings.window)
 
     def shrink_mask(binary: np.ndarray) -> np.ndarray:
         share = smooth_and_resize(Volume(binary.astype(np.float32), affine), small, settings.resolution, 0.0)

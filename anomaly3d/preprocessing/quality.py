@@ -62,7 +62,12 @@ def judge(quality: Quality, limits: QualityLimits) -> list[str]:
         ("registration", limits.min_registration, None, "registration to the template is poor: correlation"),
         ("coverage", limits.min_coverage, None, "the field of view cuts the brain: share covered"),
         ("brain_ml", limits.min_brain_ml, limits.max_brain_ml, "implausible brain volume in ml:"),
-        ("brain_hu", limits.min_brain_hu, limits.max_brain_hu, "brain is not where it should be in HU: median"),
+        (
+            "brain_hu",
+            limits.min_brain_hu,
+            limits.max_brain_hu,
+            "brain is not where it should be in HU: median",
+        ),
         ("slice_mm", None, limits.max_slice_mm, "slices are too thick, in mm:"),
     ):
         value = found[name]

@@ -109,7 +109,11 @@ def read_scan(path: Path) -> Volume:
 
 
 def resample(
-    volume: Volume, affine: np.ndarray, shape: tuple[int, ...], to_volume: np.ndarray | None = None, fill: float = 0
+    volume: Volume,
+    affine: np.ndarray,
+    shape: tuple[int, ...],
+    to_volume: np.ndarray | None = None,
+    fill: float = 0,
 ) -> np.ndarray:
     """``volume`` on another grid by linear interpolation.
 

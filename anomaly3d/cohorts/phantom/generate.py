@@ -115,7 +115,11 @@ def write_phantom(
         return json.loads(truth_path.read_text())
     torch.set_num_threads(1)
     phantom = generate(seed, lesion_type, matrix, slices)
-    for kind, data in (("ct", phantom.hu), ("lesion", phantom.lesion), ("intracranial", phantom.intracranial)):
+    for kind, data in (
+        ("ct", phantom.hu),
+        ("lesion", phantom.lesion),
+        ("intracranial", phantom.intracranial),
+    ):
         if kind != "lesion" or lesion_type:
             with written_whole(folder / kind / f"{scan_id}.nii.gz") as path:
                 nib.save(nib.Nifti1Image(data, phantom.affine), path)

@@ -131,9 +131,7 @@ def draw_lesion(kind: str, rng: np.random.Generator) -> Lesion:
             if -float(sampled[0, 0]) > 8 + 0.5 * radii.mean():
                 break
         lobes = rng.normal(0, 1 / radii.mean(), (3, 3))
-        return Intraparenchymal(
-            tuple(centre), tuple(radii), tuple(map(tuple, lobes)), float(rng.uniform(2, 8)), hu
-        )
+        return Intraparenchymal(tuple(centre), tuple(radii), tuple(map(tuple, lobes)), float(rng.uniform(2, 8)), hu)
     azimuth = rng.uniform(np.deg2rad(-50), np.deg2rad(60))  # from the ear: forwards positive
     elevation = rng.uniform(np.deg2rad(0), np.deg2rad(50))
     direction = (

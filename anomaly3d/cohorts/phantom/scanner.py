@@ -39,7 +39,12 @@ def draw_scan(rng: np.random.Generator, scale: np.ndarray, matrix: int, slices: 
     affine[:2, 3] = centre[:2] * rng.uniform(0.2, 1.0, 2) + pixel * (matrix - 1) / 2
     affine[2, 3] = top - thickness * (slices - 1)
     return Scan(
-        (matrix, matrix, slices), affine, pose, thickness, float(rng.uniform(3, 6)), float(rng.uniform(0.5, 0.8))
+        (matrix, matrix, slices),
+        affine,
+        pose,
+        thickness,
+        float(rng.uniform(3, 6)),
+        float(rng.uniform(0.5, 0.8)),
     )
 
 
