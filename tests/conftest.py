@@ -1,0 +1,59 @@
+"""Shared by all tests: one thread, W&B inside the test's own folder, and one tiny trained run."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+SCANS = Path(os.environ.get("ANOMALY3D_SCANS", Path(__file__).parents[2] / "shared" / "scans"))
+
+TINY = [  # overrides that make a whole run a matter of seconds
+    "preprocessing.resolution=32",
+    "dataset.matrix=64",
+    "dataset.slices=24",
+    "dataset.counts={train: 4, validation: 2, calibration: 1, test_normal: 2, test_lesion: 3}",
+    "model.channels=4",
+    "model.latent=16",
+    "phase.batch=2",
+    "phase.steps=4",
+    "phase.steps_per_epoch=2",
+    "workers=2",
+]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def private_wandb(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing of W&B outside of the tests' own folder, and no network."""
+    folder = tmp_path_factory.mktemp("wandb")
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+        os.environ[name] = str(folder)
+    os.environ["WANDB_MODE"] = "offline"
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def scans() -> Path:
+    """The folder of real scans."""
+    if not SCANS.is_dir():
+        pytest.skip(f"real scans are not in {SCANS}; set ANOMALY3D_SCANS")
+    return SCANS
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides that keep data and runs of the session in one folder."""
+    folder = tmp_path_factory.mktemp("session")
+    return [f"data_dir={folder / 'data'}", f"runs_dir={folder / 'runs'}"]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(places: list[str]) -> Path:
+    """``runs/tiny`` with three trained phases and an evaluation, made by the commands themselves."""
+    from anomaly3d import evaluate, train
+
+    assert train.main(["-m", "+phase=gan,encoder,finetune", "run=tiny", *places, *TINY]) == 0
+    assert evaluate.main(["run=tiny", *places]) == 0
+    return Path(places[1].split("=")[1]) / "tiny"

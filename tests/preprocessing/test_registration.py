@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from anomaly3d.cohorts.phantom.generate import generate
+from anomaly3d.preprocessing.registration import register
+from anomaly3d.preprocessing.template import build_template, load_template
+from anomaly3d.preprocessing.volume import Volume, resample
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return load_template(build_template(tmp_path_factory.mktemp("template")))
+
+
+def test_a_known_affine_of_the_template_is_found(template):
+    hu, inner_table = template
+    turn = np.deg2rad(8)
+    known = np.eye(4)
+    known[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    known[:3, :3] *= 0.95
+    known[:3, 3] = [6, -9, 40]
+    affine = np.diag([2.0, 2, 3, 1])
+    affine[:3, 3] = [-100, -140, -60]
+    scan = Volume(resample(hu, affine, (100, 140, 70), np.linalg.inv(known), -1000), affine)
+    found = register(scan, hu, inner_table, 3.0, 0.2)
+    brain = np.argwhere(inner_table.data < 0)[::50] @ hu.affine[:3, :3].T + hu.affine[:3, 3]
+    points = np.c_[brain, np.ones(len(brain))].T
+    error = np.linalg.norm(((found.mni_to_scan - known) @ points)[:3], axis=0)
+    assert error.mean() < 1.0  # mm
+    assert found.score > 0.95
+
+
+def test_a_phantom_is_registered_to_a_few_millimetres(template):
+    hu, inner_table = template
+    phantom = generate((3, 3), None, matrix=128, slices=36)
+    scan = Volume(phantom.hu.astype(np.float32), phantom.affine)
+    found = register(scan, hu, inner_table, 3.0, 0.2)
+    brain = np.argwhere(inner_table.data < 0)[::50] @ hu.affine[:3, :3].T + hu.affine[:3, 3]
+    points = np.c_[brain, np.ones(len(brain))].T
+    error = np.linalg.norm(((found.mni_to_scan - phantom.scan.pose) @ points)[:3], axis=0)
+    assert error.mean() < 5.0  # mm; the head's own warp, 2.8 mm, has an affine part too

@@ -1,0 +1,147 @@
+"""The steps that need no registration, on small volumes with known answers."""
+
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from anomaly3d.errors import UnreadableScan
+from anomaly3d.preprocessing.brain_mask import intracranial_mask
+from anomaly3d.preprocessing.crop import bounding_box
+from anomaly3d.preprocessing.intensity import fill_outside, smooth_and_resize, to_unit_range
+from anomaly3d.preprocessing.quality import Quality, QualityLimits, judge
+from anomaly3d.preprocessing.volume import Volume, read_scan, resample
+
+WINDOW = (-20.0, 100.0)
+AFFINE = np.array([[-0.9, 0, 0, 30.0], [0, -0.8, 0, 20.0], [0, 0, 4.0, -15.0], [0, 0, 0, 1]])
+
+
+def head(shape=(21, 19, 9)):
+    data = np.full(shape, -1000, np.float32)
+    data[3:-3, 3:-3, 2:-2] = 900
+    data[5:-5, 5:-5, 3:-3] = 35
+    return data
+
+
+def write(path, data, affine=AFFINE):
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+def test_window_is_global_and_fixed():
+    hu = np.array([-1000.0, -20, 10, 40, 70, 100, 3000])
+    np.testing.assert_allclose(to_unit_range(hu, WINDOW), [-1, -1, -0.5, 0, 0.5, 1, 1])
+
+
+def test_outside_of_the_mask_is_the_lower_end_and_bone_cannot_leak():
+    hu = np.array([-1000.0, 40.0, 1500.0])
+    np.testing.assert_allclose(fill_outside(hu, np.array([True, True, True]), WINDOW), [-20, 40, 100])
+    np.testing.assert_allclose(fill_outside(hu, np.array([False, True, False]), WINDOW), [-20, 40, -20])
+
+
+def test_smoothing_keeps_a_constant_and_the_mean():
+    volume = Volume(np.full((24, 30, 18), 33.0, np.float32), np.diag([1.0, 1, 1, 1]))
+    box = bounding_box(np.ones(volume.data.shape, bool), volume.affine)
+    small = smooth_and_resize(volume, box.grid(6), 6, 33.0)
+    np.testing.assert_allclose(small, 33.0, rtol=1e-5)
+
+
+def test_box_grid_fills_the_box_exactly():
+    mask = np.zeros((10, 12, 14), bool)
+    mask[2:8, 3:9, 4:12] = True
+    affine = np.diag([1.5, 1.5, 1.5, 1.0])
+    affine[:3, 3] = [-5, -6, -7]
+    box = bounding_box(mask, affine)
+    np.testing.assert_allclose(box.high - box.low, [9, 9, 12])
+    grid = box.grid(4)
+    first, last = grid[:3, 3], grid[:3, :3] @ [3, 3, 3] + grid[:3, 3]
+    half = np.diag(grid)[:3] / 2
+    np.testing.assert_allclose(first - half, box.low)
+    np.testing.assert_allclose(last + half, box.high)
+
+
+def test_resample_there_and_back_through_an_affine():
+    x, y, z = np.mgrid[:20, :22, :18].astype(np.float32)
+    volume = Volume(2 * x - y + 0.5 * z, np.diag([2.0, 2, 2, 1]))
+    turn = np.eye(4)
+    turn[:3, 3] = [4, -2, 6]
+    moved = resample(volume, volume.affine, (20, 22, 18), turn)
+    # 4 mm along x is two voxels, and so on: 2 * 2 + 1 * 1 + 0.5 * 3
+    np.testing.assert_allclose(moved[3:15, 3:18, 3:12], (volume.data + 4 + 1 + 1.5)[3:15, 3:18, 3:12], rtol=1e-5)
+
+
+def test_scan_is_read_upright_in_hu(tmp_path):
+    data = head()
+    data[4, 10, 4] = 77
+    scan = read_scan(write(tmp_path / "a.nii.gz", data))
+    assert (np.diag(scan.affine)[:3] > 0).all()
+    voxel = np.linalg.inv(scan.affine) @ AFFINE @ [4, 10, 4, 1]
+    assert scan.data[tuple(np.rint(voxel[:3]).astype(int))] == 77
+
+
+def test_padding_below_air_is_clipped(tmp_path):
+    data = head()
+    data[0] = -3000
+    assert read_scan(write(tmp_path / "a.nii", data)).data.min() == -1024
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda p: p.write_bytes(b"not an image at all") and p, "not a NIfTI"),
+        (lambda p: write(p, np.zeros((20, 20), np.float32)), "not a volume"),
+        (lambda p: write(p, np.zeros((20, 20, 12, 3), np.float32)), "not a volume"),
+        (lambda p: write(p, np.where(head() > 800, np.nan, head())), "NaN"),
+        (lambda p: write(p, head() + 1024), "not in HU"),
+        (lambda p: write(p, np.clip(head(), -1000, 80)), "not in HU"),
+        (lambda p: write(p, head(), np.zeros((4, 4))), "singular"),
+        (lambda p: p, "does not exist"),
+    ],
+)
+def test_unreadable_scans_say_why(tmp_path, make, reason):
+    path = tmp_path / "scan.nii"
+    with pytest.raises(UnreadableScan, match=reason):
+        read_scan(make(path))
+
+
+def test_a_truncated_file_says_so(tmp_path):
+    rng = np.random.default_rng(0)
+    path = write(tmp_path / "a.nii.gz", head() + rng.normal(0, 5, (21, 19, 9)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnreadableScan, match="damaged or cut short"):
+        read_scan(path)
+    path.write_bytes(gzip.compress(b"short"))
+    with pytest.raises(UnreadableScan):
+        read_scan(path)
+
+
+def test_mask_keeps_blood_at_the_inner_table_and_drops_the_scalp():
+    axes = [np.arange(-60, 61, 1.5, dtype=np.float32)] * 3
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    r = np.sqrt(x**2 + y**2 + z**2)
+    hu = np.full(r.shape, -1000, np.float32)
+    hu[r < 56] = 40  # scalp
+    hu[r < 51] = 1200  # skull
+    hu[r < 45] = 35
+    blood = (r < 45) & (r > 38) & (x > 20)
+    hu[blood] = 70
+    mask = intracranial_mask(hu, (r - 43).astype(np.float32), z, 1.5)
+    inside = (r < 45) & (z > -60)
+    dice = 2 * (mask & inside).sum() / (mask.sum() + inside.sum())
+    assert dice > 0.97
+    assert mask[blood].mean() > 0.97
+    assert not mask[r > 50].any()
+
+
+def test_verdict_names_what_is_wrong():
+    limits = QualityLimits(0.35, 0.9, 900, 2300, 15, 50, 10)
+    good = Quality(0.6, 1.0, 1500, 33, 5)
+    assert judge(good, limits) == []
+    bad = Quality(0.1, 0.5, 1500, 33, 5)
+    reasons = judge(bad, limits)
+    assert len(reasons) == 2
+    assert "registration" in reasons[0]
+    assert "field of view" in reasons[1]
+    assert judge(Quality(0.6, 1.0, 1500, float("nan"), 5), limits)  # an empty mask never passes
