@@ -25,6 +25,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
 
     def decorate(task: Callable[[DictConfig], int]) -> Callable[..., int]:
         codes: list[int] = []
+        failures: list[Exception] = []
 
         def remember(config: DictConfig) -> None:
             try:
@@ -32,9 +33,13 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
             except (UserError, OmegaConfBaseException) as error:
                 # here, because Hydra would print a line of its own; it also ends a multirun
                 raise SystemExit(refuse(error)) from error
+            except Exception as error:
+                failures.append(error)  # Hydra's launcher would go on with the next job of a multirun
+                raise SystemExit(1) from error
 
         def main(argv: list[str] | None = None) -> int:
             codes.clear()
+            failures.clear()
             program = sys.argv
             os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
             if argv is not None:
@@ -44,16 +49,12 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 return refuse(error)
             except SystemExit as stop:
+                if failures:
+                    return disk_full(failures[0])
                 return stop.code if isinstance(stop.code, int) else 1
             except KeyboardInterrupt:
                 print("interrupted: run the same command again to go on from where it stopped", file=sys.stderr)
                 return INTERRUPTED
-            except OSError as error:
-                from anomaly3d.parallel import disk_error
-
-                if isinstance(mistake := disk_error(error), UserError):
-                    return refuse(mistake)
-                raise
             finally:
                 sys.argv = program
                 GlobalHydra.instance().clear()
@@ -63,6 +64,16 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
         return main
 
     return decorate
+
+
+def disk_full(error: Exception) -> int:
+    """Exit code 2 with a sentence for a full disk; any other error is ours and is raised."""
+    from anomaly3d.parallel import disk_error
+
+    mistake = disk_error(error) if isinstance(error, OSError) else error
+    if isinstance(mistake, UserError):
+        return refuse(mistake)
+    raise error
 
 
 def refuse(error: Exception) -> int:

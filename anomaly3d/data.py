@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.data import CacheDataset, DataLoader
-from monai.transforms import Lambdad
 from torch.utils.data import Sampler
 
 from anomaly3d.cohorts.manifest import read_manifest
@@ -56,12 +55,13 @@ class StepSampler(Sampler[list[int]]):
             yield batch
 
 
-def load_image(path: str) -> torch.Tensor:
-    """A prepared volume as ``(1, D, H, W)`` float32.
+def load_item(item: dict[str, str]) -> dict[str, Any]:
+    """Replace the path under ``image`` by the prepared volume, ``(1, D, H, W)`` float32.
 
     nibabel at once, because MONAI's LoadImage imports every reader there is and warns about those it does not find.
     """
-    return torch.from_numpy(np.asarray(nib.load(path).dataobj, np.float32))[None]
+    volume = nib.Nifti1Image.from_filename(item["image"]).dataobj
+    return {**item, "image": torch.from_numpy(np.asarray(volume, np.float32))[None]}
 
 
 class HeadCTDataModule(L.LightningDataModule):
@@ -102,8 +102,7 @@ class HeadCTDataModule(L.LightningDataModule):
         if split not in self.cache:
             rows = self.split(split)
             items = [{"image": r.image, "scan_id": r.scan_id} for r in rows.itertuples(index=False)]
-            load = Lambdad("image", load_image)
-            self.cache[split] = CacheDataset(items, load, num_workers=2, progress=False)
+            self.cache[split] = CacheDataset(items, load_item, num_workers=2, progress=False)
         return self.cache[split]
 
     def train_dataloader(self) -> DataLoader:

@@ -17,9 +17,9 @@ TINY = [  # overrides that make a whole run a matter of seconds
     "dataset.counts={train: 4, validation: 2, calibration: 1, test_normal: 2, test_lesion: 3}",
     "model.channels=4",
     "model.latent=16",
-    "phase.batch=2",
-    "phase.steps=4",
-    "phase.steps_per_epoch=2",
+    "++phase.batch=2",
+    "++phase.steps=4",
+    "++phase.steps_per_epoch=2",
     "workers=2",
 ]
 

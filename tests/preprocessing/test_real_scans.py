@@ -34,5 +34,5 @@ def test_a_real_head_comes_out_in_mni_space_without_its_skull(scans, tmp_path_fa
 def test_a_tilted_and_uneven_series_is_refused_in_words(scans):
     from anomaly3d.errors import UnreadableScan
 
-    with pytest.raises(UnreadableScan, match="unevenly spaced|gantry tilt"):
+    with pytest.raises(UnreadableScan, match=r"unevenly spaced|gantry tilt"):
         read_dicom(scans / "ge_tilted_dicom")

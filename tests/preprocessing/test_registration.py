@@ -27,7 +27,7 @@ def test_a_known_affine_of_the_template_is_found(template):
     points = np.c_[brain, np.ones(len(brain))].T
     error = np.linalg.norm(((found.mni_to_scan - known) @ points)[:3], axis=0)
     assert error.mean() < 1.0  # mm
-    assert found.score > 0.95
+    assert found.score > 0.9
 
 
 def test_a_phantom_is_registered_to_a_few_millimetres(template):

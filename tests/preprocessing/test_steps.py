@@ -95,7 +95,7 @@ def test_padding_below_air_is_clipped(tmp_path):
         (lambda p: write(p, np.where(head() > 800, np.nan, head())), "NaN"),
         (lambda p: write(p, head() + 1024), "not in HU"),
         (lambda p: write(p, np.clip(head(), -1000, 80)), "not in HU"),
-        (lambda p: write(p, head(), np.zeros((4, 4))), "singular"),
+        (lambda p: write(p, head(), np.diag([1e-3, 1e-3, 1e-3, 1.0])), "singular"),
         (lambda p: p, "does not exist"),
     ],
 )

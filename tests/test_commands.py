@@ -1,0 +1,259 @@
+"""The four commands as a user types them, on one tiny run that all tests share."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from anomaly3d import evaluate, prepare, score, train
+from anomaly3d.evaluation.callbacks import read_scores
+from tests.conftest import TINY
+
+ROOT = Path(__file__).parents[1]
+
+
+def refused(capsys, *words):
+    """The last error is one line with these words and there is no traceback."""
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, error
+    assert "Traceback" not in error
+    for word in words:
+        assert word in lines[0]
+
+
+def test_a_run_has_all_its_files(tiny_run):
+    for phase in ("gan", "encoder", "finetune"):
+        assert (tiny_run / phase / "model.pt").exists()
+        lineage = json.loads((tiny_run / phase / "lineage.json").read_text())
+        assert lineage["finished"]
+    assert lineage["parent_sha256"] is not None
+    metrics = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())
+    for name in ("all", "encoder_only", "bright_volume", "mean_volume"):
+        entry = metrics["auc"][name]
+        assert entry["ci95"][0] <= entry["value"] <= entry["ci95"][1]
+        assert (entry["n_normal"], entry["n_abnormal"]) == (2, 3)
+    page = (tiny_run / "evaluation" / "report.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org", "")  # asks no host for anything
+    assert "oracle" in page.lower()
+
+
+def test_scores_are_distances_of_the_test_scans_in_manifest_order(tiny_run):
+    scores = read_scores(tiny_run / "evaluation" / "scores.csv")
+    assert len(scores) == 5
+    np.testing.assert_allclose(scores["total"], scores["image"] + scores["feature"])
+    assert list(scores["label"]) == ["0", "0", "1", "1", "1"]
+
+
+def test_critic_is_the_same_in_all_phases_and_generator_only_until_finetuning(tiny_run):
+    def weights(phase, network):
+        state = torch.load(tiny_run / phase / "model.pt", weights_only=True)["state"]
+        return {k: v for k, v in state.items() if k.startswith(network)}
+
+    def same(a, b):
+        return all(torch.equal(v, b[k]) for k, v in a.items())
+
+    assert same(weights("gan", "critic"), weights("finetune", "critic"))
+    assert same(weights("gan", "generator"), weights("encoder", "generator"))
+    assert not same(weights("gan", "generator"), weights("finetune", "generator"))
+    assert not same(weights("gan", "encoder"), weights("encoder", "encoder"))
+
+
+def test_a_finished_phase_is_left_alone(tiny_run, places, capsys):
+    before = (tiny_run / "gan" / "model.pt").stat().st_mtime_ns
+    assert train.main(["+phase=gan", "run=tiny", *places, *TINY]) == 0
+    assert "overwrite=true" in capsys.readouterr().out
+    assert train.main(["+phase=gan", "run=tiny", *places, *TINY, "seed=5"]) == 2
+    refused(capsys, "seed", "overwrite=true")
+    assert (tiny_run / "gan" / "model.pt").stat().st_mtime_ns == before
+
+
+def test_more_steps_resume_and_give_what_one_go_gives(tiny_run, places):
+    """4 + 4 steps equal 8 steps bit for bit in float32."""
+    exact = [*places, *TINY, "trainer.precision=32-true", "logger=none", "+phase=gan"]
+    assert train.main([*exact, "run=halves"]) == 0
+    assert train.main([*exact, "run=halves", "++phase.steps=8"]) == 0
+    assert train.main([*exact, "run=whole", "++phase.steps=8"]) == 0
+    states = [torch.load(tiny_run.parent / r / "gan" / "model.pt", weights_only=True)["state"] for r in ("halves", "whole")]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_weights_and_biases_run_read_back(tiny_run):
+    """The offline files hold the losses, the curves, the lineage and nothing that names this machine."""
+    runs = sorted(tiny_run.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(runs) == 3
+    texts = [
+        subprocess.run(
+            [sys.executable, "-m", "wandb", "leet", "inspect", str(r), "--json"], capture_output=True, text=True
+        ).stdout
+        or r.read_bytes().decode("latin-1")
+        for r in runs
+    ]
+    keys = {
+        "gan": ["gan/critic_loss", "gan/gradient_norm", "gan/wasserstein", "gan/generator_loss", "gan/samples"],
+        "encoder": ["encoder/image", "encoder/feature", "encoder/val_loss", "encoder/test_auc_all", "encoder/test_roc"],
+        "finetune": ["finetune/image", "finetune/val_loss", "finetune/test_pr", "finetune/reconstructions"],
+    }
+    whole = "\n".join(texts)
+    for phase, wanted in keys.items():
+        text = next(t for t in texts if f"{phase}/" in t)
+        for key in [*wanted, "config_hash", "parent_sha256"]:
+            assert key in text, key
+    assert str(tiny_run.parent) not in whole
+    assert os.uname().nodename not in whole or len(os.uname().nodename) < 5
+    assert "train-0000" not in whole
+
+
+def test_no_phase_is_answered_by_one_sentence(places, capsys):
+    assert train.main(places) == 2
+    refused(capsys, "+phase=gan", "+phase=encoder", "+phase=finetune")
+
+
+def test_an_unknown_phase_is_answered_by_one_sentence(places, capsys):
+    assert train.main(["+phase=gam", *places]) == 2
+    refused(capsys, "phase/gam", "encoder", "finetune", "gan")
+
+
+def test_a_missing_parent_is_named_before_any_work(places, tmp_path, capsys):
+    assert train.main(["+phase=encoder", f"data_dir={tmp_path}/data", f"runs_dir={tmp_path}/runs"]) == 2
+    refused(capsys, "+phase=gan", "demo")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_parent_of_another_model_is_refused(tiny_run, places, capsys):
+    arguments = ["+phase=encoder", "run=other", f"parent={tiny_run}/gan", *places, *TINY, "model.latent=20"]
+    assert train.main(arguments) == 2
+    refused(capsys, "model.latent")
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("++phase.steps=5", "multiple"),
+        ("model.resolution=40", "resolution"),
+        ("model.channles=4", "channles"),
+        ("dataset=nope", "nope"),
+        ("preprocessing.crop=tight", "crop"),
+        ("trainer.precison=16", "precison"),
+    ],
+)
+def test_config_mistakes_name_the_key(places, capsys, override, word):
+    arguments = ["+phase=gan", "run=wrong", *places, *TINY, override]
+    assert train.main(arguments) == 2
+    refused(capsys, word)
+
+
+def test_an_untrained_run_names_the_remedy(places, capsys):
+    assert evaluate.main(["run=nobody", *places]) == 2
+    refused(capsys, "make demo", "run=")
+    assert score.main(["run=nobody", "scans=[a.nii]", *places]) == 2
+    refused(capsys, "make demo", "run=")
+
+
+def test_manifest_mistakes_come_before_any_work(tmp_path, capsys):
+    table = pd.DataFrame({"scan_id": ["a", "a"], "subject_id": "p", "image": "x.nii", "label": "0", "split": "train"})
+    table.to_csv(tmp_path / "manifest.csv", index=False)
+    arguments = ["dataset=manifest", f"dataset.manifest={tmp_path}/manifest.csv", f"data_dir={tmp_path}/data"]
+    assert prepare.main(arguments) == 2
+    refused(capsys, "duplicate scan_id a", "row 2, 3", "x.nii")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture
+def bad_and_good(tiny_run, tmp_path):
+    """A folder with one phantom, one text file that calls itself NIfTI and one cut file."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    phantom = sorted(tiny_run.parents[1].glob("data/raw/*/ct/subdural-0001.nii.gz"))[0]
+    shutil.copy(phantom, folder / "good.nii.gz")
+    (folder / "text.nii").write_text("hello")
+    (folder / "cut.nii.gz").write_bytes(phantom.read_bytes()[:5000])
+    return folder
+
+
+def test_scoring_new_scans_writes_maps_on_their_own_grid(tiny_run, places, bad_and_good, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert score.main(["run=tiny", f"root={bad_and_good}", f"out={out}", *places]) == 3
+    table = pd.read_csv(out / "scores.csv").set_index("scan_id")
+    assert list(table["verdict"]) == ["unreadable", "accepted", "unreadable"]
+    assert "cut short" in table["reasons"]["cut"]
+    original = nib.load(bad_and_good / "good.nii.gz")
+    maps = {n: nib.load(out / "good" / f"{n}.nii.gz") for n in ("input", "reconstruction", "residual", "brain_mask")}
+    for image in maps.values():
+        assert image.shape == original.shape
+        np.testing.assert_allclose(image.affine, original.affine)
+    brain = maps["brain_mask"].get_fdata() > 0
+    ml = brain.sum() * abs(np.linalg.det(original.affine)) / 1000
+    assert 900 < ml < 2200
+    hu = np.clip(original.get_fdata(), -20, 100)
+    back = maps["input"].get_fdata()
+    inner = brain & (hu < 90)
+    assert np.corrcoef(hu[inner], back[inner])[0, 1] > 0.3  # the same head at the same place
+    difference = maps["input"].get_fdata() - maps["reconstruction"].get_fdata() - maps["residual"].get_fdata()
+    assert np.abs(difference[brain]).max() <= 2  # HU, rounding
+
+
+def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, capsys):
+    arguments = ["dataset=folder", f"dataset.root={bad_and_good}", f"data_dir={tmp_path}/data", "workers=1"]
+    assert prepare.main(arguments) == 3
+    assert "text: unreadable: not a NIfTI image" in capsys.readouterr().out
+    quality = pd.read_csv(next(tmp_path.glob("data/folder/*/quality.csv"))).set_index("scan_id")
+    assert quality["verdict"]["good"] == "accepted"
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("data/folder/*/image/*")}
+    assert len(files) == 1
+    assert prepare.main(arguments) == 3  # a second call does nothing anew
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_is_one_sentence_and_nothing_half_written(tmp_path, capsys):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine does not allow mounting a tmpfs")
+    try:
+        code = prepare.main(["dataset.counts={train: 6}", "dataset.matrix=128", f"data_dir={small}", "workers=1"])
+        refused(capsys, "disk is full")
+        assert code == 2
+        for path in small.rglob("*.nii.gz"):
+            nib.load(path).get_fdata()  # every file that is there is whole
+        assert not [p for p in small.rglob("*") if p.name.startswith(".")]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_help_is_quick_to_import():
+    code = "import sys, anomaly3d.train; print([m for m in ('torch', 'lightning', 'monai', 'wandb') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_every_config_file_composes():
+    from hydra import compose, initialize_config_dir
+
+    from anomaly3d.cli import CONF
+
+    with initialize_config_dir(CONF, version_base="1.3"):
+        for group in ("phase", "model", "trainer", "logger", "dataset", "experiment"):
+            for file in sorted((Path(CONF) / group).glob("*.yaml")):
+                overrides = [f"+{group}={file.stem}" if group in ("phase", "experiment") else f"{group}={file.stem}"]
+                if group != "phase":
+                    overrides.insert(0, "+phase=gan")
+                assert compose("train", overrides).phase.steps > 0, file
+
+
+def test_the_makefile_runs_what_the_readme_says():
+    text = (ROOT / "Makefile").read_text()
+    order = re.findall(r"anomaly3d\.(\w+)(?: \+phase=(\w+))?", text)
+    assert order == [("prepare", ""), ("train", "gan"), ("train", "encoder"), ("train", "finetune"), ("evaluate", "")]
