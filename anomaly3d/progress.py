@@ -18,12 +18,14 @@ from rich.progress import (
 T = TypeVar("T")
 LOG_EVERY = 15.0  # seconds between lines where no terminal shows a bar
 
-console = Console(soft_wrap=True)
+LOG_WIDTH = 120  # columns where no terminal says how wide it is
+
+console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 
 def say(message: str) -> None:
     """One line for the user, on standard output, also while a bar is shown."""
-    console.print(message, highlight=False, markup=False)
+    console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:

@@ -112,7 +112,7 @@ def train_phase(config: DictConfig) -> int:
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=sys.stdout.isatty(),
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, config.phase.steps_per_epoch),
         default_root_dir=folder.path,
     )
     trainer.fit(phase, data, ckpt_path=folder.last_checkpoint if resume else None, weights_only=True)
