@@ -72,7 +72,7 @@ def world_grid() -> np.ndarray:
 def mni152_map(name: str) -> np.ndarray:
     """One of nilearn's maps (``gm``, ``wm``, ``t1``) on the head's grid, in [0, 1]."""
     path = files("nilearn.datasets.data") / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-    image = nib.load(str(path))
+    image = nib.nifti1.Nifti1Image.from_filename(str(path))
     data = np.asarray(image.dataobj, np.float32) / 255
     to_voxel = np.linalg.inv(image.affine)
     offset = to_voxel[:3, :3] @ ORIGIN + to_voxel[:3, 3]
@@ -180,9 +180,9 @@ def paint_skull(inner_table: Tensor, face: Tensor, height: Tensor, look: Appeara
     return outside + (bone - outside) * soft_step(-scalp_depth, 1.2)
 
 
-def paint_brain(grey: Tensor, white: Tensor, ventricle: Tensor, look: Appearance) -> Tensor:
-    """HU inside the inner table from tissue fractions and the signed distance to the ventricles, ``(N,)`` each."""
-    grey, white = grey.clamp(0, 1), white.clamp(0, 1)
+def paint_brain(sampled: Tensor, look: Appearance) -> Tensor:
+    """HU inside the inner table, ``(N,)``, from ``HeadMaps.brain`` at N points, ``(3, N)``."""
+    grey, white, ventricle = sampled[0].clamp(0, 1), sampled[1].clamp(0, 1), sampled[2]
     fluid = (1 - grey - white).clamp(0, 1)
     fluid = fluid.clamp_min(1e-4) ** (1.6 / look.sulci)  # the average brain's sulci are a blur
     tissue = (grey**1.5 * GREY + white**1.5 * WHITE) / (grey**1.5 + white**1.5).clamp_min(1e-6)

@@ -81,7 +81,8 @@ def find_parent(phase: str, run: Path, override: str | None, settings: dict[str,
     if lineage is None or not lineage["finished"] or not folder.model.exists():
         raise UserError(
             f"phase {phase} starts from a finished phase {parent or 'gan'}, and {folder.path} holds none: run "
-            f"'python -m anomaly3d.train +phase={parent or 'gan'} run={run.name}' first, or name another folder with parent=..."
+            f"'python -m anomaly3d.train +phase={parent or 'gan'} run={run.name}' first, "
+            "or name another folder with parent=..."
         )
     shared = ("model", "preprocessing", "dataset")
     keys = differing({k: lineage["settings"][k] for k in shared}, {k: settings[k] for k in shared})

@@ -5,6 +5,7 @@ below are for volumes of 64^3; another resolution is ``base * 2**n`` with ``base
 and changes the number of blocks. ``spatial_dims=2`` gives the same networks for slices.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -71,7 +72,7 @@ class Generator(nn.Module):
         self.seed = nn.Linear(latent, widths[0] * base**spatial_dims, bias=False)
         self.seed_norm = norm_layer(norm, widths[0], spatial_dims)
         blocks: list[nn.Module] = []
-        for wide, narrow in zip(widths, widths[1:], strict=False):
+        for wide, narrow in pairwise(widths):
             blocks += [
                 UpsampleConv(wide, narrow, spatial_dims),
                 norm_layer(norm, narrow, spatial_dims),

@@ -1,5 +1,6 @@
 """One way to show that work goes on: a live bar in a terminal, a line now and then in a log."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -23,8 +24,15 @@ LOG_WIDTH = 120  # columns where no terminal says how wide it is
 console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 
+def is_leader() -> bool:
+    """Whether this is the first of the processes that train together; only that one speaks and writes."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
 def say(message: str) -> None:
     """One line for the user, on standard output, also while a bar is shown."""
+    if not is_leader():
+        return
     console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -72,7 +72,7 @@ def write_maps(scan: Path, scan_id: str, prepared: PreparedCohort, out: Path, wi
     shape = original.shape[:3]
     transform = json.loads((prepared.folder / "transform" / f"{scan_id}.json").read_text())
     to_mni = np.linalg.inv(np.array(transform["mni_to_scan"]))
-    grid = nib.load(prepared.folder / "image" / f"{scan_id}.nii.gz").affine
+    grid = nib.Nifti1Image.from_filename(prepared.folder / "image" / f"{scan_id}.nii.gz").affine
     half = (window[1] - window[0]) / 2
     image = load(prepared.folder / "image" / f"{scan_id}.nii.gz")
     reconstruction = load(out / "reconstruction" / f"{scan_id}.nii.gz")

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from anomaly3d.lineage import PhaseFolder
-from anomaly3d.progress import say
+from anomaly3d.progress import is_leader, say
 
 PRIVATE = ("root", "scans", "manifest", "data_dir", "runs_dir", "parent")
 LOGIN_TIMEOUT = 20  # seconds
@@ -72,7 +71,7 @@ def make_logger(config: DictConfig, folder: PhaseFolder, lineage: dict[str, Any]
         )
 
     chosen = logger(mode)
-    if rank_zero_only.rank == 0:
+    if is_leader():
         try:
             _ = chosen.experiment  # starts the run now, so that a missing network is known before any training
         except (wandb.errors.CommError, wandb.errors.UsageError) as error:
@@ -84,7 +83,7 @@ def make_logger(config: DictConfig, folder: PhaseFolder, lineage: dict[str, Any]
 
 def close_logger(logger: Logger | bool) -> None:
     """End the W&B run, so that the next phase in this process begins its own."""
-    if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+    if isinstance(logger, WandbLogger) and is_leader():
         import wandb
 
         wandb.finish()

@@ -9,7 +9,6 @@ import hydra
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly3d.data import HeadCTDataModule
@@ -20,7 +19,7 @@ from anomaly3d.hardware import trainer_options
 from anomaly3d.lineage import ORDER, PARENT, PhaseFolder, can_resume, describe, find_parent
 from anomaly3d.phases.base import Phase
 from anomaly3d.preparation import prepare_from_config
-from anomaly3d.progress import say
+from anomaly3d.progress import is_leader, say
 from anomaly3d.quiet import hush
 from anomaly3d.tracking import close_logger, make_logger
 
@@ -55,7 +54,7 @@ def check(config: DictConfig) -> tuple[PhaseFolder, dict[str, Any], Path | None,
     run = Path(config.runs_dir) / config.run
     folder = PhaseFolder(run / config.phase.name)
     parent = find_parent(config.phase.name, run, config.parent, settings)
-    if config.overwrite and rank_zero_only.rank == 0:
+    if config.overwrite and is_leader():
         shutil.rmtree(folder.path, ignore_errors=True)
     return folder, settings, parent, can_resume(folder, settings)
 
@@ -86,7 +85,7 @@ def train_phase(config: DictConfig) -> int:
     data = HeadCTDataModule(prepared.folder, config.phase.batch, config.phase.steps_per_epoch, config.seed)
     data.require("train", "validation")
     lineage = describe(settings, prepared.folder, parent)
-    leader = rank_zero_only.rank == 0
+    leader = is_leader()
     if leader:
         folder.write(lineage)
         OmegaConf.save(config, folder.path / "config.yaml", resolve=True)
@@ -102,11 +101,12 @@ def train_phase(config: DictConfig) -> int:
         mode="min",
     )
     keep.CHECKPOINT_NAME_LAST = "last"
+    collect = CollectScores(folder.path)
     logger = make_logger(config, folder, lineage)
     trainer = L.Trainer(
         **options,
         logger=logger,
-        callbacks=[keep, EpochLines(), LogVolumes(enabled=config.logger.images)],
+        callbacks=[keep, collect, EpochLines(), LogVolumes(enabled=config.logger.images)],
         max_epochs=config.phase.steps // config.phase.steps_per_epoch,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -125,8 +125,6 @@ def train_phase(config: DictConfig) -> int:
         phase.detector.save(folder.model)
         folder.write({**lineage, "finished": True})
     if name != "gan" and not data.split("test").empty:
-        collect = CollectScores(folder.path)
-        trainer.callbacks = [collect]
         trainer.test(phase, data, verbose=False)
         if trainer.is_global_zero:
             log_evaluation(logger, collect.table(), name)

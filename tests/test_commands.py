@@ -83,7 +83,9 @@ def test_more_steps_resume_and_give_what_one_go_gives(tiny_run, places):
     assert train.main([*exact, "run=halves"]) == 0
     assert train.main([*exact, "run=halves", "++phase.steps=8"]) == 0
     assert train.main([*exact, "run=whole", "++phase.steps=8"]) == 0
-    states = [torch.load(tiny_run.parent / r / "gan" / "model.pt", weights_only=True)["state"] for r in ("halves", "whole")]
+    states = [
+        torch.load(tiny_run.parent / r / "gan" / "model.pt", weights_only=True)["state"] for r in ("halves", "whole")
+    ]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
 
@@ -234,7 +236,9 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_written(tmp_path, capsys):
 
 
 def test_help_is_quick_to_import():
-    code = "import sys, anomaly3d.train; print([m for m in ('torch', 'lightning', 'monai', 'wandb') if m in sys.modules])"
+    code = (
+        "import sys, anomaly3d.train; print([m for m in ('torch', 'lightning', 'monai', 'wandb') if m in sys.modules])"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
 

@@ -62,7 +62,9 @@ def find_problems(table: pd.DataFrame) -> list[str]:
             problems.append(f"row {rows(empty)}: {column} is empty")
     for scan_id, same in table.groupby("scan_id"):
         if len(same) > 1 and scan_id:
-            problems.append(f"row {', '.join(str(i + 2) for i in same.index)}: duplicate scan_id {scan_id}")
+            problems.append(
+                f"row {', '.join(str(i + 2) for i in same.index)}: duplicate scan_id {same['scan_id'].iloc[0]}"
+            )
     unsafe = ~table["scan_id"].str.fullmatch(r"[A-Za-z0-9._-]*")
     if unsafe.any():
         problems.append(f"row {rows(unsafe)}: scan_id may hold only letters, digits, dot, dash and underscore")
@@ -71,12 +73,12 @@ def find_problems(table: pd.DataFrame) -> list[str]:
         if wrong.any():
             names = ", ".join(repr(a) for a in allowed)
             problems.append(f"row {rows(wrong)}: {column} must be one of {names}")
-    for subject, same in table.groupby("subject_id"):
+    for _, same in table.groupby("subject_id"):
         if same["split"].nunique() > 1:
             where = ", ".join(str(i + 2) for i in same.index)
+            subject, splits = same["subject_id"].iloc[0], " and ".join(sorted(set(same["split"])))
             problems.append(
-                f"row {where}: subject {subject} is in the splits {' and '.join(sorted(set(same['split'])))}; "
-                "all scans of a person belong to one split"
+                f"row {where}: subject {subject} is in the splits {splits}; all scans of a person belong to one split"
             )
     ill = (table["label"] == "1") & (table["split"] != "test")
     if ill.any():

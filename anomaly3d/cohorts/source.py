@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from anomaly3d.cohorts.folder import folder_manifest
 from anomaly3d.errors import UserError
@@ -27,8 +27,7 @@ def find_manifest(dataset: DictConfig, data_dir: Path, workers: int) -> Path:
             workers,
         )
     if dataset.kind == "folder":
-        shares = OmegaConf.to_container(dataset.shares)
-        assert isinstance(shares, dict)
+        shares = {str(split): float(share) for split, share in dataset.shares.items()}
         root = Path(dataset.root) if dataset.root else None
         label = "" if dataset.label is None else str(dataset.label)
         return folder_manifest(root, list(dataset.scans), label, shares, dataset.name, data_dir)

@@ -1,4 +1,4 @@
-"""Lightning callbacks: scores of the test scans from all processes, volumes and figures to the logger, progress lines."""
+"""Lightning callbacks: test scores from all processes, volumes and curves to the logger, progress lines."""
 
 import sys
 import time
@@ -33,7 +33,7 @@ class CollectScores(L.Callback):
 
     def on_test_batch_end(
         self,
-        trainer: L.Trainer,
+        trainer: Any,
         module: L.LightningModule,
         outputs: Any,
         batch: Any,
@@ -46,15 +46,17 @@ class CollectScores(L.Callback):
             if self.reconstructions:
                 self.keep(trainer, scan_id, outputs["reconstruction"][i, 0].numpy())
 
-    def keep(self, trainer: L.Trainer, scan_id: str, volume: np.ndarray) -> None:
+    def keep(self, trainer: Any, scan_id: str, volume: np.ndarray) -> None:
         """Write a volume in [-1, 1] as int16 NIfTI on the grid of the prepared scan."""
         table = trainer.datamodule.table.set_index("scan_id")
-        image = nib.Nifti1Image(np.rint(volume * 32767).astype(np.int16), nib.load(table.image[scan_id]).affine)
+        image = nib.Nifti1Image(
+            np.rint(volume * 32767).astype(np.int16), nib.Nifti1Image.from_filename(table.image[scan_id]).affine
+        )
         image.header.set_slope_inter(1 / 32767, 0)
         with written_whole(self.folder / "reconstruction" / f"{scan_id}.nii.gz") as path:
             nib.save(image, path)
 
-    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Any, module: L.LightningModule) -> None:
         rows = self.rows
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
@@ -92,7 +94,7 @@ class LogVolumes(L.Callback):
         self.enabled, self.count = enabled, count
 
     @torch.no_grad()
-    def on_validation_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
+    def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
         if not self.enabled or not trainer.is_global_zero or not isinstance(trainer.logger, WandbLogger):
             return
         if module.name == "gan":
@@ -113,10 +115,10 @@ class LogVolumes(L.Callback):
 class EpochLines(L.Callback):
     """A line after each validation where no terminal shows a bar."""
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, module: L.LightningModule) -> None:
         self.started, self.first = time.monotonic(), trainer.current_epoch
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
+    def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
         if not trainer.is_global_zero or sys.stdout.isatty():
             return
         done = trainer.current_epoch + 1
@@ -143,6 +145,7 @@ def log_evaluation(logger: Logger | bool | None, table: pd.DataFrame, stage: str
     # the plots want two probabilities a scan; ranks in (0, 1) leave both curves as they are
     share = pd.Series(scores).rank().to_numpy() / (len(scores) + 1)
     pairs, names = np.stack([1 - share, share], 1), ["normal", "abnormal"]
+    abnormal: Any = [1]
     numbers = {
         f"{stage}/test_{kind}_{name}": estimate["value"]
         for kind in ("auc", "ap")
@@ -151,8 +154,8 @@ def log_evaluation(logger: Logger | bool | None, table: pd.DataFrame, stage: str
     logger.experiment.log(
         {
             **numbers,
-            f"{stage}/test_roc": wandb.plot.roc_curve(labels, pairs, names, classes_to_plot=[1]),
-            f"{stage}/test_pr": wandb.plot.pr_curve(labels, pairs, names, classes_to_plot=[1]),
+            f"{stage}/test_roc": wandb.plot.roc_curve(labels.tolist(), pairs.tolist(), names, classes_to_plot=abnormal),
+            f"{stage}/test_pr": wandb.plot.pr_curve(labels.tolist(), pairs.tolist(), names, classes_to_plot=abnormal),
         }
     )
     logger.experiment.summary.update(numbers)

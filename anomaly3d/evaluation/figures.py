@@ -83,7 +83,7 @@ def group_figure(table: pd.DataFrame, seed: int = 0) -> Figure:
     """Fig. 7: the logarithm of the score of every scan, by group and cohort, with each median."""
     figure, axes = new_axes(5.2, 3.4)
     rng = np.random.default_rng(seed)
-    places = []
+    places: list[str] = []
     for colour, group in zip(COLOURS, GROUPS, strict=False):
         for cohort, rows in table[table["group"] == group].groupby("cohort"):
             values = np.log10(rows["total"].to_numpy(float).clip(1e-12))
@@ -122,7 +122,7 @@ def planes(volume: np.ndarray, centre: tuple[int, int, int]) -> np.ndarray:
 
 
 def case_figure(cases: Sequence[Case]) -> Figure:
-    """Fig. 6: input with the true lesion's outline, reconstruction and signed residual x - G(E(x)), three planes each."""
+    """Fig. 6: input with the true lesion's outline, reconstruction, signed residual x - G(E(x)); three planes each."""
     figure, grid = plt.subplots(
         len(cases), 3, figsize=(11, 1.45 * len(cases) + 0.3), layout="constrained", squeeze=False
     )

@@ -44,7 +44,8 @@ def finished_stages(run: Path) -> dict[str, PhaseFolder]:
     if not done:
         raise UserError(
             f"{run} holds no finished encoder or finetune phase: 'make demo' trains one on the phantom cohort, "
-            "'python -m anomaly3d.train -m +phase=gan,encoder,finetune run=NAME' one on your data; name it with run=NAME"
+            "'python -m anomaly3d.train -m +phase=gan,encoder,finetune run=NAME' one on your "
+            "data; name it with run=NAME"
         )
     return done
 
@@ -156,7 +157,7 @@ def choose_cases(table: pd.DataFrame, data: HeadCTDataModule, out: Path) -> list
 
 def load(path: str | Path) -> np.ndarray:
     """Voxels of a NIfTI file as float32."""
-    return np.asarray(nib.load(path).dataobj, np.float32)
+    return np.asarray(nib.Nifti1Image.from_filename(path).dataobj, np.float32)
 
 
 def save(figure: Figure, stem: Path, shown: str = ".svg") -> Path:

@@ -61,7 +61,7 @@ class Phase(Scoring):
     def configure_model(self) -> None:
         """Channels last: the layout in which convolutions are fastest on CPU and GPU."""
         layout = torch.channels_last_3d if self.detector.model.spatial_dims == 3 else torch.channels_last
-        self.detector.to(memory_format=layout)
+        self.detector.to(memory_format=layout)  # type: ignore[call-overload]
 
     def noise(self, batch: int, step: int, purpose: int) -> torch.Generator:
         """A generator that depends on seed, step, purpose and process only, so that a resumed run repeats."""

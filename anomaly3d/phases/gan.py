@@ -50,7 +50,8 @@ class GANPhase(Phase):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """A critic step on ``image (B, 1, D, H, W)``, and when it is its turn a generator step."""
-        critic_optimizer, generator_optimizer = self.optimizers()
+        optimizers: Any = self.optimizers()
+        critic_optimizer, generator_optimizer = optimizers
         self.critic_step(batch["image"], critic_optimizer)
         self.batches_seen += 1
         if self.batches_seen % self.critic_steps == 0:

@@ -72,7 +72,7 @@ def working_grid(spacing: float) -> tuple[np.ndarray, tuple[int, int, int]]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan after the seven steps. ``image`` float32 in [-1, 1], masks uint8, on one MNI grid; ``lesion`` may be None."""
+    """A scan after the seven steps: ``image`` float32 in [-1, 1], masks uint8, on one MNI grid."""
 
     image: np.ndarray
     brain_mask: np.ndarray

@@ -1,4 +1,4 @@
-"""Step 1: an affine from MNI space to the scan, found by SimpleITK: rigid first, then affine, from the head's centre."""
+"""Step 1: an affine from MNI space to the scan, found by SimpleITK: the head's centre, then rigid, then affine."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Registration:
-    """``mni_to_scan`` leads from MNI mm to the scan's world mm (RAS); ``score`` is the correlation with the template."""
+    """``mni_to_scan``: MNI mm to the scan's world mm (RAS); ``score``: correlation with the template."""
 
     mni_to_scan: np.ndarray
     score: float

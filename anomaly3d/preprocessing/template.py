@@ -32,7 +32,7 @@ def paint_template() -> np.ndarray:
     maps, look = head_maps(), Appearance()
     inner_table, face = maps.sample(maps.skull, points)
     skull = paint_skull(inner_table, face, points[:, 2], look)
-    brain = paint_brain(*maps.sample(maps.brain, points), look)
+    brain = paint_brain(maps.sample(maps.brain, points), look)
     hu = skull + (brain - skull) * soft_step(-inner_table, 2.0)
     return torch.stack([hu, inner_table]).reshape(2, *shape).numpy()
 
@@ -49,6 +49,6 @@ def build_template(data_dir: Path) -> Path:
 @lru_cache(maxsize=2)
 def load_template(path: Path) -> tuple[Volume, Volume]:
     """The template in HU, and the signed distance to its inner table in mm (negative inside)."""
-    image = nib.load(path)
+    image = nib.nifti1.Nifti1Image.from_filename(path)
     data = np.asarray(image.dataobj, np.float32)
     return Volume(data[..., 0], image.affine), Volume(data[..., 1], image.affine)

@@ -34,6 +34,8 @@ def load_nifti(path: Path) -> nib.nifti1.Nifti1Image:
     """
     try:
         image = nib.load(path)
+        if not isinstance(image, nib.nifti1.Nifti1Image):
+            raise UnreadableScan("not a NIfTI image")
         np.asanyarray(image.dataobj)
     except FileNotFoundError as error:
         raise UnreadableScan("the file does not exist") from error

@@ -1,4 +1,4 @@
-"""From a seed to a head CT: subject, lesion and scanner are drawn, painted on the scan's own voxels, written as NIfTI."""
+"""From a seed to a head CT: person, lesion and scanner are drawn, painted on the scan's voxels, written as NIfTI."""
 
 import json
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ def paint(subject: Subject, lesions: list[Lesion], scan: Scan) -> tuple[np.ndarr
     for lesion in lesions:
         origin = origin + (lesion.origin(points, depth) - points)
         oedema = torch.maximum(oedema, lesion.oedema(points, depth))
-    tissue = paint_brain(*maps.sample(maps.brain, origin), subject.look)
+    tissue = paint_brain(maps.sample(maps.brain, origin), subject.look)
     tissue = tissue - (tissue - CSF).clamp_min(0) * 0.4 * oedema
     for lesion in lesions:
         fraction = lesion.fraction(points, depth)

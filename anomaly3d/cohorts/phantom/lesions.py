@@ -20,7 +20,10 @@ TYPES = ("epidural", "subdural", "intraparenchymal")
 class Lesion(Protocol):
     """What a bleed offers; ``points (N, 3)`` in MNI mm, ``depth (N,)`` mm inside the inner table."""
 
-    hu: float
+    @property
+    def hu(self) -> float:
+        """Density of the blood."""
+        ...
 
     def fraction(self, points: Tensor, depth: Tensor) -> Tensor:
         """Share of blood at each point, ``(N,)`` in [0, 1]."""

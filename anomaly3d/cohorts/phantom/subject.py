@@ -1,5 +1,6 @@
 """One person: age, sex, the shape of the head, and the look of the tissues. All random draws of a person are here."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,6 @@ class Subject:
     skull_warp: Tensor  # (3, X, Y, Z) mm, smooth, moves skull and brain
     brain_warp: Tensor  # (3, X, Y, Z) mm, finer, brain only
     look: Appearance
-    texture_seed: int
 
 
 def smooth_noise(rng: np.random.Generator, sigma: float, deviation: float) -> np.ndarray:
@@ -39,21 +39,24 @@ def smooth_noise(rng: np.random.Generator, sigma: float, deviation: float) -> np
     return field * (deviation / field.std())
 
 
+def add(fields: Iterable[np.ndarray]) -> Tensor:
+    """The sum of vector fields."""
+    return torch.from_numpy(np.sum(list(fields), axis=0))
+
+
 def draw_subject(rng: np.random.Generator) -> Subject:
     """A healthy adult of 18-90 years; ventricles and sulci widen with age."""
     age = int(rng.integers(18, 91))
     sex = str(rng.choice(["F", "M"]))
     decline = max(age - 45, 0) / 45
     size = 0.95 + (0.02 if sex == "M" else -0.02) + rng.normal(0, 0.02)
-    warps = {True: 0.0, False: 0.0}
-    for sigma, deviation, moves_skull in WARPS:
-        warps[moves_skull] = warps[moves_skull] + smooth_noise(rng, sigma, deviation)
+    warps = [(smooth_noise(rng, sigma, deviation), moves_skull) for sigma, deviation, moves_skull in WARPS]
     return Subject(
         age=age,
         sex=sex,
         scale=size * (1 + rng.normal(0, 0.025, 3)),
-        skull_warp=torch.from_numpy(np.asarray(warps[True])),
-        brain_warp=torch.from_numpy(np.asarray(warps[False])),
+        skull_warp=add(w for w, moves_skull in warps if moves_skull),
+        brain_warp=add(w for w, moves_skull in warps if not moves_skull),
         look=Appearance(
             skull=float(np.clip(rng.normal(6.5, 1.2), 4, 10)),
             scalp=float(np.clip(rng.normal(6, 1.5), 3, 10)),
@@ -61,7 +64,6 @@ def draw_subject(rng: np.random.Generator) -> Subject:
             sulci=float(np.clip(rng.normal(0.9 + 0.6 * decline, 0.12), 0.6, 2)),
             hu_offset=float(rng.normal(0, 1.0)),
         ),
-        texture_seed=int(rng.integers(2**31)),
     )
 
 
