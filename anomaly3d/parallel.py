@@ -1,6 +1,7 @@
 """A function over many jobs in parallel processes, with progress, results as they come."""
 
 import errno
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -34,7 +35,12 @@ def run_parallel(
         if workers <= 1 or len(jobs) <= 1:
             yield from track((function(*job) for job in jobs), len(jobs), what)
             return
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            min(workers, len(jobs)),
+            mp_context=get_context("spawn"),
+            initializer=signal.signal,  # Ctrl-C is the parent's business; a worker ends its scan
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        ) as pool:
             futures = [pool.submit(function, *job) for job in jobs]
             try:
                 yield from track((f.result() for f in as_completed(futures)), len(jobs), what)

@@ -115,9 +115,10 @@ def train_phase(config: DictConfig) -> int:
         log_every_n_steps=min(10, config.phase.steps_per_epoch),
         default_root_dir=folder.path,
     )
-    trainer.fit(phase, data, ckpt_path=folder.last_checkpoint if resume else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(phase, data, ckpt_path=folder.last_checkpoint if resume else None, weights_only=True)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from stop
     if config.phase.monitor and keep.best_model_path:
         best = torch.load(keep.best_model_path, map_location="cpu", weights_only=True)
         phase.load_state_dict(best["state_dict"])

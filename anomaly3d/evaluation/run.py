@@ -164,7 +164,7 @@ def save(figure: Figure, stem: Path, shown: str = ".svg") -> Path:
     """Write a figure as SVG and PNG; returns the file that the page shows."""
     for suffix in (".svg", ".png"):
         with written_whole(stem.with_suffix(suffix)) as path:
-            figure.savefig(path, dpi=160, metadata={"Date": None} if suffix == ".svg" else None)
+            figure.savefig(path, dpi=110, metadata={"Date": None} if suffix == ".svg" else None)
     plt.close(figure)
     return stem.with_suffix(shown)
 
