@@ -56,7 +56,8 @@ def check(config: DictConfig) -> tuple[PhaseFolder, dict[str, Any], Path | None,
     parent = find_parent(config.phase.name, run, config.parent, settings)
     if config.overwrite and is_leader():
         shutil.rmtree(folder.path, ignore_errors=True)
-    return folder, settings, parent, can_resume(folder, settings)
+    # processes that do not lead may come before the old files are gone
+    return folder, settings, parent, False if config.overwrite else can_resume(folder, settings)
 
 
 def build_phase(config: DictConfig, parent: Path | None) -> Phase:

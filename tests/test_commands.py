@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -215,6 +216,31 @@ def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, ca
     assert len(files) == 1
     assert prepare.main(arguments) == 3  # a second call does nothing anew
     assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_a_killed_prepare_goes_on_and_gives_the_same_bytes(tiny_run, tmp_path):
+    data = tiny_run.parents[1] / "data"
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for i in range(3):
+        shutil.copy(next(data.glob(f"raw/*/ct/train-{i:04d}.nii.gz")), folder)
+    arguments = ["dataset=folder", f"dataset.root={folder}", f"data_dir={tmp_path}/data", "workers=1"]
+    arguments.append("preprocessing.resolution=32")
+    with subprocess.Popen(
+        [sys.executable, "-m", "anomaly3d.prepare", *arguments], stdout=subprocess.DEVNULL
+    ) as process:
+        for _ in range(600):
+            if list(tmp_path.glob("data/folder/*/verdicts/*.json")) or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.kill()
+    done = list(tmp_path.glob("data/folder/*/verdicts/train-*.json"))
+    assert 1 <= len(done) <= 3
+    assert prepare.main(arguments) == 0
+    for i in range(3):
+        name = f"image/train-{i:04d}.nii.gz"
+        (made,) = tmp_path.glob(f"data/folder/*/{name}")
+        assert made.read_bytes() == next(data.glob(f"phantom-*/*/{name}")).read_bytes()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from anomaly3d.evaluation.metrics import both_classes, labels_and_scores, ranked, summarise
 from anomaly3d.files import written_whole
+from anomaly3d.phases.gan import SAMPLES
 from anomaly3d.progress import say
 
 FEATURES = ("cohort", "site", "subject_id", "label", "group", "lesions", "age", "sex")
@@ -98,7 +99,7 @@ class LogVolumes(L.Callback):
         if not self.enabled or not trainer.is_global_zero or not isinstance(trainer.logger, WandbLogger):
             return
         if module.name == "gan":
-            volumes = module.detector.generator(module.latent(self.count, 0, 3))
+            volumes = module.detector.generator(module.latent(self.count, 0, SAMPLES))
             images = [middle_planes(v[0]) for v in volumes]
             trainer.logger.log_image("gan/samples", images)
             return

@@ -63,12 +63,12 @@ class Phase(Scoring):
         layout = torch.channels_last_3d if self.detector.model.spatial_dims == 3 else torch.channels_last
         self.detector.to(memory_format=layout)  # type: ignore[call-overload]
 
-    def noise(self, batch: int, step: int, purpose: int) -> torch.Generator:
+    def noise(self, step: int, purpose: int) -> torch.Generator:
         """A generator that depends on seed, step, purpose and process only, so that a resumed run repeats."""
         key = (((self.seed * 10_000_019 + step) * 8 + purpose) * 1024 + self.global_rank) % 2**63
         return torch.Generator().manual_seed(key)
 
     def latent(self, batch: int, step: int, purpose: int) -> Tensor:
         """z ~ N(0, I): ``(B, latent)`` on the phase's device."""
-        z = torch.randn(batch, self.detector.model.latent, generator=self.noise(batch, step, purpose))
+        z = torch.randn(batch, self.detector.model.latent, generator=self.noise(step, purpose))
         return z.to(self.device)

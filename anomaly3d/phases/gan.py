@@ -63,7 +63,7 @@ class GANPhase(Phase):
         self.toggle_optimizer(optimizer)
         with torch.no_grad():
             fake = self.detector.generator(self.latent(size, step, CRITIC)).to(real.dtype)
-        epsilon = torch.rand(size, generator=self.noise(size, step, EPSILON)).to(real.device)
+        epsilon = torch.rand(size, generator=self.noise(step, EPSILON)).to(real.device)
         norm = gradient_norm(critic, interpolate(real, fake, epsilon))
         wasserstein = critic(real).float().mean() - critic(fake).float().mean()
         penalty = gradient_penalty(norm)
