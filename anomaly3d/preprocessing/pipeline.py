@@ -32,6 +32,7 @@ class Settings:
     working_spacing: float
     registration_spacing: float
     registration_share: float
+    registration_enough: float
     quality: QualityLimits
 
     @classmethod
@@ -95,7 +96,14 @@ def prepare_volume(
         UnreadableScan: no brain was found.
     """
     template, inner_table = load_template(template_path)
-    registration = register(scan, template, inner_table, settings.registration_spacing, settings.registration_share)
+    registration = register(
+        scan,
+        template,
+        inner_table,
+        settings.registration_spacing,
+        settings.registration_share,
+        settings.registration_enough,
+    )
     affine, shape = working_grid(settings.working_spacing)
     to_scan = registration.mni_to_scan
     hu = resample(scan, affine, shape, to_scan, HU_MIN)

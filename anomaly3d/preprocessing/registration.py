@@ -10,6 +10,14 @@ from anomaly3d.preprocessing.volume import Volume, resample
 
 WINDOW = (-150.0, 250.0)  # HU: brain, skin and the place of bone, without bone's own variation
 HEAD_BELOW_VERTEX = 150.0  # mm: what lies lower is neck
+OTHER_STARTS = (  # degrees about the LPS axes: nodding, tilting, shaking the head
+    (-25.0, 0.0, 0.0),
+    (25.0, 0.0, 0.0),
+    (0.0, 0.0, 25.0),
+    (0.0, 0.0, -25.0),
+    (0.0, 25.0, 0.0),
+    (0.0, -25.0, 0.0),
+)
 SEED = 1  # of the metric's sample
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -118,13 +126,16 @@ def correlation(template: Volume, inside: np.ndarray, moving: Volume, mni_to_sca
     return float(np.corrcoef(template.data[inside], warped[inside])[0, 1])
 
 
-def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float, share: float) -> Registration:
-    """Find the affine from MNI space to the scan.
+def register(
+    scan: Volume, template: Volume, inner_table: Volume, spacing: float, share: float, enough: float
+) -> Registration:
+    """Find the affine from MNI space to the scan: the best of one start, or of several where the first ends poorly.
 
     Args:
         scan, template: in HU; ``inner_table`` is the template's signed distance in mm.
         spacing: mm of the scan's voxels during optimisation.
         share: of the template's voxels that the metric samples.
+        enough: a score at which no other start is tried.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     fixed_volume = Volume((np.clip(template.data, *WINDOW) - WINDOW[0]) / (WINDOW[1] - WINDOW[0]), template.affine)
@@ -133,15 +144,25 @@ def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float
     fixed, moving = to_sitk(fixed_volume), to_sitk(moving_volume)
     mask = to_sitk(Volume(near_head.astype(np.uint8), template.affine))
 
-    rigid = sitk.Euler3DTransform()
-    template_centre = head_centre(fixed_volume)
-    rigid.SetCenter((LPS[:3, :3] @ template_centre).tolist())
-    rigid.SetTranslation((LPS[:3, :3] @ (head_centre(moving_volume) - template_centre)).tolist())
-    optimise(fixed, mask, moving, rigid, [4], share)
-    affine = sitk.AffineTransform(3)
-    affine.SetCenter(rigid.GetCenter())
-    affine.SetMatrix(rigid.GetMatrix())
-    affine.SetTranslation(rigid.GetTranslation())
-    optimise(fixed, mask, moving, affine, [4, 2], share)
-    found = matrix_of(affine)
-    return Registration(found, correlation(fixed_volume, near_head, moving_volume, found))
+    template_centre, scan_centre = head_centre(fixed_volume), head_centre(moving_volume)
+
+    def attempt(turn: tuple[float, float, float]) -> Registration:
+        rigid = sitk.Euler3DTransform()
+        rigid.SetCenter((LPS[:3, :3] @ template_centre).tolist())
+        rigid.SetTranslation((LPS[:3, :3] @ (scan_centre - template_centre)).tolist())
+        rigid.SetRotation(*np.deg2rad(turn).tolist())
+        optimise(fixed, mask, moving, rigid, [4], share)
+        affine = sitk.AffineTransform(3)
+        affine.SetCenter(rigid.GetCenter())
+        affine.SetMatrix(rigid.GetMatrix())
+        affine.SetTranslation(rigid.GetTranslation())
+        optimise(fixed, mask, moving, affine, [4, 2], share)
+        found = matrix_of(affine)
+        return Registration(found, correlation(fixed_volume, near_head, moving_volume, found))
+
+    best = attempt((0, 0, 0))
+    for turn in OTHER_STARTS:
+        if best.score >= enough:
+            break
+        best = max(best, attempt(turn), key=lambda r: r.score)
+    return best

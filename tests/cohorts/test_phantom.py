@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from anomaly3d.cohorts.phantom.cohort import make_cohort, plan
-from anomaly3d.cohorts.phantom.generate import generate, write_phantom
+from anomaly3d.cohorts.phantom.generate import best_affine, generate, write_phantom
 from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.cohorts.phantom.subject import draw_subject
 
@@ -76,3 +79,10 @@ def test_a_finished_cohort_is_not_made_again(tmp_path):
     assert len(before) == 5
     assert make_cohort("tiny", counts, 0, 48, 16, tmp_path, workers=1) == manifest
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")} == before
+
+
+def test_true_affine_is_the_pose_where_nothing_is_warped(healthy):
+    still = replace(healthy.subject, skull_warp=torch.zeros_like(healthy.subject.skull_warp))
+    np.testing.assert_allclose(best_affine(still, healthy.scan), healthy.scan.pose, atol=1e-3)
+    warped = best_affine(healthy.subject, healthy.scan)
+    assert 1e-3 < np.abs(warped - healthy.scan.pose).max() < 10  # mm

@@ -52,6 +52,21 @@ def smooth_coordinates(subject: Subject, scan: Scan) -> tuple[Tensor, Tensor]:
     return full[..., :3], full[..., 3:]
 
 
+def best_affine(subject: Subject, scan: Scan, points: int = 4000) -> np.ndarray:
+    """The affine from MNI mm to the scan's world that fits pose and warp best over the brain: what registration seeks.
+
+    Every phantom knows where each of its points lies in MNI space; this is the least-squares affine through them.
+    """
+    rng = np.random.default_rng(0)
+    mni = torch.tensor(rng.uniform((-75, -110, -60), (75, 80, 85), (points, 3)), dtype=torch.float32)
+    warped = mni + displacement(subject.skull_warp, mni)
+    inside = (head_maps().sample(head_maps().skull[:1], warped)[0] < 0).numpy()
+    source = np.c_[warped.numpy()[inside], np.ones(inside.sum())]
+    target = np.c_[mni.numpy()[inside], np.ones(inside.sum())] @ scan.pose.T
+    solution, *_ = np.linalg.lstsq(source, target, rcond=None)
+    return solution.T
+
+
 def paint(subject: Subject, lesions: list[Lesion], scan: Scan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """HU, share of blood and share of intracranial space for each voxel of the scan, noise-free."""
     maps = head_maps()
@@ -128,7 +143,7 @@ def write_phantom(
         "age": phantom.subject.age,
         "sex": phantom.subject.sex,
         "lesion_ml": round(float(phantom.lesion.sum()) * voxel_ml, 3),
-        "mni_to_scan": phantom.scan.pose.tolist(),
+        "mni_to_scan": best_affine(phantom.subject, phantom.scan).tolist(),
         "noise_hu": phantom.scan.noise,
         "slice_mm": phantom.scan.thickness,
         "ventricle_mm": phantom.subject.look.ventricle,
