@@ -30,7 +30,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
         def remember(config: DictConfig) -> None:
             try:
                 codes.append(task(config))
-            except (UserError, OmegaConfBaseException) as error:
+            except (UserError, HydraException, OmegaConfBaseException) as error:
                 # here, because Hydra would print a line of its own; it also ends a multirun
                 raise SystemExit(refuse(error)) from error
             except Exception as error:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly3d.errors import UserError
@@ -15,11 +17,16 @@ def fast_bfloat16(accelerator: str) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def trainer_options(config: DictConfig) -> tuple[dict[str, Any], str]:
+def has_batch_norm(model: DictConfig) -> bool:
+    """Whether any network of ``conf/model`` depends on its batch."""
+    return "batch" in (model.generator_norm, model.critic_norm, model.encoder_norm)
+
+
+def trainer_options(config: DictConfig, batch_norm: bool = False) -> tuple[dict[str, Any], str]:
     """Arguments for ``lightning.Trainer`` and a line that says what was chosen.
 
     Raises:
-        UserError: devices that do not exist.
+        UserError: devices that do not exist; several processes with BatchNorm, whose statistics would differ.
     """
     options = OmegaConf.to_container(config, resolve=True)
     assert isinstance(options, dict)
@@ -29,6 +36,25 @@ def trainer_options(config: DictConfig) -> tuple[dict[str, Any], str]:
     devices = options["devices"]
     if on_gpu and isinstance(devices, int) and devices > torch.cuda.device_count():
         raise UserError(f"trainer.devices={devices}, but this machine has {torch.cuda.device_count()} GPU(s)")
+    if batch_norm and (devices != 1 or options["num_nodes"] != 1):
+        raise UserError(
+            "a model with BatchNorm trains on one process only, because its statistics would differ between processes: "
+            "take model=paper, whose norms do not depend on the batch, or trainer=auto"
+        )
     where = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     chosen = f"{where}, {options['precision']}, channels last, {devices} process(es)"
     return {str(k): v for k, v in options.items()}, chosen
+
+
+def make_trainer(options: dict[str, Any], **more: Any) -> L.Trainer:
+    """A Trainer without Lightning's own sampler, summary and sanity check.
+
+    Raises:
+        UserError: Lightning refuses the options.
+    """
+    try:
+        return L.Trainer(
+            **options, **more, use_distributed_sampler=False, enable_model_summary=False, num_sanity_val_steps=0
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer config: {error}") from error

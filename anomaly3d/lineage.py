@@ -94,11 +94,11 @@ def find_parent(phase: str, run: Path, override: str | None, settings: dict[str,
     return folder.model
 
 
-def can_resume(folder: PhaseFolder, settings: dict[str, Any]) -> bool | None:
+def can_resume(folder: PhaseFolder, settings: dict[str, Any], parent: Path | None) -> bool | None:
     """What to do with a phase's folder: True resume, False begin, None nothing because it is finished.
 
     Raises:
-        UserError: it was trained with other settings.
+        UserError: it was trained with other settings or from another parent.
     """
     lineage = folder.read()
     if lineage is None:
@@ -110,9 +110,26 @@ def can_resume(folder: PhaseFolder, settings: dict[str, Any]) -> bool | None:
             f"{folder.path} holds a phase trained with other values of {', '.join(keys)}: choose another name with "
             "run=..., or replace it with overwrite=true"
         )
+    if parent and sha256(parent) != lineage["parent_sha256"]:
+        raise UserError(
+            f"{parent} is not the one that {folder.path} was trained from: train it anew with overwrite=true"
+        )
     if lineage["finished"] and not more and folder.model.exists():
         return None
     return folder.last_checkpoint.exists()
+
+
+def require_same_data(lineage: dict[str, Any] | None, prepared: Path, what: Path) -> None:
+    """Refuse prepared data other than those of a lineage (None: nothing to compare).
+
+    Raises:
+        UserError: scans were added, removed, or moved between splits since.
+    """
+    if lineage and lineage["split_hash"] != sha256(prepared / "manifest.csv")[:12]:
+        raise UserError(
+            f"the scans in {prepared} or their splits are not those that {what} was trained with: restore the "
+            "manifest, or train all phases anew with overwrite=true"
+        )
 
 
 def describe(settings: dict[str, Any], prepared: Path, parent: Path | None) -> dict[str, Any]:

@@ -45,7 +45,9 @@ def norm_layer(norm: Norm, channels: int, spatial_dims: int) -> nn.Module:
         return BATCH_NORM[spatial_dims](channels)
     if norm == "group":
         return nn.GroupNorm(min(GROUPS, channels), channels)
-    return nn.Identity()
+    if norm == "none":
+        return nn.Identity()
+    raise ValueError(f"a norm must be 'batch', 'group' or 'none', not {norm!r}")
 
 
 class Generator(nn.Module):
@@ -153,6 +155,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.trunk = Trunk(channels, resolution, norm, spatial_dims)
         self.head = CONV[spatial_dims](self.trunk.width, latent, self.trunk.base)
+        if output not in ("tanh", "linear"):
+            raise ValueError(f"encoder_output must be 'tanh' or 'linear', not {output!r}")
         self.output = nn.Tanh() if output == "tanh" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

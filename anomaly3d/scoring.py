@@ -1,13 +1,12 @@
 """New scans through a trained detector: a score each, reconstruction and residual back on the scan's own grid."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from anomaly3d.cohorts.folder import folder_manifest
 from anomaly3d.cohorts.manifest import read_manifest
@@ -33,11 +32,10 @@ def score_scans(config: DictConfig) -> int:
     lineage = folder.read()
     assert lineage is not None
     settings = Settings.from_config(lineage["settings"]["preprocessing"])
-    scans = [str(s) for s in OmegaConf.to_container(config.scans) or []]
-    key = hashlib.sha256("\n".join([str(config.root), *scans]).encode()).hexdigest()[:8]
+    scans = [config.scans] if isinstance(config.scans, str) else [str(s) for s in config.scans]
     data_dir, out = Path(config.data_dir), Path(config.out)
     root = Path(config.root) if config.root else None
-    manifest = folder_manifest(root, scans, "", {}, f"scored-{key}", data_dir)
+    manifest = folder_manifest(root, scans, "", {}, "scored", data_dir)
     prepared = prepare_cohort(manifest, settings, data_dir, worker_count(config))
     verdicts = pd.DataFrame(
         [{"scan_id": v.scan_id, "verdict": v.verdict, "reasons": v.reasons} for v in prepared.verdicts]

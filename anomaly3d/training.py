@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
@@ -15,8 +14,8 @@ from anomaly3d.data import HeadCTDataModule
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
 from anomaly3d.errors import UserError
 from anomaly3d.evaluation.callbacks import CollectScores, EpochLines, LogVolumes, log_evaluation
-from anomaly3d.hardware import trainer_options
-from anomaly3d.lineage import ORDER, PARENT, PhaseFolder, can_resume, describe, find_parent
+from anomaly3d.hardware import has_batch_norm, make_trainer, trainer_options
+from anomaly3d.lineage import ORDER, PARENT, PhaseFolder, can_resume, describe, find_parent, require_same_data
 from anomaly3d.phases.base import Phase
 from anomaly3d.preparation import prepare_from_config
 from anomaly3d.progress import is_leader, say
@@ -41,6 +40,10 @@ def check(config: DictConfig) -> tuple[PhaseFolder, dict[str, Any], Path | None,
     if "phase" not in config:
         raise UserError(f"which phase? Add +phase=gan, +phase=encoder or +phase=finetune ({', '.join(ORDER)} in a row)")
     settings = plain_settings(config)
+    if config.model.spatial_dims != 3:
+        raise UserError("model.spatial_dims must be 3: the networks also take 2, but the data are volumes")
+    if config.phase.steps_per_epoch < 1 or config.phase.steps < 1:
+        raise UserError("phase.steps and phase.steps_per_epoch must be at least 1")
     if config.phase.steps % config.phase.steps_per_epoch:
         raise UserError(
             f"phase.steps ({config.phase.steps}) must be a multiple of phase.steps_per_epoch "
@@ -54,10 +57,7 @@ def check(config: DictConfig) -> tuple[PhaseFolder, dict[str, Any], Path | None,
     run = Path(config.runs_dir) / config.run
     folder = PhaseFolder(run / config.phase.name)
     parent = find_parent(config.phase.name, run, config.parent, settings)
-    if config.overwrite and is_leader():
-        shutil.rmtree(folder.path, ignore_errors=True)
-    # processes that do not lead may come before the old files are gone
-    return folder, settings, parent, False if config.overwrite else can_resume(folder, settings)
+    return folder, settings, parent, False if config.overwrite else can_resume(folder, settings, parent)
 
 
 def build_phase(config: DictConfig, parent: Path | None) -> Phase:
@@ -80,14 +80,20 @@ def train_phase(config: DictConfig) -> int:
     if resume is None:
         say(f"{name}: run {config.run} has finished this phase, in {folder.path}; overwrite=true trains it anew")
         return 0
-    options, chosen = trainer_options(config.trainer)
+    options, chosen = trainer_options(config.trainer, has_batch_norm(config.model))
     phase = build_phase(config, parent)
     prepared = prepare_from_config(config)
     data = HeadCTDataModule(prepared.folder, config.phase.batch, config.phase.steps_per_epoch, config.seed)
     data.require("train", "validation")
+    if parent:
+        require_same_data(PhaseFolder(parent.parent).read(), prepared.folder, parent)
+    if resume:
+        require_same_data(folder.read(), prepared.folder, folder.path)
     lineage = describe(settings, prepared.folder, parent)
     leader = is_leader()
     if leader:
+        if config.overwrite:
+            shutil.rmtree(folder.path, ignore_errors=True)
         folder.write(lineage)
         OmegaConf.save(config, folder.path / "config.yaml", resolve=True)
         count = len(data.split("train"))
@@ -103,15 +109,13 @@ def train_phase(config: DictConfig) -> int:
     )
     keep.CHECKPOINT_NAME_LAST = "last"
     collect = CollectScores(folder.path)
+    pictures = config.dataset.kind == "phantom" if config.logger.images is None else config.logger.images
     logger = make_logger(config, folder, lineage)
-    trainer = L.Trainer(
-        **options,
+    trainer = make_trainer(
+        options,
         logger=logger,
-        callbacks=[keep, collect, EpochLines(), LogVolumes(enabled=config.logger.images)],
+        callbacks=[keep, collect, EpochLines(), LogVolumes(enabled=pictures)],
         max_epochs=config.phase.steps // config.phase.steps_per_epoch,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
         enable_progress_bar=sys.stdout.isatty(),
         log_every_n_steps=min(10, config.phase.steps_per_epoch),
         default_root_dir=folder.path,

@@ -133,6 +133,27 @@ def test_a_missing_parent_is_named_before_any_work(places, tmp_path, capsys):
     assert not (tmp_path / "data").exists()
 
 
+def test_a_retrained_parent_makes_its_children_stale(tiny_run, places, tmp_path, capsys):
+    run = tiny_run.parent / "stale"
+    shutil.copytree(tiny_run, run)
+    arguments = ["run=stale", *places, *TINY, "logger=none"]
+    assert train.main(["+phase=gan", *arguments, "overwrite=true", "seed=3"]) == 0
+    capsys.readouterr()
+    assert train.main(["+phase=encoder", *arguments]) == 2
+    refused(capsys, "overwrite=true")
+
+
+def test_scans_that_moved_between_splits_are_noticed(tiny_run, places, capsys):
+    manifest = next((tiny_run.parents[1] / "data").glob("phantom-*/*/manifest.csv"))
+    before = manifest.read_text()
+    try:
+        manifest.write_text(before.replace(",validation,", ",train,", 1))
+        assert evaluate.main(["run=tiny", *places]) == 2
+    finally:
+        manifest.write_text(before)
+    refused(capsys, "splits")
+
+
 def test_a_parent_of_another_model_is_refused(tiny_run, places, capsys):
     arguments = ["+phase=encoder", "run=other", f"parent={tiny_run}/gan", *places, *TINY, "model.latent=20"]
     assert train.main(arguments) == 2
@@ -148,6 +169,13 @@ def test_a_parent_of_another_model_is_refused(tiny_run, places, capsys):
         ("dataset=nope", "nope"),
         ("preprocessing.crop=tight", "crop"),
         ("trainer.precison=16", "precison"),
+        ("trainer.precision=12", "precision"),
+        ("trainer.devices=three", "trainer"),
+        ("model.generator_norm=instance", "instance"),
+        ("model.spatial_dims=2", "spatial_dims"),
+        ("++phase.steps_per_epoch=0", "at least 1"),
+        ("workers=two", "workers"),
+        ("++phase.module.optimizer.lr=fast", "lr"),
     ],
 )
 def test_config_mistakes_name_the_key(places, capsys, override, word):
@@ -210,9 +238,9 @@ def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, ca
     arguments = ["dataset=folder", f"dataset.root={bad_and_good}", f"data_dir={tmp_path}/data", "workers=1"]
     assert prepare.main(arguments) == 3
     assert "text: unreadable: not a NIfTI image" in capsys.readouterr().out
-    quality = pd.read_csv(next(tmp_path.glob("data/folder/*/quality.csv"))).set_index("scan_id")
+    quality = pd.read_csv(next(tmp_path.glob("data/folder-*/*/quality.csv"))).set_index("scan_id")
     assert quality["verdict"]["good"] == "accepted"
-    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("data/folder/*/image/*")}
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("data/folder-*/*/image/*")}
     assert len(files) == 1
     assert prepare.main(arguments) == 3  # a second call does nothing anew
     assert {p: p.stat().st_mtime_ns for p in files} == files
@@ -230,16 +258,16 @@ def test_a_killed_prepare_goes_on_and_gives_the_same_bytes(tiny_run, tmp_path):
         [sys.executable, "-m", "anomaly3d.prepare", *arguments], stdout=subprocess.DEVNULL
     ) as process:
         for _ in range(600):
-            if list(tmp_path.glob("data/folder/*/verdicts/*.json")) or process.poll() is not None:
+            if list(tmp_path.glob("data/folder-*/*/verdicts/*.json")) or process.poll() is not None:
                 break
             time.sleep(0.1)
         process.kill()
-    done = list(tmp_path.glob("data/folder/*/verdicts/train-*.json"))
+    done = list(tmp_path.glob("data/folder-*/*/verdicts/train-*.json"))
     assert 1 <= len(done) <= 3
     assert prepare.main(arguments) == 0
     for i in range(3):
         name = f"image/train-{i:04d}.nii.gz"
-        (made,) = tmp_path.glob(f"data/folder/*/{name}")
+        (made,) = tmp_path.glob(f"data/folder-*/*/{name}")
         assert made.read_bytes() == next(data.glob(f"phantom-*/*/{name}")).read_bytes()
 
 

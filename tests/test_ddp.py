@@ -39,6 +39,7 @@ def test_scores_of_two_processes_are_those_of_one(tiny_run, places):
     same = ["run=tiny", *places, "trainer.precision=32-true", "batch=2"]
     assert evaluate.main(same) == 0
     one = read_scores(tiny_run / "evaluation" / "scores.csv")
+    (tiny_run / "evaluation" / "scores.csv").unlink()
     command("anomaly3d.evaluate", *same, "trainer=ddp", "trainer.devices=2")
     two = read_scores(tiny_run / "evaluation" / "scores.csv")
     assert list(two["scan_id"]) == list(one["scan_id"])

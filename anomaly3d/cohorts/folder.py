@@ -19,7 +19,7 @@ def find_scans(root: Path) -> list[Path]:
         UserError: the folder does not exist or holds no scan.
     """
     if not root.is_dir():
-        raise UserError(f"folder {root} does not exist: give the folder of your scans with dataset.root=...")
+        raise UserError(f"folder {root} does not exist: give the folder of your scans with root=... (dataset.root=...)")
     nifti = [p for p in root.rglob("*") if p.name.lower().endswith(SUFFIXES) and p.is_file()]
     dicom = sorted({p.parent for p in root.rglob("*.dcm")})
     if not nifti and not dicom:
@@ -33,9 +33,15 @@ def scan_name(path: Path, root: Path | None = None) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", re.sub(r"\.nii(\.gz)?$", "", text, flags=re.IGNORECASE)).strip("-")
 
 
-def split_by_name(scan_id: str, shares: dict[str, float]) -> str:
-    """A split drawn from the name itself, so that adding scans moves none of the others."""
-    draw = int(hashlib.sha256(scan_id.encode()).hexdigest()[:12], 16) / 16**12 * sum(shares.values())
+def subject_name(path: Path, root: Path | None) -> str:
+    """The folder below the root that holds a nested scan is its person; empty where scans lie side by side."""
+    parts = path.relative_to(root).parts if root else ()
+    return scan_name(Path(parts[0])) if len(parts) > 1 else ""
+
+
+def split_by_name(name: str, shares: dict[str, float]) -> str:
+    """A split drawn from a person's name itself, so that adding scans moves none of the others."""
+    draw = int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) / 16**12 * sum(shares.values())
     for split, share in shares.items():
         draw -= share
         if draw < 0:
@@ -56,22 +62,26 @@ def folder_manifest(
         UserError: neither is given, a scan does not exist, or two scans would have the same name.
     """
     if not root and not scans:
-        raise UserError("no scans: give dataset.root=FOLDER or 'dataset.scans=[a.nii.gz,b.nii.gz]'")
+        raise UserError(
+            "no scans: name a folder with root=FOLDER or files with 'scans=[a.nii.gz,b.nii.gz]' (for prepare and "
+            "train: dataset.root=... and dataset.scans=[...])"
+        )
     paths = find_scans(root) if root else [Path(s) for s in scans]
     for path in paths:
         if not path.exists():
             raise UserError(f"scan {path} does not exist")
     names = [scan_name(p, root) for p in paths]
+    subjects = [subject_name(p, root) or n for p, n in zip(paths, names, strict=True)]
     if doubles := sorted({n for n in names if names.count(n) > 1}):
         raise UserError(f"two scans would both be named {doubles[0]}: rename one, or write a manifest")
     table = pd.DataFrame(
         {
             "scan_id": names,
-            "subject_id": names,
+            "subject_id": subjects,
             "cohort": name,
             "image": [str(p.resolve()) for p in paths],
             "label": label,
-            "split": [split_by_name(n, shares) if label == "0" else "test" for n in names],
+            "split": [split_by_name(s, shares) if label == "0" else "test" for s in subjects],
         }
     ).reindex(
         columns=[
@@ -91,6 +101,7 @@ def folder_manifest(
         ],
         fill_value="",
     )
-    manifest = data_dir / "raw" / name / "manifest.csv"
+    key = hashlib.sha256("\n".join(table["image"]).encode() if not root else str(root.resolve()).encode())
+    manifest = data_dir / "raw" / f"{name}-{key.hexdigest()[:8]}" / "manifest.csv"
     write_manifest(table, manifest)
     return manifest

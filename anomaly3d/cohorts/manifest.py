@@ -26,8 +26,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError as error:
-        raise UserError(f"manifest {path} does not exist: give its path with dataset.manifest=...") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"manifest {path} is not a file: give the path of a CSV with dataset.manifest=...") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"manifest {path} is not a CSV table: {error}") from error
     missing = [c for c in REQUIRED if c not in table.columns]

@@ -30,7 +30,8 @@ def find_manifest(dataset: DictConfig, data_dir: Path, workers: int) -> Path:
         shares = {str(split): float(share) for split, share in dataset.shares.items()}
         root = Path(dataset.root) if dataset.root else None
         label = "" if dataset.label is None else str(dataset.label)
-        return folder_manifest(root, list(dataset.scans), label, shares, dataset.name, data_dir)
+        scans = [dataset.scans] if isinstance(dataset.scans, str) else list(dataset.scans)
+        return folder_manifest(root, scans, label, shares, dataset.name, data_dir)
     if dataset.kind == "manifest":
         if not dataset.manifest:
             raise UserError("no manifest: give its path with dataset.manifest=...")

@@ -69,6 +69,7 @@ class CollectScores(L.Callback):
             merged = manifest.merge(scores, on="scan_id", how="inner", validate="one_to_one")
             with written_whole(self.folder / "scores.csv") as path:
                 merged.to_csv(path, index=False, float_format="%.17g")
+        trainer.strategy.barrier()  # the other processes read the file next
 
     def table(self) -> pd.DataFrame:
         """What ``scores.csv`` holds."""

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
@@ -22,10 +21,10 @@ from anomaly3d.evaluation.callbacks import CollectScores
 from anomaly3d.evaluation.figures import Case, case_figure, group_figure, lesion_figure, roc_figure
 from anomaly3d.evaluation.metrics import summarise
 from anomaly3d.files import written_whole
-from anomaly3d.hardware import trainer_options
-from anomaly3d.lineage import PhaseFolder
+from anomaly3d.hardware import make_trainer, trainer_options
+from anomaly3d.lineage import PhaseFolder, require_same_data
 from anomaly3d.phases.base import Scoring, freeze
-from anomaly3d.progress import console, say
+from anomaly3d.progress import console, is_leader, say
 from anomaly3d.quiet import hush
 from anomaly3d.report.page import auc_rows, write_page
 
@@ -77,14 +76,12 @@ def score_test(
     freeze(detector)
     collect = CollectScores(folder, reconstructions)
     options, _ = trainer_options(config.trainer)
-    trainer = L.Trainer(
-        **options,
+    trainer = make_trainer(
+        options,
         logger=False,
         callbacks=[collect],
-        use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_checkpointing=False,
-        enable_model_summary=False,
         default_root_dir=folder,
     )
     trainer.test(Scoring(detector), data, verbose=False)
@@ -102,6 +99,7 @@ def evaluate_run(config: DictConfig) -> int:
     prepared = prepared_folder(lineage, folder.path / "config.yaml", Path(config.data_dir))
     data = HeadCTDataModule(prepared, config.batch, 1)
     data.require("train", "test")
+    require_same_data(lineage, prepared, folder.path)
     out = run / "evaluation"
     count = len(data.split("test"))
     say(f"evaluate: {count} test scans with {stage} of run {config.run}")
@@ -117,6 +115,8 @@ def evaluate_run(config: DictConfig) -> int:
     controls: dict[str, Detector] = {"bright_volume": BrightVolume(), "mean_volume": mean}
     for name, control in controls.items():
         others[name] = score_test(control, data, out / name, config)
+    if not is_leader():
+        return 0
     metrics = summarise(table, others)
     with written_whole(out / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))

@@ -33,6 +33,9 @@ class Estimate:
 def auc(labels: np.ndarray, scores: np.ndarray) -> Estimate:
     """Area under the ROC curve with the interval of DeLong et al. 1988 on the logit scale.
 
+    Where DeLong's variance is zero or undefined (a perfect AUC, a class of one) Hanley and McNeil's stands in, at the
+    AUC with half a pair added to each side.
+
     Raises:
         ValueError: only one class.
     """
@@ -44,13 +47,22 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> Estimate:
     v10 = (ranks[:m] - rankdata(positive)) / n
     v01 = 1 - (ranks[m:] - rankdata(negative)) / m
     value = float(v10.mean())
-    variance = (v10.var(ddof=1) / m if m > 1 else 0) + (v01.var(ddof=1) / n if n > 1 else 0)
-    if 0 < value < 1:
-        logit, spread = np.log(value / (1 - value)), np.sqrt(variance) / (value * (1 - value))
-        low, high = (float(1 / (1 + np.exp(-(logit + s * Z95 * spread)))) for s in (-1, 1))
+    if 0 < value < 1 and min(m, n) > 1:
+        centre, variance = value, v10.var(ddof=1) / m + v01.var(ddof=1) / n
     else:
-        low, high = value, value
-    return Estimate(value, low, high, n, m)
+        centre = (value * m * n + 0.5) / (m * n + 1)
+        variance = hanley_mcneil(centre, m, n)
+    logit, spread = np.log(centre / (1 - centre)), np.sqrt(variance) / (centre * (1 - centre))
+    low, high = (float(1 / (1 + np.exp(-(logit + s * Z95 * spread)))) for s in (-1, 1))
+    return Estimate(value, min(low, value), max(high, value), n, m)
+
+
+def hanley_mcneil(value: float, positive: int, negative: int) -> float:
+    """Variance of an AUC from its value and the class sizes alone (Hanley and McNeil 1982)."""
+    q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
+    return (value * (1 - value) + (positive - 1) * (q1 - value**2) + (negative - 1) * (q2 - value**2)) / (
+        positive * negative
+    )
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray, seed: int = 0) -> Estimate:
@@ -78,7 +90,8 @@ def rates(true_positive: int, positive: int, true_negative: int, negative: int) 
 def youden_oracle(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """The threshold with the largest recall + specificity - 1 *on these scans*, hence an oracle, and its rates."""
     false_rate, true_rate, thresholds = roc_curve(labels, scores, drop_intermediate=False)
-    threshold = float(thresholds[np.argmax(true_rate - false_rate)])
+    best = 1 + np.argmax((true_rate - false_rate)[1:])  # the first threshold is infinite and flags nothing
+    threshold = float(thresholds[best])
     flagged = scores >= threshold
     positive, negative = labels == 1, labels == 0
     counts = rates(

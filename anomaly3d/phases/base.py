@@ -44,6 +44,7 @@ class Phase(Scoring):
 
     name: str
     detector: FAnoGAN
+    fixed_statistics: tuple[str, ...] = ()  # networks whose BatchNorm uses running statistics, even when trained
 
     def __init__(self, detector: FAnoGAN, frozen: tuple[str, ...], seed: int) -> None:
         super().__init__(detector)
@@ -54,7 +55,7 @@ class Phase(Scoring):
     def train(self, mode: bool = True) -> "Phase":
         """As ``nn.Module.train``, but frozen networks stay in ``eval``: Lightning calls this after each validation."""
         super().train(mode)
-        for network in self.frozen:
+        for network in (*self.frozen, *self.fixed_statistics):
             getattr(self.detector, network).eval()
         return self
 

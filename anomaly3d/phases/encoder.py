@@ -15,6 +15,7 @@ class EncoderPhase(Phase):
     """Minimise L_E = L_img + kappa * L_feat over the networks named in ``trained``; the others are frozen."""
 
     name = "encoder"
+    fixed_statistics = ("generator",)
 
     def __init__(
         self,

@@ -38,6 +38,17 @@ def settings_hash(settings: Settings) -> str:
     return hashlib.sha256(recipe.encode()).hexdigest()[:8]
 
 
+def cohort_name(manifest: Path, data_dir: Path) -> str:
+    """The folder of a cohort: unique, so that two studies of one name do not share prepared scans.
+
+    Manifests that this program wrote lie in a folder with a unique name; others get a digest of their place.
+    """
+    place = manifest.resolve()
+    if place.is_relative_to((data_dir / "raw").resolve()):
+        return place.parent.name
+    return f"{place.parent.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+
+
 def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: int) -> PreparedCohort:
     """Prepare what is missing and write ``manifest.csv`` (accepted scans) and ``quality.csv`` (all of them).
 
@@ -45,7 +56,7 @@ def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: 
         UserError: the manifest has problems (before any work), or the disk is full.
     """
     table = read_manifest(manifest)
-    folder = data_dir / manifest.resolve().parent.name / settings_hash(settings)
+    folder = data_dir / cohort_name(manifest, data_dir) / settings_hash(settings)
     template_path = template.build_template(data_dir)
     jobs = [
         (row.scan_id, row.image, row.brain_mask, row.lesion_mask, folder, template_path, settings)

@@ -96,14 +96,17 @@ def prepare_volume(
         UnreadableScan: no brain was found.
     """
     template, inner_table = load_template(template_path)
-    registration = register(
-        scan,
-        template,
-        inner_table,
-        settings.registration_spacing,
-        settings.registration_share,
-        settings.registration_enough,
-    )
+    try:
+        registration = register(
+            scan,
+            template,
+            inner_table,
+            settings.registration_spacing,
+            settings.registration_share,
+            settings.registration_enough,
+        )
+    except RuntimeError as error:  # SimpleITK: the optimiser lost the head
+        raise UnreadableScan("registration failed: is this a head CT?") from error
     affine, shape = working_grid(settings.working_spacing)
     to_scan = registration.mni_to_scan
     hu = resample(scan, affine, shape, to_scan, HU_MIN)
@@ -155,6 +158,8 @@ def load_mask(path: str) -> Volume | None:
     if not path:
         return None
     image = nib.as_closest_canonical(load_nifti(Path(path)))
+    if len(image.shape) != 3:
+        raise UnreadableScan(f"its mask {Path(path).name} is not a volume")
     return Volume((np.asarray(image.dataobj, np.float32) > 0).astype(np.float32), np.asarray(image.affine, float))
 
 

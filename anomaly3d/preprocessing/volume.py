@@ -63,7 +63,10 @@ def read_dicom(folder: Path) -> nib.nifti1.Nifti1Image:
     corners = []
     for file in files:
         geometry.SetFileName(file)
-        geometry.ReadImageInformation()
+        try:
+            geometry.ReadImageInformation()
+        except RuntimeError as error:
+            raise UnreadableScan(f"DICOM slice {Path(file).name} is damaged") from error
         corners.append(geometry.GetOrigin())
     axes = np.array(geometry.GetDirection()).reshape(3, 3)
     steps = np.diff(np.array(corners), axis=0)
@@ -76,7 +79,10 @@ def read_dicom(folder: Path) -> nib.nifti1.Nifti1Image:
     if len(steps) and np.linalg.norm(steps - np.outer(heights, axes[:, 2])) > 0.1 * np.abs(heights).sum():
         raise UnreadableScan("gantry tilt: convert with dcm2niix, which straightens it, and give that file")
     reader.SetFileNames(files)
-    image = reader.Execute()
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise UnreadableScan("the DICOM slices do not fit together, or one is damaged") from error
     flip = np.diag([-1, -1, 1, 1.0])  # LPS to RAS
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
@@ -98,6 +104,8 @@ def read_scan(path: Path) -> Volume:
         raise UnreadableScan(f"not a volume: its shape is {shape}, and a head CT has at least 8 slices")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
         raise UnreadableScan("the affine in its header is singular")
+    if image.get_data_dtype().names:
+        raise UnreadableScan("a colour image, not a CT in HU")
     image = nib.as_closest_canonical(image)
     data = np.asarray(image.dataobj, dtype=np.float32)
     if not np.isfinite(data).all():

@@ -88,3 +88,20 @@ def test_other_groups_stay_out_of_the_auc():
     assert summarise(pd.concat([rows, extra]), {})["auc"]["all"] == before
     assert before["n_normal"] == 20
     assert set(summarise(rows, {"encoder_only": rows})["auc"]) == {"all", "a", "b", "encoder_only"}
+
+
+def test_a_perfect_auc_of_few_scans_is_not_certain():
+    few = auc(np.array([0, 0, 0, 1, 1, 1]), np.arange(6.0))
+    many = auc(np.r_[np.zeros(100, int), np.ones(100, int)], np.arange(200.0))
+    assert few.value == few.high == many.value == 1
+    assert few.low < 0.9 < 0.98 < many.low
+
+
+def test_one_abnormal_scan_gives_a_wide_interval():
+    found = auc(np.array([0] * 20 + [1]), np.r_[np.arange(20.0), 15.5])
+    assert found.low < 0.5
+    assert found.high > 0.9
+
+
+def test_youden_of_a_useless_score_is_a_number():
+    assert np.isfinite(youden_oracle(np.array([0, 1]), np.array([1.0, 0.0]))["threshold"])

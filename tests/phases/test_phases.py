@@ -77,3 +77,71 @@ def test_noise_depends_on_step_and_purpose_only():
     assert torch.equal(module.latent(3, 7, 0), again.latent(3, 7, 0))
     assert not torch.equal(module.latent(3, 7, 0), module.latent(3, 8, 0))
     assert not torch.equal(module.latent(3, 7, 0), module.latent(3, 7, 1))
+
+
+class LinearCritic(torch.nn.Module):
+    """D(x) = <w, x>, whose penalty and gradients are known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.randn(16**3) / 20)
+
+    def forward(self, x):
+        return x.flatten(1) @ self.w
+
+
+@pytest.fixture
+def linear_gan(monkeypatch):
+    detector = tiny("group")
+    detector.critic = LinearCritic()
+    module = GANPhase(detector, SGD, lambda_gp=10.0, critic_steps=3)
+    logged = {}
+    for name in ("toggle_optimizer", "untoggle_optimizer"):
+        monkeypatch.setattr(module, name, lambda optimizer: None)
+    monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: logged.update(values))
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))
+    return module, logged
+
+
+def test_a_critic_step_minimises_equation_2(linear_gan):
+    module, logged = linear_gan
+    real = torch.rand(5, 1, 16, 16, 16) * 2 - 1
+    fake = module.detector.generator(module.latent(5, 0, 0)).detach()
+    w = module.detector.critic.w
+    before, norm = w.detach().clone(), w.detach().norm()
+    module.critic_step(real, SGD([w]))
+    difference = (fake.flatten(1) - real.flatten(1)).mean(0)
+    torch.testing.assert_close(logged["gan/critic_loss"], before @ difference + 10 * (norm - 1) ** 2)
+    gradient = difference + 10 * 2 * (norm - 1) * before / norm
+    torch.testing.assert_close(w.detach(), before - 0.1 * gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_generator_step_raises_the_critics_value(linear_gan):
+    module, logged = linear_gan
+    optimizer = torch.optim.SGD(module.detector.generator.parameters(), lr=1e-3)
+    z = module.latent(4, 0, 1)
+    before = module.detector.critic(module.detector.generator(z)).mean().detach()
+    module.generator_step(4, optimizer)
+    torch.testing.assert_close(logged["gan/generator_loss"], -before)
+    assert module.detector.critic(module.detector.generator(z)).mean() > before
+
+
+def test_the_generator_steps_after_every_third_critic_step(linear_gan, monkeypatch):
+    module, _ = linear_gan
+    steps = []
+    monkeypatch.setattr(module, "optimizers", lambda: (None, None))
+    monkeypatch.setattr(module, "critic_step", lambda *_: steps.append("critic"))
+    monkeypatch.setattr(module, "generator_step", lambda *_: steps.append("generator"))
+    for i in range(7):
+        module.training_step({"image": torch.zeros(2, 1, 16, 16, 16)}, i)
+    assert steps == (["critic"] * 3 + ["generator"]) * 2 + ["critic"]
+
+
+def test_generator_keeps_running_statistics_while_it_is_finetuned():
+    detector = tiny("batch")
+    module = FinetunePhase(detector, SGD)
+    module.train()
+    assert not detector.generator.training
+    assert all(p.requires_grad for p in detector.generator.parameters())
+    assert detector.encoder.training
