@@ -33,8 +33,8 @@ class Estimate:
 def auc(labels: np.ndarray, scores: np.ndarray) -> Estimate:
     """Area under the ROC curve with the interval of DeLong et al. 1988 on the logit scale.
 
-    Where DeLong's variance is zero or undefined (a perfect AUC, a class of one) Hanley and McNeil's stands in, at the
-    AUC with half a pair added to each side.
+    Where DeLong's variance is zero or undefined (a perfect AUC, a class of one scan), Wilson's interval stands in with
+    the size of the smaller class, which is cautious.
 
     Raises:
         ValueError: only one class.
@@ -48,21 +48,20 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> Estimate:
     v01 = 1 - (ranks[m:] - rankdata(negative)) / m
     value = float(v10.mean())
     if 0 < value < 1 and min(m, n) > 1:
-        centre, variance = value, v10.var(ddof=1) / m + v01.var(ddof=1) / n
+        variance = v10.var(ddof=1) / m + v01.var(ddof=1) / n
+        logit, spread = np.log(value / (1 - value)), np.sqrt(variance) / (value * (1 - value))
+        low, high = (float(1 / (1 + np.exp(-(logit + s * Z95 * spread)))) for s in (-1, 1))
     else:
-        centre = (value * m * n + 0.5) / (m * n + 1)
-        variance = hanley_mcneil(centre, m, n)
-    logit, spread = np.log(centre / (1 - centre)), np.sqrt(variance) / (centre * (1 - centre))
-    low, high = (float(1 / (1 + np.exp(-(logit + s * Z95 * spread)))) for s in (-1, 1))
-    return Estimate(value, min(low, value), max(high, value), n, m)
+        low, high = wilson(value, min(m, n))
+    return Estimate(value, low, high, n, m)
 
 
-def hanley_mcneil(value: float, positive: int, negative: int) -> float:
-    """Variance of an AUC from its value and the class sizes alone (Hanley and McNeil 1982)."""
-    q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
-    return (value * (1 - value) + (positive - 1) * (q1 - value**2) + (negative - 1) * (q2 - value**2)) / (
-        positive * negative
-    )
+def wilson(share: float, trials: int) -> tuple[float, float]:
+    """The 95 % score interval of a proportion (Wilson 1927)."""
+    square = Z95**2 / trials
+    centre = (share + square / 2) / (1 + square)
+    half = np.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
+    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray, seed: int = 0) -> Estimate:
