@@ -58,7 +58,7 @@ def make_logger(config: DictConfig, folder: PhaseFolder, lineage: dict[str, Any]
     place.mkdir(parents=True, exist_ok=True)
 
     def logger(mode: str) -> WandbLogger:
-        return WandbLogger(
+        made = WandbLogger(
             name=f"{config.run}/{folder.path.name}",
             save_dir=place,
             project=config.logger.project,
@@ -69,6 +69,8 @@ def make_logger(config: DictConfig, folder: PhaseFolder, lineage: dict[str, Any]
             config=scrub({k: v for k, v in lineage.items() if k != "finished"}),
             settings=settings,
         )
+        made._wandb_init.pop("anonymous", None)  # wandb warns of the key that Lightning 2.6 always passes
+        return made
 
     chosen = logger(mode)
     if is_leader():

@@ -124,7 +124,7 @@ def planes(volume: np.ndarray, centre: tuple[int, int, int]) -> np.ndarray:
 def case_figure(cases: Sequence[Case]) -> Figure:
     """Fig. 6: input with the true lesion's outline, reconstruction, signed residual x - G(E(x)); three planes each."""
     figure, grid = plt.subplots(
-        len(cases), 3, figsize=(11, 1.45 * len(cases) + 0.3), layout="constrained", squeeze=False
+        len(cases), 3, figsize=(11, 1.02 * len(cases) + 0.4), layout="constrained", squeeze=False
     )
     for row, case in zip(grid, cases, strict=True):
         centre = case.centre()

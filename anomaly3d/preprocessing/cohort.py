@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -58,14 +60,17 @@ def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: 
     table = read_manifest(manifest)
     folder = data_dir / cohort_name(manifest, data_dir) / settings_hash(settings)
     template_path = template.build_template(data_dir)
-    jobs = [
+    jobs: list[tuple[Any, ...]] = [
         (row.scan_id, row.image, row.brain_mask, row.lesion_mask, folder, template_path, settings)
         for row in table.itertuples(index=False)
     ]
     missing = sum(not (folder / "verdicts" / f"{scan_id}.json").exists() for scan_id in table["scan_id"])
     if missing:
         say(f"prepare: {missing} of {len(jobs)} scans to do, into {folder}")
-    found = {v.scan_id: v for v in run_parallel(prepare_scan, jobs, workers if missing else 1, "prepare")}
+    done: Iterator[Verdict] = (
+        run_parallel(prepare_scan, jobs, workers, "prepare") if missing else (prepare_scan(*job) for job in jobs)
+    )
+    found = {v.scan_id: v for v in done}
     verdicts = [found[scan_id] for scan_id in table["scan_id"]]
     rows = [{**asdict(v), **(asdict(v.quality) if v.quality else {})} for v in verdicts]
     quality = pd.DataFrame(rows).drop(columns=["quality", "source"])
