@@ -32,10 +32,10 @@ def scrub(value: Any) -> Any:
     return value
 
 
-def make_logger(config: DictConfig, folder: PhaseFolder, lineage: dict[str, Any]) -> Logger | bool:
-    """The logger of a phase, or False for none. Offline unless somebody is logged in; never a prompt."""
+def make_logger(config: DictConfig, folder: PhaseFolder, lineage: dict[str, Any]) -> Logger | None:
+    """The logger of a phase, or None for none. Offline unless somebody is logged in; never a prompt."""
     if not config.logger.enabled:
-        return False
+        return None
     import wandb
 
     mode = config.logger.mode
@@ -83,7 +83,7 @@ def make_logger(config: DictConfig, folder: PhaseFolder, lineage: dict[str, Any]
     return chosen
 
 
-def close_logger(logger: Logger | bool) -> None:
+def close_logger(logger: Logger | None) -> None:
     """End the W&B run, so that the next phase in this process begins its own."""
     if isinstance(logger, WandbLogger) and is_leader():
         import wandb

@@ -61,7 +61,11 @@ def check(config: DictConfig) -> tuple[PhaseFolder, dict[str, Any], Path | None,
 
 
 def build_phase(config: DictConfig, parent: Path | None) -> Phase:
-    """The LightningModule of the phase, its detector new or its parent's."""
+    """The LightningModule of the phase, its detector new or its parent's.
+
+    Raises:
+        UserError: a model or optimizer that cannot be built.
+    """
     plain = OmegaConf.to_container(config.model, resolve=True)
     assert isinstance(plain, dict)
     torch.manual_seed(config.seed)
@@ -69,7 +73,12 @@ def build_phase(config: DictConfig, parent: Path | None) -> Phase:
     detector = FAnoGAN(model, config.detector.kappa)
     if parent is not None:
         detector.load_state_dict(FAnoGAN.load(parent).state_dict())
-    return hydra.utils.instantiate(config.phase.module, detector=detector, seed=config.seed)
+    phase = hydra.utils.instantiate(config.phase.module, detector=detector, seed=config.seed)
+    try:
+        phase.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"phase.module.optimizer={config.phase.module.optimizer}: {error}") from error
+    return phase
 
 
 def train_phase(config: DictConfig) -> int:
@@ -89,16 +98,6 @@ def train_phase(config: DictConfig) -> int:
         require_same_data(PhaseFolder(parent.parent).read(), prepared.folder, parent)
     if resume:
         require_same_data(folder.read(), prepared.folder, folder.path)
-    lineage = describe(settings, prepared.folder, parent)
-    leader = is_leader()
-    if leader:
-        if config.overwrite:
-            shutil.rmtree(folder.path, ignore_errors=True)
-        folder.write(lineage)
-        OmegaConf.save(config, folder.path / "config.yaml", resolve=True)
-        count = len(data.split("train"))
-        say(f"{name}: {config.phase.steps} steps of {config.phase.batch} volumes from {count} scans; {chosen}")
-
     keep = ModelCheckpoint(
         folder.last_checkpoint.parent,
         "best",
@@ -110,16 +109,26 @@ def train_phase(config: DictConfig) -> int:
     keep.CHECKPOINT_NAME_LAST = "last"
     collect = CollectScores(folder.path)
     pictures = config.dataset.kind == "phantom" if config.logger.images is None else config.logger.images
-    logger = make_logger(config, folder, lineage)
     trainer = make_trainer(
         options,
-        logger=logger,
+        logger=False,
         callbacks=[keep, collect, EpochLines(), LogVolumes(enabled=pictures)],
         max_epochs=config.phase.steps // config.phase.steps_per_epoch,
         enable_progress_bar=sys.stdout.isatty(),
         log_every_n_steps=min(10, config.phase.steps_per_epoch),
         default_root_dir=folder.path,
     )
+    lineage = describe(settings, prepared.folder, parent)
+    leader = is_leader()
+    if leader:
+        if config.overwrite:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        folder.write(lineage)
+        OmegaConf.save(config, folder.path / "config.yaml", resolve=True)
+        count = len(data.split("train"))
+        say(f"{name}: {config.phase.steps} steps of {config.phase.batch} volumes from {count} scans; {chosen}")
+    logger = make_logger(config, folder, lineage)
+    trainer.logger = logger
     try:
         trainer.fit(phase, data, ckpt_path=folder.last_checkpoint if resume else None, weights_only=True)
     except SystemExit as stop:  # what Lightning makes of Ctrl-C

@@ -236,6 +236,7 @@ def test_scoring_new_scans_writes_maps_on_their_own_grid(tiny_run, places, bad_a
 
 def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, capsys):
     arguments = ["dataset=folder", f"dataset.root={bad_and_good}", f"data_dir={tmp_path}/data", "workers=1"]
+    arguments.append("preprocessing.registration_enough=0")
     assert prepare.main(arguments) == 3
     assert "text: unreadable: not a NIfTI image" in capsys.readouterr().out
     quality = pd.read_csv(next(tmp_path.glob("data/folder-*/*/quality.csv"))).set_index("scan_id")
@@ -253,7 +254,7 @@ def test_a_killed_prepare_goes_on_and_gives_the_same_bytes(tiny_run, tmp_path):
     for i in range(3):
         shutil.copy(next(data.glob(f"raw/*/ct/train-{i:04d}.nii.gz")), folder)
     arguments = ["dataset=folder", f"dataset.root={folder}", f"data_dir={tmp_path}/data", "workers=1"]
-    arguments.append("preprocessing.resolution=32")
+    arguments += ["preprocessing.resolution=32", "preprocessing.registration_enough=0"]
     with subprocess.Popen(
         [sys.executable, "-m", "anomaly3d.prepare", *arguments], stdout=subprocess.DEVNULL
     ) as process:

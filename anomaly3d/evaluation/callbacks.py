@@ -135,7 +135,7 @@ class EpochLines(L.Callback):
         )
 
 
-def log_evaluation(logger: Logger | bool | None, table: pd.DataFrame, stage: str) -> None:
+def log_evaluation(logger: Logger | None, table: pd.DataFrame, stage: str) -> None:
     """AUC, AP, ROC and PR curves of the test scans to W&B, under ``STAGE/test_...``; nothing is chosen by them."""
     rows = ranked(table)
     if not isinstance(logger, WandbLogger) or not both_classes(rows):
