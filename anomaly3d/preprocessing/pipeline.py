@@ -93,20 +93,17 @@ def prepare_volume(
     """Steps 1 to 7 on a scan in HU; masks on the scan's world are optional, a given brain mask wins over ours.
 
     Raises:
-        UnreadableScan: no brain was found.
+        UnreadableScan: registration failed, or no brain was found.
     """
     template, inner_table = load_template(template_path)
-    try:
-        registration = register(
-            scan,
-            template,
-            inner_table,
-            settings.registration_spacing,
-            settings.registration_share,
-            settings.registration_enough,
-        )
-    except RuntimeError as error:  # SimpleITK: the optimiser lost the head
-        raise UnreadableScan("registration failed: is this a head CT?") from error
+    registration = register(
+        scan,
+        template,
+        inner_table,
+        settings.registration_spacing,
+        settings.registration_share,
+        settings.registration_enough,
+    )
     affine, shape = working_grid(settings.working_spacing)
     to_scan = registration.mni_to_scan
     hu = resample(scan, affine, shape, to_scan, HU_MIN)

@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from anomaly3d.errors import UnreadableScan
 from anomaly3d.preprocessing.volume import Volume, resample
 
 WINDOW = (-150.0, 250.0)  # HU: brain, skin and the place of bone, without bone's own variation
@@ -136,6 +137,9 @@ def register(
         spacing: mm of the scan's voxels during optimisation.
         share: of the template's voxels that the metric samples.
         enough: a score at which no other start is tried.
+
+    Raises:
+        UnreadableScan: no start led anywhere.
     """
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     fixed_volume = Volume((np.clip(template.data, *WINDOW) - WINDOW[0]) / (WINDOW[1] - WINDOW[0]), template.affine)
@@ -160,9 +164,14 @@ def register(
         found = matrix_of(affine)
         return Registration(found, correlation(fixed_volume, near_head, moving_volume, found))
 
-    best = attempt((0, 0, 0))
-    for turn in OTHER_STARTS:
-        if best.score >= enough:
+    found: list[Registration] = []
+    for turn in ((0.0, 0.0, 0.0), *OTHER_STARTS):
+        try:
+            found.append(attempt(turn))
+        except RuntimeError:  # this start lost the head: no sample fell inside the scan
+            continue
+        if found[-1].score >= enough:
             break
-        best = max(best, attempt(turn), key=lambda r: r.score)
-    return best
+    if not found:
+        raise UnreadableScan("registration failed from every start: is this a head CT?")
+    return max(found, key=lambda r: r.score)

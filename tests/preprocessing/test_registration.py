@@ -3,6 +3,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from anomaly3d.cohorts.phantom.generate import best_affine, generate
+from anomaly3d.errors import UnreadableScan
+from anomaly3d.preprocessing import registration
 from anomaly3d.preprocessing.registration import register
 from anomaly3d.preprocessing.template import build_template, load_template
 from anomaly3d.preprocessing.volume import Volume, resample
@@ -56,3 +58,28 @@ def test_a_head_turned_by_30_degrees_is_found(template, turn):
         ((found.mni_to_scan - turned @ best_affine(phantom.subject, phantom.scan)) @ points)[:3], axis=0
     )
     assert error.mean() < 4.0  # mm
+
+
+def test_a_start_that_loses_the_head_does_not_end_the_search(template, monkeypatch):
+    hu, inner_table = template
+    calls = []
+
+    def optimise(fixed, mask, moving, start, shrinks, share):
+        calls.append(start)
+        if len(calls) == 1:
+            raise RuntimeError("all samples map outside moving image buffer")
+
+    monkeypatch.setattr(registration, "optimise", optimise)
+    found = register(hu, hu, inner_table, 3.0, 0.2, 2.0)
+    assert len(calls) == 1 + 2 * len(registration.OTHER_STARTS)
+    assert np.isfinite(found.score)
+
+
+def test_no_start_that_leads_anywhere_is_a_reason(template, monkeypatch):
+    def optimise(*_):
+        raise RuntimeError("all samples map outside moving image buffer")
+
+    hu, inner_table = template
+    monkeypatch.setattr(registration, "optimise", optimise)
+    with pytest.raises(UnreadableScan, match="every start"):
+        register(hu, hu, inner_table, 3.0, 0.2, 0.5)
