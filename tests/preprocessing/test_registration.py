@@ -25,7 +25,7 @@ def test_a_known_affine_of_the_template_is_found(template):
     affine = np.diag([2.0, 2, 3, 1])
     affine[:3, 3] = [-100, -140, -60]
     scan = Volume(resample(hu, affine, (100, 140, 70), np.linalg.inv(known), -1000), affine)
-    found = register(scan, hu, inner_table, 3.0, 0.2, 0.56)
+    found = register(scan, hu, inner_table, 3.0, 0.2, 0.5)
     brain = np.argwhere(inner_table.data < 0)[::50] @ hu.affine[:3, :3].T + hu.affine[:3, 3]
     points = np.c_[brain, np.ones(len(brain))].T
     error = np.linalg.norm(((found.mni_to_scan - known) @ points)[:3], axis=0)
@@ -37,7 +37,7 @@ def test_a_phantom_is_registered_to_a_few_millimetres(template):
     hu, inner_table = template
     phantom = generate((3, 3), None, matrix=128, slices=36)
     scan = Volume(phantom.hu.astype(np.float32), phantom.affine)
-    found = register(scan, hu, inner_table, 3.0, 0.2, 0.56)
+    found = register(scan, hu, inner_table, 3.0, 0.2, 0.5)
     brain = np.argwhere(inner_table.data < 0)[::50] @ hu.affine[:3, :3].T + hu.affine[:3, 3]
     points = np.c_[brain, np.ones(len(brain))].T
     error = np.linalg.norm(((found.mni_to_scan - best_affine(phantom.subject, phantom.scan)) @ points)[:3], axis=0)
@@ -51,7 +51,7 @@ def test_a_head_turned_by_30_degrees_is_found(template, turn):
     turned = np.eye(4)
     turned[:3, :3] = Rotation.from_euler("xyz", turn, degrees=True).as_matrix()
     scan = Volume(phantom.hu.astype(np.float32), turned @ phantom.affine)
-    found = register(scan, hu, inner_table, 3.0, 0.2, 0.56)
+    found = register(scan, hu, inner_table, 3.0, 0.2, 0.5)
     brain = np.argwhere(inner_table.data < 0)[::50] @ hu.affine[:3, :3].T + hu.affine[:3, 3]
     points = np.c_[brain, np.ones(len(brain))].T
     error = np.linalg.norm(
