@@ -24,6 +24,25 @@ def written_whole(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of ``written_whole`` below a folder; living processes keep theirs."""
+    for path in folder.rglob(".*.*"):
+        writer = path.name.split(".")[1]
+        if writer.isdigit() and not alive(int(writer)):
+            path.unlink(missing_ok=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes, read in pieces."""
     digest = hashlib.sha256()

@@ -93,7 +93,7 @@ def intracranial_mask(brain: np.ndarray, world: np.ndarray) -> np.ndarray:
     closed = ndimage.distance_transform_edt(distance < 9) * SPACING > 9  # closes fissures, keeps the fossae apart
     vault = ndimage.distance_transform_edt(distance < 24) * SPACING > 24  # no groove along the sagittal sinus
     closed |= vault & (z > -10)
-    rim = ndimage.gaussian_filter(closed.astype(np.float32), 2.0) > 0.35  # about 1.5 mm of CSF over the convexity
+    rim = ndimage.gaussian_filter(closed.astype(np.float32), 2.0) > 0.5  # where published CT templates have bone
     rim[z < -66] = False
     cord = ((x / 10) ** 2 + ((y + 44) / 10) ** 2 < 1) & (z < -55)
     return ndimage.binary_fill_holes(rim | cord)

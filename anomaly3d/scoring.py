@@ -17,7 +17,7 @@ from anomaly3d.files import written_whole
 from anomaly3d.preparation import worker_count
 from anomaly3d.preprocessing.cohort import PreparedCohort, prepare_cohort
 from anomaly3d.preprocessing.pipeline import Settings
-from anomaly3d.preprocessing.volume import Volume, load_nifti, read_dicom, resample
+from anomaly3d.preprocessing.volume import Volume, read_image, resample
 from anomaly3d.progress import say, track
 from anomaly3d.quiet import hush
 
@@ -66,7 +66,7 @@ def write_maps(scan: Path, scan_id: str, prepared: PreparedCohort, out: Path, wi
 
     Outside the brain reconstruction and residual are the window's lower end and 0.
     """
-    original = read_dicom(scan) if scan.is_dir() else load_nifti(scan)
+    original = read_image(scan)
     shape = original.shape[:3]
     transform = json.loads((prepared.folder / "transform" / f"{scan_id}.json").read_text())
     to_mni = np.linalg.inv(np.array(transform["mni_to_scan"]))

@@ -8,8 +8,8 @@ from anomaly3d.errors import UserError
 from anomaly3d.files import written_whole
 
 REQUIRED = ("scan_id", "subject_id", "image", "label", "split")
-OPTIONAL = ("cohort", "site", "brain_mask", "lesion_mask", "lesions", "group", "age", "sex")
-PATHS = ("image", "brain_mask", "lesion_mask")
+OPTIONAL = ("cohort", "site", "brain_mask", "lesion_mask", "lesions", "group", "age", "sex", "transform_fault")
+PATHS = ("image", "brain_mask", "lesion_mask", "transform_fault")
 SPLITS = ("train", "validation", "calibration", "test")
 GROUPS = ("normal", "tbi", "postoperative", "low_quality", "")
 LABELS = ("0", "1", "")

@@ -10,11 +10,15 @@ from typing import Any
 import pandas as pd
 
 from anomaly3d.cohorts.manifest import read_manifest, write_manifest
-from anomaly3d.files import written_whole
+from anomaly3d.files import remove_leftovers, written_whole
 from anomaly3d.parallel import run_parallel
 from anomaly3d.preprocessing import template
 from anomaly3d.preprocessing.pipeline import VERSION, Settings, Verdict, prepare_scan
 from anomaly3d.progress import say
+
+
+SCAN = ("scan_id", "image", "brain_mask", "lesion_mask", "transform_fault")  # what a scan is prepared from
+DESCRIPTION = ("scan_id", "cohort", "split", "label", "group", "lesions")  # what quality.csv repeats of the manifest
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,10 @@ def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: 
     """
     table = read_manifest(manifest)
     folder = data_dir / cohort_name(manifest, data_dir) / settings_hash(settings)
+    remove_leftovers(folder)
     template_path = template.build_template(data_dir)
     jobs: list[tuple[Any, ...]] = [
-        (row.scan_id, row.image, row.brain_mask, row.lesion_mask, folder, template_path, settings)
+        (*(getattr(row, name) for name in SCAN), folder, template_path, settings)
         for row in table.itertuples(index=False)
     ]
     missing = sum(not (folder / "verdicts" / f"{scan_id}.json").exists() for scan_id in table["scan_id"])
@@ -73,12 +78,13 @@ def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: 
     found = {v.scan_id: v for v in done}
     verdicts = [found[scan_id] for scan_id in table["scan_id"]]
     rows = [{**asdict(v), **(asdict(v.quality) if v.quality else {})} for v in verdicts]
-    quality = pd.DataFrame(rows).drop(columns=["quality", "source"])
+    quality = table[[*DESCRIPTION]].merge(pd.DataFrame(rows).drop(columns=["quality", "source"]), on="scan_id")
     with written_whole(folder / "quality.csv") as path:
         quality.to_csv(path, index=False)
     accepted = table[[v.verdict == "accepted" for v in verdicts]].copy()
     for column, kind in (("image", "image"), ("brain_mask", "brain_mask"), ("lesion_mask", "lesion_mask")):
         made = [folder / kind / f"{s}.nii.gz" for s in accepted["scan_id"]]
         accepted[column] = [str(p) if p.exists() else "" for p in made]
+    accepted["transform_fault"] = ""  # it has been applied
     write_manifest(accepted, folder / "manifest.csv")
     return PreparedCohort(folder, verdicts)

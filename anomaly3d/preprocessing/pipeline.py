@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,12 +14,13 @@ from anomaly3d.files import written_whole
 from anomaly3d.preprocessing.brain_mask import intracranial_mask
 from anomaly3d.preprocessing.crop import Box, bounding_box
 from anomaly3d.preprocessing.intensity import fill_outside, smooth_and_resize, to_unit_range
+from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
 from anomaly3d.preprocessing.quality import Quality, QualityLimits, judge, measure
-from anomaly3d.preprocessing.registration import register
+from anomaly3d.preprocessing.registration import register, score
 from anomaly3d.preprocessing.template import load_template
-from anomaly3d.preprocessing.volume import HU_MIN, Volume, load_nifti, read_scan, resample
+from anomaly3d.preprocessing.volume import HU_MIN, Volume, load_mask, read_scan, resample
 
-VERSION = 1  # raised when the same settings would give other volumes
+VERSION = 2  # raised when the same settings would give other volumes
 WORKING_LOW, WORKING_HIGH = np.array([-93.0, -129.0, -82.5]), np.array([93.0, 96.0, 103.5])  # MNI mm
 
 
@@ -31,8 +34,8 @@ class Settings:
     crop_margin: float
     working_spacing: float
     registration_spacing: float
-    registration_share: float
     registration_enough: float
+    mask_command: str | None
     quality: QualityLimits
 
     @classmethod
@@ -43,13 +46,26 @@ class Settings:
             UserError: a key is missing, unknown, or has an impossible value.
         """
         try:
-            quality = QualityLimits(**config["quality"])
+            quality = QualityLimits(**{k: read_limits(k, v) for k, v in config["quality"].items()})
             settings = cls(**{**config, "window": tuple(config["window"]), "quality": quality})
         except (TypeError, KeyError) as error:
             raise UserError(f"preprocessing config: {error}; compare with conf/preprocessing/ncct.yaml") from error
         if settings.crop not in ("template", "scan"):
             raise UserError(f"preprocessing.crop must be 'template' or 'scan', not {settings.crop!r}")
+        if settings.mask_command:
+            check_mask_command(settings.mask_command)
         return settings
+
+
+def read_limits(name: str, pair: Any) -> tuple[float | None, float | None]:
+    """``[lowest, highest]`` of a quality number.
+
+    Raises:
+        UserError: anything else.
+    """
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(x, int | float | None) for x in pair):
+        raise UserError(f"preprocessing.quality.{name} must be [lowest, highest] with null for no limit, not {pair!r}")
+    return pair[0], pair[1]
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,14 @@ def working_grid(spacing: float) -> tuple[np.ndarray, tuple[int, int, int]]:
     return affine, (nx, ny, nz)
 
 
+@lru_cache(maxsize=1)
+def working_template(template_path: Path, spacing: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """The template's signed mm to the inner table and MNI z ``(1, 1, Z)`` on the working grid, and its spacing."""
+    affine, shape = working_grid(spacing)
+    inner_table = resample(load_template(template_path)[1], affine, shape, fill=30.0)
+    return inner_table, (affine[2, 3] + spacing * np.arange(shape[2]))[None, None], spacing
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A scan after the seven steps: ``image`` float32 in [-1, 1], masks uint8, on one MNI grid."""
@@ -89,43 +113,36 @@ def prepare_volume(
     template_path: Path,
     brain_mask: Volume | None = None,
     lesion_mask: Volume | None = None,
+    transform_fault: np.ndarray | None = None,
 ) -> Prepared:
-    """Steps 1 to 7 on a scan in HU; masks on the scan's world are optional, a given brain mask wins over ours.
+    """Steps 1 to 7 on a scan in HU.
+
+    Args:
+        brain_mask, lesion_mask: on the scan's world, optional; a given brain mask wins over a command's, that over ours.
+        transform_fault: 4x4 in MNI mm that spoils the registration on purpose, to test what notices it.
 
     Raises:
         UnreadableScan: registration failed, or no brain was found.
     """
     template, inner_table = load_template(template_path)
     registration = register(
-        scan,
-        template,
-        inner_table,
-        settings.registration_spacing,
-        settings.registration_share,
-        settings.registration_enough,
+        scan, template, inner_table, settings.registration_spacing, settings.registration_enough
     )
+    to_scan, similarity = registration.mni_to_scan, registration.score
+    if transform_fault is not None:
+        to_scan = to_scan @ transform_fault
+        similarity = score(scan, template, inner_table, settings.registration_spacing, to_scan)
     affine, shape = working_grid(settings.working_spacing)
-    to_scan = registration.mni_to_scan
     hu = resample(scan, affine, shape, to_scan, HU_MIN)
-    inner = resample(inner_table, affine, shape, fill=30.0)
-    height = (affine[2, 3] + affine[2, 2] * np.arange(shape[2]))[None, None]
+    if brain_mask is None and settings.mask_command:
+        brain_mask = run_mask_command(settings.mask_command, scan)
     if brain_mask is None:
-        mask = intracranial_mask(hu, inner, height, settings.working_spacing)
+        mask = intracranial_mask(hu, *working_template(template_path, settings.working_spacing))
     else:
         mask = resample(brain_mask, affine, shape, to_scan) > 0.5
     if not mask.any():
         raise UnreadableScan("no brain was found: is this a head CT?")
-    in_view = resample(Volume(np.ones(scan.data.shape, np.float32), scan.affine), affine, shape, to_scan) > 0.5
-    quality = measure(
-        registration.score,
-        hu,
-        mask,
-        in_view,
-        inner < 0,
-        to_scan,
-        settings.working_spacing**3 / 1000,
-        float(scan.spacing.max()),
-    )
+    quality = measure(scan, hu, mask, settings.working_spacing, inner_table, to_scan, similarity)
     box = crop_box(settings, mask, affine, inner_table)
     small = box.grid(settings.resolution)
     low = settings.window[0]
@@ -150,14 +167,19 @@ def crop_box(settings: Settings, mask: np.ndarray, affine: np.ndarray, inner_tab
     return bounding_box((inner_table.data < 0) & (z > -70), inner_table.affine, settings.crop_margin)
 
 
-def load_mask(path: str) -> Volume | None:
-    """A mask file in the scan's world, 0 outside and 1 inside, or None for an empty path."""
-    if not path:
-        return None
-    image = nib.as_closest_canonical(load_nifti(Path(path)))
-    if len(image.shape) != 3:
-        raise UnreadableScan(f"its mask {Path(path).name} is not a volume")
-    return Volume((np.asarray(image.dataobj, np.float32) > 0).astype(np.float32), np.asarray(image.affine, float))
+def load_affine(path: Path) -> np.ndarray:
+    """A 4x4 matrix from a text file.
+
+    Raises:
+        UnreadableScan: anything else.
+    """
+    try:
+        matrix = np.loadtxt(path)
+    except ValueError:
+        matrix = np.empty(0)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise UnreadableScan(f"its transform_fault {path.name} is not a text file of 4 x 4 numbers")
+    return matrix
 
 
 def fingerprint(*paths: str) -> str:
@@ -167,14 +189,21 @@ def fingerprint(*paths: str) -> str:
 
 
 def prepare_scan(
-    scan_id: str, image: str, brain_mask: str, lesion_mask: str, out: Path, template: Path, settings: Settings
+    scan_id: str,
+    image: str,
+    brain_mask: str,
+    lesion_mask: str,
+    transform_fault: str,
+    out: Path,
+    template: Path,
+    settings: Settings,
 ) -> Verdict:
     """Prepare one scan of a manifest into ``out`` and return its verdict, which is also kept as ``verdicts/ID.json``.
 
     The verdict is written last: where it exists, the scan is done and is not touched again.
     """
     done = out / "verdicts" / f"{scan_id}.json"
-    source = fingerprint(image, brain_mask, lesion_mask)
+    source = fingerprint(image, brain_mask, lesion_mask, transform_fault)
     if done.exists():
         stored = json.loads(done.read_text())
         if stored["source"] == source:
@@ -183,7 +212,12 @@ def prepare_scan(
         done.unlink()
     try:
         prepared = prepare_volume(
-            read_scan(Path(image)), settings, template, load_mask(brain_mask), load_mask(lesion_mask)
+            read_scan(Path(image)),
+            settings,
+            template,
+            load_mask(Path(brain_mask)) if brain_mask else None,
+            load_mask(Path(lesion_mask)) if lesion_mask else None,
+            load_affine(Path(transform_fault)) if transform_fault else None,
         )
     except UnreadableScan as error:
         verdict = Verdict(scan_id, "unreadable", str(error), None, source)

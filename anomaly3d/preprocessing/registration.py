@@ -1,26 +1,40 @@
-"""Step 1: an affine from MNI space to the scan, found by SimpleITK: the head's centre, then rigid, then affine."""
+"""Step 1: the affine from MNI space to the scan, by least squares between the template's HU and the scan's.
+
+CT numbers mean the same in every scan, so intensities are compared directly; mutual information, made for images whose
+intensities do not correspond, costs ten times as much here and is no better (``experiments/preprocessing``).
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
 
 from anomaly3d.errors import UnreadableScan
-from anomaly3d.preprocessing.volume import Volume, resample
+from anomaly3d.preprocessing.volume import Volume
 
-WINDOW = (-150.0, 250.0)  # HU: brain, skin and the place of bone, without bone's own variation
+# HU -> [0, 1]: half of the range for soft tissue, so that ventricles and falx count beside the skull
+TONE = ((-150.0, 0.0, 60.0, 800.0), (0.0, 0.1, 0.4, 1.0))
+BONE = 1200.0  # HU; clipped before voxels are averaged, so that teeth and metal do not glare
+CENTRE = np.array([0.0, -18.0, 8.0])  # MNI mm: rotations and stretches are about the brain's middle
+LENGTH = 50.0  # mm that shift as much as a radian or a doubling, roughly
 HEAD_BELOW_VERTEX = 150.0  # mm: what lies lower is neck
-OTHER_STARTS = (  # degrees about the LPS axes: nodding, tilting, shaking the head
-    (-25.0, 0.0, 0.0),
-    (25.0, 0.0, 0.0),
-    (0.0, 0.0, 25.0),
-    (0.0, 0.0, -25.0),
-    (0.0, 25.0, 0.0),
-    (0.0, -25.0, 0.0),
-)
-SEED = 1  # of the metric's sample
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+AXES = np.eye(3)  # right, anterior, superior
+ORIENTATIONS = [turn * axis for axis in AXES for turn in (90.0, -90.0, 180.0)]  # degrees: a header that is wrong
+OTHER_STARTS = [  # where the head is sought when the first start ends poorly
+    *(Rotation.from_rotvec(turn * axis, degrees=True) for axis in AXES for turn in (30.0, -30.0)),
+    *(
+        Rotation.from_rotvec(turn, degrees=True) * Rotation.from_rotvec(nod * AXES[0], degrees=True)
+        for turn in ORIENTATIONS
+        for nod in (-25.0, 0.0, 25.0)
+    ),
+]
+REFINED = 4  # of them
+COARSE = (8.0, 14.0, 4000)  # mm of smoothing, mm beyond the inner table, number of points
+FINE = (3.0, 3.0, 12000)
+TOLERATED = 0.3  # difference in tone from which a residual counts less than its square
+UNSEEN = 0.1  # residual of a point that the scan does not show: leaving the scan is no way out
 
 
 @dataclass(frozen=True)
@@ -31,49 +45,100 @@ class Registration:
     score: float
 
 
+@dataclass(frozen=True)
+class Level:
+    """Template points and the scan, both smoothed by the same Gaussian.
+
+    ``points (4, N)`` homogeneous mm from ``CENTRE``, ``target (N,)`` tones there, ``maps (4, X, Y, Z)`` the scan's tone
+    and its gradient per mm, ``to_voxel`` the scan's world to its voxels.
+    """
+
+    points: np.ndarray
+    target: np.ndarray
+    maps: np.ndarray
+    to_voxel: np.ndarray
+
+    def sample(self, maps: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values ``(C, N)`` of scan maps ``(C, X, Y, Z)`` at the moved points, and which of them the scan shows."""
+        voxels = (self.to_voxel @ matrix @ self.points)[:3]
+        shape = np.array(self.maps.shape[1:])[:, None]
+        seen = ((voxels > -0.5) & (voxels < shape - 0.5)).all(0)
+        return np.stack([ndimage.map_coordinates(m, voxels, order=1, mode="nearest") for m in maps]), seen
+
+    def residuals(self, matrix: np.ndarray) -> np.ndarray:
+        """Scan minus template at each point: ``(N,)``."""
+        values, seen = self.sample(self.maps[:1], matrix)
+        return np.where(seen, values[0] - self.target, UNSEEN)
+
+    def correlation(self, matrix: np.ndarray) -> float:
+        """Pearson correlation of scan and template over the points; 0 where the scan shows few of them."""
+        values, seen = self.sample(self.maps[:1], matrix)
+        if seen.mean() < 0.3:
+            return 0.0
+        return float(np.corrcoef(values[0][seen], self.target[seen])[0, 1])
+
+
+def matrix_of(pose: np.ndarray) -> np.ndarray:
+    """4x4 of a pose: rotation vector in radians, shift in units of ``LENGTH``, then 6 entries of a symmetric stretch."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = pose[3:6] * LENGTH
+    stretch = np.eye(3)
+    if len(pose) > 6:
+        xx, yy, zz, xy, xz, yz = pose[6:]
+        stretch += [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]
+    matrix[:3, :3] = Rotation.from_rotvec(pose[:3]).as_matrix() @ stretch
+    return matrix
+
+
+def fit(level: Level, pose: np.ndarray) -> np.ndarray:
+    """The pose near ``pose`` (6 numbers: rigid, 12: affine) with the least robust sum of squared residuals."""
+
+    def jacobian(pose: np.ndarray) -> np.ndarray:
+        gradient, seen = level.sample(level.maps[1:], matrix_of(pose))
+        by_entry = ((gradient * seen)[:, None] * level.points[None]).reshape(12, -1)
+        step = 1e-5
+        entries = [
+            (matrix_of(pose + step * unit) - matrix_of(pose - step * unit))[:3].ravel() / (2 * step)
+            for unit in np.eye(len(pose))
+        ]
+        return by_entry.T @ np.array(entries).T
+
+    found = least_squares(
+        lambda pose: level.residuals(matrix_of(pose)),
+        pose,
+        jacobian,
+        loss="soft_l1",
+        f_scale=TOLERATED,
+        x_scale="jac",
+        ftol=1e-4,
+        xtol=1e-4,
+        max_nfev=40,
+    )
+    return found.x
+
+
 def shrink(volume: Volume, spacing: float) -> Volume:
-    """A windowed copy with voxels of about ``spacing`` mm in [0, 1], neighbours averaged, for the optimiser."""
+    """HU up to ``BONE``, averaged over blocks of voxels of about ``spacing`` mm."""
     factor = np.maximum(np.rint(spacing / volume.spacing).astype(int), 1)
-    data = (np.clip(volume.data, *WINDOW) - WINDOW[0]) / (WINDOW[1] - WINDOW[0])
-    keep = tuple(slice(0, n - n % f) for n, f in zip(data.shape, factor, strict=True))
-    nx, ny, nz = (n // f for n, f in zip(data.shape, factor, strict=True))
-    blocks = data[keep].reshape(nx, factor[0], ny, factor[1], nz, factor[2])
+    keep = tuple(slice(0, n - n % f) for n, f in zip(volume.data.shape, factor, strict=True))
+    nx, ny, nz = (n // f for n, f in zip(volume.data.shape, factor, strict=True))
+    blocks = np.minimum(volume.data[keep], BONE).reshape(nx, factor[0], ny, factor[1], nz, factor[2])
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ ((factor - 1) / 2)
     affine[:3, :3] = affine[:3, :3] * factor
     return Volume(blocks.mean((1, 3, 5), dtype=np.float32), affine)
 
 
-def to_sitk(volume: Volume) -> sitk.Image:
-    """The same voxels as a SimpleITK image; its world is LPS, so a sheared affine is not possible."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.T))
-    affine = LPS @ volume.affine
-    spacing = volume.spacing
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    return image
-
-
-def orthogonal(volume: Volume) -> Volume:
-    """The volume itself, or a resampled one where its axes are not at right angles (a straightened gantry tilt)."""
-    axes = volume.affine[:3, :3] / volume.spacing
-    if np.abs(axes.T @ axes - np.eye(3)).max() < 1e-3:
-        return volume
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.data.shape], indexing="ij")).reshape(3, -1)
-    world = volume.affine[:3, :3] @ corners + volume.affine[:3, 3:]
-    spacing = volume.spacing
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = world.min(1)
-    shape = tuple(np.ceil(np.ptp(world, axis=1) / spacing).astype(int) + 1)
-    return Volume(resample(volume, affine, shape, fill=float(volume.data.min())), affine)
+def tone(hu: np.ndarray) -> np.ndarray:
+    """HU through ``TONE``."""
+    return np.interp(hu, *TONE).astype(np.float32)
 
 
 def head_centre(volume: Volume) -> np.ndarray:
-    """World mm of the middle of the head above the neck: ``(3,)``."""
-    parts, count = ndimage.label(ndimage.binary_opening(volume.data > 0.3))
+    """World mm of the middle of the head above the neck: ``(3,)``; the largest thing that is not air is the head."""
+    parts, count = ndimage.label(ndimage.binary_opening(volume.data > -100))
     if count == 0:
-        return volume.affine[:3, :3] @ (np.array(volume.data.shape) / 2) + volume.affine[:3, 3]
+        raise UnreadableScan("the scan shows nothing but air")
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     voxels = np.argwhere(parts == sizes.argmax())
@@ -81,97 +146,69 @@ def head_centre(volume: Volume) -> np.ndarray:
     return world[world[:, 2] > world[:, 2].max() - HEAD_BELOW_VERTEX].mean(0)
 
 
-def optimise(
-    fixed: sitk.Image,
-    mask: sitk.Image,
-    moving: sitk.Image,
-    start: sitk.Transform,
-    shrinks: list[int],
-    share: float,
-) -> None:
-    """Refine ``start`` in place by Mattes mutual information, on one thread and a seeded sample.
+def make_level(
+    scan: Volume, template: Volume, inner_table: Volume, sigma: float, reach: float, count: int, slice_mm: float
+) -> Level:
+    """A level of about ``count`` points up to ``reach`` mm outside the template's inner table.
 
-    One level of resolution for each of ``shrinks``; a level samples ``share`` of the full grid's voxels.
+    The template is blurred along z as a slice of ``slice_mm`` blurs the head: bone in half a slice looks like bone.
     """
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricFixedMask(mask)
-    method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentagePerLevel([min(1.0, share * s**2) for s in shrinks], SEED)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsGradientDescentLineSearch(
-        learningRate=1.0, numberOfIterations=60, convergenceMinimumValue=1e-5, convergenceWindowSize=5
-    )
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel(shrinks)
-    method.SetSmoothingSigmasPerLevel([float(s > 1) * s for s in shrinks])
-    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    method.SetInitialTransform(start, inPlace=True)
-    method.SetNumberOfThreads(1)
-    method.Execute(fixed, moving)
+    voxels = np.argwhere(inner_table.data < reach)
+    voxels = voxels[:: max(1, len(voxels) // count)]
+    points = voxels @ template.affine[:3, :3].T + template.affine[:3, 3] - CENTRE
+    seen = ndimage.gaussian_filter1d(template.data, 0.3 * slice_mm / template.spacing[2], axis=2)
+    fixed = ndimage.gaussian_filter(tone(seen), sigma / template.spacing)
+    moving = ndimage.gaussian_filter(tone(scan.data), sigma / scan.spacing, mode="nearest")
+    to_voxel = np.linalg.inv(scan.affine)
+    gradient = np.einsum("ij,i...->j...", to_voxel[:3, :3], np.stack(np.gradient(moving)))
+    maps = np.concatenate([moving[None], gradient]).astype(np.float32)
+    return Level(np.c_[points, np.ones(len(points))].T, fixed[tuple(voxels.T)], maps, to_voxel)
 
 
-def matrix_of(transform: sitk.Transform) -> np.ndarray:
-    """A linear SimpleITK transform (LPS points) as a 4x4 matrix for RAS points."""
-    corner = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-    columns = [np.array(transform.TransformPoint(tuple(unit))) - corner for unit in np.eye(3)]
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.stack(columns, 1)
-    matrix[:3, 3] = corner
-    return LPS @ matrix @ LPS
+def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float, enough: float) -> Registration:
+    """Find the affine from MNI space to the scan.
 
-
-def correlation(template: Volume, inside: np.ndarray, moving: Volume, mni_to_scan: np.ndarray) -> float:
-    """Pearson correlation of template and scan over the head, in the registration's window."""
-    warped = resample(moving, template.affine, template.data.shape, mni_to_scan)
-    return float(np.corrcoef(template.data[inside], warped[inside])[0, 1])
-
-
-def register(
-    scan: Volume, template: Volume, inner_table: Volume, spacing: float, share: float, enough: float
-) -> Registration:
-    """Find the affine from MNI space to the scan: the best of one start, or of several where the first ends poorly.
+    Rigid on a coarse level, then affine there and on a fine level. Where the score stays below ``enough``, the head is
+    also sought nodded, tilted and shaken by 30 degrees and turned by quarter and half turns; the best start wins.
 
     Args:
         scan, template: in HU; ``inner_table`` is the template's signed distance in mm.
         spacing: mm of the scan's voxels during optimisation.
-        share: of the template's voxels that the metric samples.
-        enough: a score at which no other start is tried.
 
     Raises:
-        UnreadableScan: no start led anywhere.
+        UnreadableScan: nothing but air.
     """
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    fixed_volume = Volume((np.clip(template.data, *WINDOW) - WINDOW[0]) / (WINDOW[1] - WINDOW[0]), template.affine)
-    near_head = inner_table.data < 12
-    moving_volume = orthogonal(shrink(scan, spacing))
-    fixed, moving = to_sitk(fixed_volume), to_sitk(moving_volume)
-    mask = to_sitk(Volume(near_head.astype(np.uint8), template.affine))
+    slice_mm = float(scan.spacing.max())
+    small = shrink(scan, spacing)
+    coarse = make_level(small, template, inner_table, *COARSE, slice_mm)
+    fine = make_level(small, template, inner_table, *FINE, slice_mm)
+    template_centre = head_centre(template) - CENTRE
+    scan_centre = head_centre(small)
 
-    template_centre, scan_centre = head_centre(fixed_volume), head_centre(moving_volume)
+    def rigid(rotation: Rotation) -> np.ndarray:
+        offset = scan_centre - rotation.apply(template_centre)
+        return fit(coarse, np.r_[rotation.as_rotvec(), offset / LENGTH])
 
-    def attempt(turn: tuple[float, float, float]) -> Registration:
-        rigid = sitk.Euler3DTransform()
-        rigid.SetCenter((LPS[:3, :3] @ template_centre).tolist())
-        rigid.SetTranslation((LPS[:3, :3] @ (scan_centre - template_centre)).tolist())
-        rigid.SetRotation(*np.deg2rad(turn).tolist())
-        optimise(fixed, mask, moving, rigid, [4], share)
-        affine = sitk.AffineTransform(3)
-        affine.SetCenter(rigid.GetCenter())
-        affine.SetMatrix(rigid.GetMatrix())
-        affine.SetTranslation(rigid.GetTranslation())
-        optimise(fixed, mask, moving, affine, [4, 2], share)
-        found = matrix_of(affine)
-        return Registration(found, correlation(fixed_volume, near_head, moving_volume, found))
+    def refine(pose: np.ndarray) -> Registration:
+        for level in (coarse, fine):
+            pose = fit(level, np.pad(pose, (0, 12 - len(pose))))
+        return Registration(matrix_of(pose) @ shift(-CENTRE), fine.correlation(matrix_of(pose)))
 
-    found: list[Registration] = []
-    for turn in ((0.0, 0.0, 0.0), *OTHER_STARTS):
-        try:
-            found.append(attempt(turn))
-        except RuntimeError:  # this start lost the head: no sample fell inside the scan
-            continue
-        if found[-1].score >= enough:
-            break
-    if not found:
-        raise UnreadableScan("registration failed from every start: is this a head CT?")
-    return max(found, key=lambda r: r.score)
+    first = refine(rigid(Rotation.identity()))
+    if first.score >= enough:
+        return first
+    others = sorted(map(rigid, OTHER_STARTS), key=lambda pose: -coarse.correlation(matrix_of(pose)))
+    return max([first, *map(refine, others[:REFINED])], key=lambda found: found.score)
+
+
+def score(scan: Volume, template: Volume, inner_table: Volume, spacing: float, mni_to_scan: np.ndarray) -> float:
+    """The score of any affine: correlation of scan and template near the brain, arguments as for ``register``."""
+    fine = make_level(shrink(scan, spacing), template, inner_table, *FINE, float(scan.spacing.max()))
+    return fine.correlation(mni_to_scan @ shift(CENTRE))
+
+
+def shift(offset: np.ndarray) -> np.ndarray:
+    """4x4 of a translation in mm."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = offset
+    return matrix

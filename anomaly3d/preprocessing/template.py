@@ -13,7 +13,7 @@ from anomaly3d.preprocessing.volume import Volume
 
 SPACING = 2.0  # mm
 LOW, HIGH = np.array([-94.0, -132.0, -92.0]), np.array([94.0, 98.0, 104.0])  # MNI mm, first and last voxel
-NAME = "ct-mni152-v2"
+NAME = "ct-mni152-v3"
 
 
 def grid() -> tuple[np.ndarray, tuple[int, int, int]]:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from anomaly3d.errors import UnreadableScan
+from anomaly3d.preprocessing.dicom import read_dicom
 
 HU_MIN, HU_MAX = -1024.0, 3071.0
 
@@ -46,48 +47,25 @@ def load_nifti(path: Path) -> nib.nifti1.Nifti1Image:
     return image
 
 
-def read_dicom(folder: Path) -> nib.nifti1.Nifti1Image:
-    """The largest series of a folder of DICOM slices as one image, when its slices are evenly spaced and not tilted.
+def load_mask(path: Path) -> Volume:
+    """A mask file in its scan's world: 0 outside, 1 inside.
 
     Raises:
-        UnreadableScan: no series, or a geometry that one affine cannot hold.
+        UnreadableScan: not a volume.
     """
-    import SimpleITK as sitk
+    image = nib.as_closest_canonical(load_nifti(path))
+    if len(image.shape) != 3:
+        raise UnreadableScan(f"its mask {path.name} is not a volume")
+    return Volume((np.asarray(image.dataobj, np.float32) > 0).astype(np.float32), np.asarray(image.affine, float))
 
-    reader = sitk.ImageSeriesReader()
-    series = [reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder))]
-    if not series:
-        raise UnreadableScan("a folder without a DICOM series")
-    files = max(series, key=len)
-    geometry = sitk.ImageFileReader()
-    corners = []
-    for file in files:
-        geometry.SetFileName(file)
-        try:
-            geometry.ReadImageInformation()
-        except RuntimeError as error:
-            raise UnreadableScan(f"DICOM slice {Path(file).name} is damaged") from error
-        corners.append(geometry.GetOrigin())
-    axes = np.array(geometry.GetDirection()).reshape(3, 3)
-    steps = np.diff(np.array(corners), axis=0)
-    heights = steps @ axes[:, 2]
-    if len(steps) and np.ptp(heights) > 0.05 * abs(np.median(heights)):
-        raise UnreadableScan(
-            f"slices are unevenly spaced ({abs(heights).min():.1f} to {abs(heights).max():.1f} mm): convert the "
-            "series to NIfTI with dcm2niix, which resamples it, and give that file"
-        )
-    if len(steps) and np.linalg.norm(steps - np.outer(heights, axes[:, 2])) > 0.1 * np.abs(heights).sum():
-        raise UnreadableScan("gantry tilt: convert with dcm2niix, which straightens it, and give that file")
-    reader.SetFileNames(files)
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise UnreadableScan("the DICOM slices do not fit together, or one is damaged") from error
-    flip = np.diag([-1, -1, 1, 1.0])  # LPS to RAS
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return nib.Nifti1Image(sitk.GetArrayFromImage(image).T.astype(np.float32), flip @ affine)
+
+def read_image(path: Path) -> nib.nifti1.Nifti1Image:
+    """A NIfTI file or a DICOM folder as one image on its own grid.
+
+    Raises:
+        UnreadableScan: with the reason.
+    """
+    return read_dicom(path) if path.is_dir() else load_nifti(path)
 
 
 def read_scan(path: Path) -> Volume:
@@ -96,7 +74,7 @@ def read_scan(path: Path) -> Volume:
     Raises:
         UnreadableScan: not an image, damaged, not 3D, not finite, or not in HU.
     """
-    image = read_dicom(path) if path.is_dir() else load_nifti(path)
+    image = read_image(path)
     if len(image.shape) == 4 and image.shape[3] == 1:
         image = image.slicer[..., 0]
     if len(image.shape) != 3 or min(image.shape) < 8:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import fields
 from pathlib import Path
 
 import matplotlib.image
@@ -12,8 +13,9 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from scipy import ndimage
 
 from anomaly3d.files import written_whole
+from anomaly3d.preprocessing.quality import Quality
 
-NUMBERS = ("registration", "coverage", "brain_ml", "brain_hu", "slice_mm")
+NUMBERS = tuple(field.name for field in fields(Quality))
 OUTLINE = (0.84, 0.37, 0.0)  # vermilion of Okabe and Ito
 
 

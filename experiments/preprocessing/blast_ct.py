@@ -7,8 +7,44 @@ line search, shrink and smoothing 4 then 2, on the full image without a mask or 
 import numpy as np
 import SimpleITK as sitk
 
-from anomaly3d.preprocessing.registration import matrix_of, orthogonal, to_sitk
-from anomaly3d.preprocessing.volume import Volume
+from anomaly3d.preprocessing.volume import Volume, resample
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def to_sitk(volume: Volume) -> sitk.Image:
+    """The same voxels as a SimpleITK image; its world is LPS, so a sheared affine is not possible."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.T))
+    affine = LPS @ volume.affine
+    spacing = volume.spacing
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    return image
+
+
+def orthogonal(volume: Volume) -> Volume:
+    """The volume itself, or a resampled one where its axes are not at right angles (a straightened gantry tilt)."""
+    axes = volume.affine[:3, :3] / volume.spacing
+    if np.abs(axes.T @ axes - np.eye(3)).max() < 1e-3:
+        return volume
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.data.shape], indexing="ij")).reshape(3, -1)
+    world = volume.affine[:3, :3] @ corners + volume.affine[:3, 3:]
+    spacing = volume.spacing
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = world.min(1)
+    shape = tuple(np.ceil(np.ptp(world, axis=1) / spacing).astype(int) + 1)
+    return Volume(resample(volume, affine, shape, fill=float(volume.data.min())), affine)
+
+
+def matrix_of(transform: sitk.Transform) -> np.ndarray:
+    """A linear SimpleITK transform (LPS points) as a 4x4 matrix for RAS points."""
+    corner = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    columns = [np.array(transform.TransformPoint(tuple(unit))) - corner for unit in np.eye(3)]
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.stack(columns, 1)
+    matrix[:3, 3] = corner
+    return LPS @ matrix @ LPS
 
 
 def register_blast_ct(scan: Volume, template: Volume) -> np.ndarray:
