@@ -66,7 +66,12 @@ def intracranial_mask(
     padded = np.pad(grown, 8)
     closed = erode(dilate(padded, 5.0, spacing), 5.0, spacing)[8:-8, 8:-8, 8:-8]
     closed = ndimage.binary_fill_holes(closed & (part < INNER_TABLE) | grown)
-    rim = dilate(closed, RIM, spacing) & (part < INNER_TABLE) & (part > SOFT_TISSUE[0]) & (height > FORAMEN_MAGNUM)[..., box[2]]
+    rim = (
+        dilate(closed, RIM, spacing)
+        & (part < INNER_TABLE)
+        & (part > SOFT_TISSUE[0])
+        & (height > FORAMEN_MAGNUM)[..., box[2]]
+    )
     mask = np.zeros(hu.shape, bool)
     mask[box] = closed | rim
     return mask

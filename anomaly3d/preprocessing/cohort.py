@@ -16,7 +16,6 @@ from anomaly3d.preprocessing import template
 from anomaly3d.preprocessing.pipeline import VERSION, Settings, Verdict, prepare_scan
 from anomaly3d.progress import say
 
-
 SCAN = ("scan_id", "image", "brain_mask", "lesion_mask", "transform_fault")  # what a scan is prepared from
 DESCRIPTION = ("scan_id", "cohort", "split", "label", "group", "lesions")  # what quality.csv repeats of the manifest
 

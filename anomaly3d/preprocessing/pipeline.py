@@ -118,16 +118,14 @@ def prepare_volume(
     """Steps 1 to 7 on a scan in HU.
 
     Args:
-        brain_mask, lesion_mask: on the scan's world, optional; a given brain mask wins over a command's, that over ours.
+        brain_mask, lesion_mask: on the scan's world, optional; a brain mask wins over a command's and ours.
         transform_fault: 4x4 in MNI mm that spoils the registration on purpose, to test what notices it.
 
     Raises:
         UnreadableScan: registration failed, or no brain was found.
     """
     template, inner_table = load_template(template_path)
-    registration = register(
-        scan, template, inner_table, settings.registration_spacing, settings.registration_enough
-    )
+    registration = register(scan, template, inner_table, settings.registration_spacing, settings.registration_enough)
     to_scan, similarity = registration.mni_to_scan, registration.score
     if transform_fault is not None:
         to_scan = to_scan @ transform_fault

@@ -79,7 +79,7 @@ class Level:
 
 
 def matrix_of(pose: np.ndarray) -> np.ndarray:
-    """4x4 of a pose: rotation vector in radians, shift in units of ``LENGTH``, then 6 entries of a symmetric stretch."""
+    """4x4 of a pose: rotation vector in radians, shift in ``LENGTH``, then the 6 entries of a symmetric stretch."""
     matrix = np.eye(4)
     matrix[:3, 3] = pose[3:6] * LENGTH
     stretch = np.eye(3)

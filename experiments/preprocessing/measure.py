@@ -1,15 +1,17 @@
 """How good registration, brain mask and quality control are: on phantoms with known truth, and on the real heads.
 
-``python -m experiments.preprocessing.measure --scans ../shared/scans`` writes ``table.json``. Each scan's figures are kept
-under ``runs/experiments/preprocessing``, so a second call does only what is missing.
+``python -m experiments.preprocessing.measure --scans ../shared/scans`` writes ``table.json``. Each scan's figures are
+kept under ``runs/experiments/preprocessing``, so a second call does only what is missing.
 """
 
 import argparse
 import json
-import resource
+import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +172,7 @@ def measure_phantom(index: int, settings: Settings, template_path: Path) -> None
 
 def measure_hard(name: str, index: int, settings: Settings, template_path: Path) -> None:
     """Registration and mask where it is hard."""
-    template, inner_table = load_template(template_path)
+    _, inner_table = load_template(template_path)
 
     def make() -> dict[str, Any]:
         world, truncate = np.eye(4), False
@@ -249,9 +251,7 @@ def measure_head(name: str, scans: Path, settings: Settings, template_path: Path
     return {
         "verdict": verdict.verdict,
         "mask_dice": dice(prepared.brain_mask > 0, expected),
-        "disagreement_with_published_template_mm": landmark_error(
-            prepared.mni_to_scan, other.mni_to_scan, inner_table
-        ),
+        "disagreement_with_published_template_mm": landmark_error(prepared.mni_to_scan, other.mni_to_scan, inner_table),
         "score": prepared.quality.registration,
         "all_steps_s": seconds,
         "turned_by_30_degrees_found": f"{sum(e < 2 for e in again)} of {len(again)}",
@@ -279,9 +279,17 @@ def measure_throughput(matrix: int, slices: int, settings: Settings, template_pa
 def peak_memory(settings: Settings, template_path: Path) -> float:
     """MB of a process that prepares one scan of 512 x 512 x 30."""
     prepare_scan(
-        "scan", str(WORK / "throughput" / "512-0.nii.gz"), "", "", "", WORK / "throughput" / "memory", template_path, settings
+        "scan",
+        str(WORK / "throughput" / "512-0.nii.gz"),
+        "",
+        "",
+        "",
+        WORK / "throughput" / "memory",
+        template_path,
+        settings,
     )
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text()  # getrusage would count the parent before this process began
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 
 
 def summary(values: list[float]) -> dict[str, float]:
@@ -346,7 +354,8 @@ def main() -> None:
     table["throughput"] = {
         f"{m}x{m}x{s}": measure_throughput(m, s, settings, template_path) for m, s in ((256, 36), (512, 30))
     }
-    (table["worker_peak_memory_mb"],) = run_parallel(peak_memory, [(settings, template_path)], 1, "memory")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        table["worker_peak_memory_mb"] = round(fresh.submit(peak_memory, settings, template_path).result())
     if arguments.scans.is_dir():
         table["real"] = {name: measure_head(name, arguments.scans, settings, template_path) for name in HEADS}
     (HERE / "table.json").write_text(json.dumps(table, indent=1) + "\n")

@@ -13,7 +13,7 @@ from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.parallel import run_parallel
 from anomaly3d.progress import say
 
-VERSION = 1  # raised when the same config would give other bytes
+VERSION = 2  # raised when the same config would give other bytes
 PARTS = {"train": 1, "validation": 2, "calibration": 3, "test_normal": 4, "test_lesion": 5}
 
 

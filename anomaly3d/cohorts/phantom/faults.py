@@ -30,7 +30,7 @@ def wrong_orientation(hu: np.ndarray, affine: np.ndarray, rng: np.random.Generat
     """A header that names other axes: front and back or top and bottom exchanged, or a quarter turn."""
     kind = rng.integers(0, 3)
     if kind < 2:
-        return np.ascontiguousarray(np.flip(hu, 1 + kind)), affine
+        return np.ascontiguousarray(np.flip(hu, 1 + int(kind))), affine
     turned = np.eye(4)
     axis = np.eye(3)[rng.integers(0, 3)]
     turned[:3, :3] = Rotation.from_rotvec(float(rng.choice([-90, 90])) * axis, degrees=True).as_matrix()

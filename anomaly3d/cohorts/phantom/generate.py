@@ -1,7 +1,8 @@
 """From a seed to a head CT: person, lesion and scanner are drawn, painted on the scan's voxels, written as NIfTI."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly3d.cohorts.phantom.lesions import Lesion, draw_lesion
+from anomaly3d.cohorts.phantom.postoperative import Craniectomy, draw_postoperative
 from anomaly3d.cohorts.phantom.scanner import Scan, acquire, draw_scan
 from anomaly3d.cohorts.phantom.subject import Subject, displacement, draw_subject
 from anomaly3d.files import written_whole
@@ -67,7 +69,9 @@ def best_affine(subject: Subject, scan: Scan, points: int = 4000) -> np.ndarray:
     return solution.T
 
 
-def paint(subject: Subject, lesions: list[Lesion], scan: Scan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def paint(
+    subject: Subject, lesions: list[Lesion], scan: Scan, surgery: Craniectomy | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """HU, share of blood and share of intracranial space for each voxel of the scan, noise-free."""
     maps = head_maps()
     skull_points, brain_points = smooth_coordinates(subject, scan)
@@ -76,7 +80,8 @@ def paint(subject: Subject, lesions: list[Lesion], scan: Scan) -> tuple[np.ndarr
     hu = torch.full_like(face, AIR)
     head = torch.nonzero((inner_table < REACH) | (face > AIR + 1))[:, 0]
     points = skull_points.reshape(-1, 3)[head]
-    hu[head] = paint_skull(inner_table[head], face[head], points[:, 2], subject.look)
+    skull = paint_skull(inner_table[head], face[head], points[:, 2], subject.look)
+    hu[head] = surgery.paint(skull, points, inner_table[head]) if surgery else skull
 
     inside = torch.nonzero(inner_table < 1.0)[:, 0]
     points, depth = skull_points.reshape(-1, 3)[inside], -inner_table[inside]
@@ -101,13 +106,33 @@ def paint(subject: Subject, lesions: list[Lesion], scan: Scan) -> tuple[np.ndarr
     return slices[0], slices[1], slices[2]
 
 
-def generate(seed: tuple[int, ...], lesion_type: str | None, matrix: int = 256, slices: int = 36) -> PhantomScan:
-    """The phantom of one seed; ``lesion_type`` is one of ``lesions.TYPES`` or None for a healthy head."""
+def generate(
+    seed: tuple[int, ...],
+    lesion_types: Sequence[str],
+    matrix: int = 256,
+    slices: int = 36,
+    postoperative: str | None = None,
+    warped: bool = True,
+    change_scan: Callable[[Scan], Scan] = lambda scan: scan,
+) -> PhantomScan:
+    """The phantom of one seed.
+
+    Args:
+        lesion_types: of ``lesions.TYPES``, none for a healthy head.
+        postoperative: one of ``postoperative.KINDS``.
+        warped: False leaves out what no affine can describe: the head is MNI's own, scaled and posed.
+        change_scan: another examination of the same head.
+    """
     rng = np.random.default_rng(seed)
     subject = draw_subject(rng)
     scan = draw_scan(rng, subject.scale, matrix, slices)
-    lesions = [draw_lesion(lesion_type, rng)] if lesion_type else []
-    hu, blood, intracranial = paint(subject, lesions, scan)
+    lesions = [draw_lesion(kind, rng) for kind in lesion_types]
+    surgery = draw_postoperative(postoperative, rng) if postoperative else None
+    if not warped:
+        still = torch.zeros_like
+        subject = replace(subject, skull_warp=still(subject.skull_warp), brain_warp=still(subject.brain_warp))
+    scan = change_scan(scan)
+    hu, blood, intracranial = paint(subject, lesions, scan, surgery)
     return PhantomScan(
         acquire(hu, scan, rng),
         (blood > 0.5).astype(np.uint8),
@@ -129,7 +154,7 @@ def write_phantom(
     if truth_path.exists():
         return json.loads(truth_path.read_text())
     torch.set_num_threads(1)
-    phantom = generate(seed, lesion_type, matrix, slices)
+    phantom = generate(seed, [lesion_type] if lesion_type else [], matrix, slices)
     for kind, data in (
         ("ct", phantom.hu),
         ("lesion", phantom.lesion),
