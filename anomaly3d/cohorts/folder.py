@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomaly3d.cohorts.manifest import write_manifest
+from anomaly3d.cohorts.manifest import OPTIONAL, REQUIRED, write_manifest
 from anomaly3d.errors import UserError
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -83,24 +83,7 @@ def folder_manifest(
             "label": label,
             "split": [split_by_name(s, shares) if label == "0" else "test" for s in subjects],
         }
-    ).reindex(
-        columns=[
-            "scan_id",
-            "subject_id",
-            "image",
-            "label",
-            "split",
-            "cohort",
-            "site",
-            "brain_mask",
-            "lesion_mask",
-            "lesions",
-            "group",
-            "age",
-            "sex",
-        ],
-        fill_value="",
-    )
+    ).reindex(columns=[*REQUIRED, *OPTIONAL], fill_value="")
     key = hashlib.sha256("\n".join(table["image"]).encode() if not root else str(root.resolve()).encode())
     manifest = data_dir / "raw" / f"{name}-{key.hexdigest()[:8]}" / "manifest.csv"
     write_manifest(table, manifest)

@@ -31,15 +31,19 @@ def of_lesion(table: pd.DataFrame, lesion: str) -> pd.DataFrame:
     return table[(table["label"] == "0") | shows]
 
 
-def summarise(table: pd.DataFrame, others: dict[str, pd.DataFrame]) -> dict[str, Any]:
+def summarise(
+    table: pd.DataFrame, others: dict[str, pd.DataFrame], set_aside: pd.DataFrame | None = None
+) -> dict[str, Any]:
     """AUC and AP with n and interval: all, by cohort, by lesion type, and of the ``others`` on the same scans.
 
     Args:
         table: ``scan_id, cohort, label, group, lesions, image, feature, latent, total`` of the detector.
         others: tables of an earlier stage or of trivial detectors, by name.
+        set_aside: ``group, label, verdict`` of test scans without a score. Because a person would have to look at
+            them, ``rejected_flagged`` counts each as more abnormal than any scored scan.
     """
     table = ranked(table)
-    metrics: dict[str, Any] = {"auc": {}, "ap": {}, "chance_ap": {}, "oracle_youden": {}}
+    metrics: dict[str, Any] = {"auc": {}, "ap": {}, "chance_ap": {}, "oracle_youden": {}, "set_aside": {}}
 
     def put(name: str, rows: pd.DataFrame, column: str = "total") -> None:
         if both_classes(rows):
@@ -60,6 +64,11 @@ def summarise(table: pd.DataFrame, others: dict[str, pd.DataFrame]) -> dict[str,
     for part in ("image", "feature", "latent"):
         if part in table:
             put(f"{part}_distance", table, part)
+    if set_aside is not None and not set_aside.empty:
+        names = set_aside["label"].map({"0": "normal", "1": "abnormal", "": "unknown"})
+        for verdict, found in names.groupby(set_aside["verdict"]):
+            metrics["set_aside"][str(verdict)] = found.value_counts().to_dict()
+        put("rejected_flagged", pd.concat([table, ranked(set_aside).assign(total=table["total"].max() + 1)]))
     for name, other in others.items():
         put(name, ranked(other))
     if both_classes(table):

@@ -26,7 +26,7 @@ from anomaly3d.lineage import PhaseFolder, require_same_data
 from anomaly3d.phases.base import Scoring, freeze
 from anomaly3d.progress import console, is_leader, say
 from anomaly3d.quiet import hush
-from anomaly3d.report.page import auc_rows, write_page
+from anomaly3d.report.page import auc_rows, set_aside_text, write_page
 
 STAGES = ("finetune", "encoder")  # the most trained first
 EXAMPLES = 2  # highest and lowest scores shown of each class
@@ -117,7 +117,7 @@ def evaluate_run(config: DictConfig) -> int:
         others[name] = score_test(control, data, out / name, config)
     if not is_leader():
         return 0
-    metrics = summarise(table, others)
+    metrics = summarise(table, others, read_set_aside(prepared))
     with written_whole(out / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))
     curves = {"this model": table, **others}
@@ -129,8 +129,16 @@ def evaluate_run(config: DictConfig) -> int:
     }
     write_page(out / "report.html", config.run, metrics, table, figures, lineage)
     show(metrics)
+    if metrics["set_aside"]:
+        say(f"test scans without a score: {set_aside_text(metrics['set_aside'])}")
     say(f"report: {(out / 'report.html').resolve()}")
     return 0
+
+
+def read_set_aside(prepared: Path) -> pd.DataFrame:
+    """The test scans that quality control rejected or that could not be read."""
+    quality = pd.read_csv(prepared / "quality.csv", dtype=str, keep_default_na=False)
+    return quality[(quality["split"] == "test") & (quality["verdict"] != "accepted")]
 
 
 def choose_cases(table: pd.DataFrame, data: HeadCTDataModule, out: Path) -> list[Case]:

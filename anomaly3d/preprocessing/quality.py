@@ -11,6 +11,7 @@ from anomaly3d.preprocessing.volume import Volume
 
 AIR = -500.0  # HU: below it is air, whatever the calibration
 DEEP = 8.0  # mm inside the mask: no bone is near
+USUAL_SLICE = 4.5  # mm
 IN_PLANE = 3.0  # mm, sigma: noise is gone, streaks and shifted slices are not
 
 
@@ -134,7 +135,8 @@ def noise(hu: np.ndarray, deep: np.ndarray) -> float:
 def slice_difference(hu: np.ndarray, deep: np.ndarray, spacing: float, slice_mm: float) -> float:
     """Deviation in HU of a slice from the mean of its neighbours, after smoothing in plane.
 
-    Anatomy changes smoothly from slice to slice; streaks and the jumps of a moving head do not.
+    Anatomy changes smoothly from slice to slice; streaks and the jumps of a moving head do not. What a smooth change
+    leaves grows with the square of the slice spacing, and is scaled to ``USUAL_SLICE``.
     """
     step = max(2, round(slice_mm / spacing))
     low, high = np.flatnonzero(deep.any((0, 1)))[[0, -1]] if deep.any() else (0, 0)
@@ -144,7 +146,7 @@ def slice_difference(hu: np.ndarray, deep: np.ndarray, spacing: float, slice_mm:
     sigma = IN_PLANE / spacing
     smooth = ndimage.gaussian_filter(part, (sigma, sigma, 0))
     second = smooth[..., step:-step] - (smooth[..., : -2 * step] + smooth[..., 2 * step :]) / 2
-    return robust_deviation(second[inside[..., step:-step]])
+    return robust_deviation(second[inside[..., step:-step]]) / max(1.0, step * spacing / USUAL_SLICE) ** 2
 
 
 def judge(quality: Quality, limits: QualityLimits) -> list[str]:

@@ -33,6 +33,7 @@ OTHER_STARTS = [  # where the head is sought when the first start ends poorly
 REFINED = 4  # of them
 COARSE = (8.0, 14.0, 4000)  # mm of smoothing, mm beyond the inner table, number of points
 FINE = (3.0, 3.0, 12000)
+BOX = 0.29  # standard deviation of a box over its width
 TOLERATED = 0.3  # difference in tone from which a residual counts less than its square
 UNSEEN = 0.1  # residual of a point that the scan does not show: leaving the scan is no way out
 
@@ -146,17 +147,15 @@ def head_centre(volume: Volume) -> np.ndarray:
     return world[world[:, 2] > world[:, 2].max() - HEAD_BELOW_VERTEX].mean(0)
 
 
-def make_level(
-    scan: Volume, template: Volume, inner_table: Volume, sigma: float, reach: float, count: int, slice_mm: float
-) -> Level:
+def make_level(scan: Volume, template: Volume, inner_table: Volume, sigma: float, reach: float, count: int) -> Level:
     """A level of about ``count`` points up to ``reach`` mm outside the template's inner table.
 
-    The template is blurred along z as a slice of ``slice_mm`` blurs the head: bone in half a slice looks like bone.
+    The template is blurred as the scan's voxels blur the head: bone that fills half of one makes it look like bone.
     """
     voxels = np.argwhere(inner_table.data < reach)
     voxels = voxels[:: max(1, len(voxels) // count)]
     points = voxels @ template.affine[:3, :3].T + template.affine[:3, 3] - CENTRE
-    seen = ndimage.gaussian_filter1d(template.data, 0.3 * slice_mm / template.spacing[2], axis=2)
+    seen = ndimage.gaussian_filter(np.minimum(template.data, BONE), BOX * scan.spacing / template.spacing)
     fixed = ndimage.gaussian_filter(tone(seen), sigma / template.spacing)
     moving = ndimage.gaussian_filter(tone(scan.data), sigma / scan.spacing, mode="nearest")
     to_voxel = np.linalg.inv(scan.affine)
@@ -178,10 +177,9 @@ def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float
     Raises:
         UnreadableScan: nothing but air.
     """
-    slice_mm = float(scan.spacing.max())
     small = shrink(scan, spacing)
-    coarse = make_level(small, template, inner_table, *COARSE, slice_mm)
-    fine = make_level(small, template, inner_table, *FINE, slice_mm)
+    coarse = make_level(small, template, inner_table, *COARSE)
+    fine = make_level(small, template, inner_table, *FINE)
     template_centre = head_centre(template) - CENTRE
     scan_centre = head_centre(small)
 
@@ -203,7 +201,7 @@ def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float
 
 def score(scan: Volume, template: Volume, inner_table: Volume, spacing: float, mni_to_scan: np.ndarray) -> float:
     """The score of any affine: correlation of scan and template near the brain, arguments as for ``register``."""
-    fine = make_level(shrink(scan, spacing), template, inner_table, *FINE, float(scan.spacing.max()))
+    fine = make_level(shrink(scan, spacing), template, inner_table, *FINE)
     return fine.correlation(mni_to_scan @ shift(CENTRE))
 
 

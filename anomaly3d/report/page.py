@@ -23,6 +23,7 @@ NAMES = {
     "image_distance": "Image distance alone",
     "feature_distance": "Feature distance alone",
     "latent_distance": "Latent distance alone",
+    "rejected_flagged": "All cohorts, scans that quality control set aside counted as flagged",
     "bright_volume": "Trivial: volume brighter than 55 HU",
     "mean_volume": "Trivial: distance to the mean healthy volume",
 }
@@ -39,6 +40,15 @@ def auc_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
         }
         for name, estimate in metrics["auc"].items()
     ]
+
+
+def set_aside_text(counts: dict[str, dict[str, int]]) -> str:
+    """How many test scans have no score, ``3 rejected (2 normal, 1 abnormal)``; empty for none."""
+    parts = [
+        f"{sum(labels.values())} {verdict} ({', '.join(f'{n} {label}' for label, n in labels.items())})"
+        for verdict, labels in counts.items()
+    ]
+    return " and ".join(parts)
 
 
 def verdict(metrics: dict[str, Any], run: str) -> str:
@@ -84,6 +94,7 @@ def write_page(
         verdict=verdict(metrics, run),
         rows=auc_rows(metrics),
         oracle=metrics["oracle_youden"],
+        set_aside=set_aside_text(metrics["set_aside"]),
         figures=images,
         columns=columns + distances,
         scans=rows,

@@ -15,7 +15,7 @@ SIZE = dict(matrix=72, slices=20)
 
 @pytest.fixture(scope="module")
 def healthy():
-    return generate((5, 0), None, **SIZE)
+    return generate((5, 0), [], **SIZE)
 
 
 def test_a_healthy_head_has_the_densities_of_one(healthy):
@@ -38,7 +38,7 @@ def test_the_brain_is_not_mirror_symmetric(healthy):
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_bleed_is_bright_inside_the_head_and_moves_the_brain(kind):
-    phantom = generate((5, 1), kind, **SIZE)
+    phantom = generate((5, 1), [kind], **SIZE)
     lesion = phantom.lesion > 0
     ml = lesion.sum() * abs(np.linalg.det(phantom.affine)) / 1000
     assert 0.5 < ml < 150
@@ -54,7 +54,7 @@ def test_one_seed_gives_the_same_bytes(tmp_path):
     for kind in ("ct", "lesion", "intracranial"):
         first, second = ((tmp_path / f / kind / "x.nii.gz").read_bytes() for f in ("a", "b"))
         assert first == second
-    other = generate((1, 2, 4), "subdural", **SIZE)
+    other = generate((1, 2, 4), ["subdural"], **SIZE)
     assert not np.array_equal(other.hu, nib.load(tmp_path / "a" / "ct" / "x.nii.gz").get_fdata())
 
 

@@ -1,5 +1,6 @@
 """Two real heads through all steps. They are not in the repository; see tests/conftest.py."""
 
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -8,9 +9,11 @@ import pytest
 import yaml
 
 from anomaly3d.cli import CONF
+from anomaly3d.errors import UnreadableScan
+from anomaly3d.preprocessing.dicom import read_dicom
 from anomaly3d.preprocessing.pipeline import Settings, judge, prepare_volume
 from anomaly3d.preprocessing.template import build_template
-from anomaly3d.preprocessing.volume import Volume, read_dicom, read_scan, resample
+from anomaly3d.preprocessing.volume import Volume, read_scan, resample
 
 HEADS = ("ct_head.nii.gz", "ge_tilt18p5_deskewed_4mm.nii.gz")
 
@@ -31,8 +34,28 @@ def test_a_real_head_comes_out_in_mni_space_without_its_skull(scans, tmp_path_fa
     assert 2 * (mask & expected).sum() / (mask.sum() + expected.sum()) > 0.90
 
 
-def test_a_tilted_and_uneven_series_is_refused_in_words(scans):
-    from anomaly3d.errors import UnreadableScan
+def test_a_tilted_and_uneven_dicom_series_is_straightened(scans, tmp_path_factory):
+    """Read by dcm2niix, and where the published straightened copy of the same series is, to 3 mm."""
+    settings = Settings.from_config(yaml.safe_load((Path(CONF) / "preprocessing" / "ncct.yaml").read_text()))
+    template = build_template(tmp_path_factory.mktemp("template"))
+    series = prepare_volume(read_scan(scans / "ge_tilted_dicom"), settings, template)
+    assert judge(series.quality, settings.quality) == []
+    copy = prepare_volume(read_scan(scans / HEADS[1]), settings, template)
+    assert abs(series.quality.brain_ml - copy.quality.brain_ml) < 30
+    both = (series.brain_mask > 0) & (copy.brain_mask > 0)
+    assert np.corrcoef(series.image[both], copy.image[both])[0, 1] > 0.85
 
-    with pytest.raises(UnreadableScan, match=r"unevenly spaced|gantry tilt"):
-        read_dicom(scans / "ge_tilted_dicom")
+
+def test_a_damaged_dicom_slice_is_a_reason(scans, tmp_path):
+    shutil.copytree(scans / "ge_tilted_dicom", tmp_path / "series")
+    damaged = tmp_path / "series" / "09.dcm"
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"not a slice")
+    with pytest.raises(UnreadableScan, match="1 of 28 DICOM slices are damaged"):
+        read_dicom(tmp_path / "series")
+
+
+def test_a_folder_without_dicom_is_a_reason(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"no")
+    with pytest.raises(UnreadableScan, match="DICOM"):
+        read_dicom(tmp_path)

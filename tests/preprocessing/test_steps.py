@@ -1,6 +1,7 @@
 """The steps that need no registration, on small volumes with known answers."""
 
 import gzip
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from anomaly3d.errors import UnreadableScan
+from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing.brain_mask import intracranial_mask
 from anomaly3d.preprocessing.crop import bounding_box
 from anomaly3d.preprocessing.intensity import fill_outside, smooth_and_resize, to_unit_range
-from anomaly3d.preprocessing.quality import Quality, QualityLimits, judge
+from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
 from anomaly3d.preprocessing.volume import Volume, read_scan, resample
 
 WINDOW = (-20.0, 100.0)
@@ -137,16 +138,34 @@ def test_mask_keeps_blood_at_the_inner_table_and_drops_the_scalp():
     assert not mask[r > 50].any()
 
 
-def test_verdict_names_what_is_wrong():
-    limits = QualityLimits(0.35, 0.9, 900, 2300, 15, 50, 10)
-    good = Quality(0.6, 1.0, 1500, 33, 5)
-    assert judge(good, limits) == []
-    bad = Quality(0.1, 0.5, 1500, 33, 5)
-    reasons = judge(bad, limits)
-    assert len(reasons) == 2
-    assert "registration" in reasons[0]
-    assert "field of view" in reasons[1]
-    assert judge(Quality(0.6, 1.0, 1500, float("nan"), 5), limits)  # an empty mask never passes
+def test_a_mask_command_gets_the_scan_and_gives_its_mask(tmp_path):
+    program = tmp_path / "strip.py"
+    program.write_text(
+        "import sys, nibabel as nib, numpy as np\n"
+        "image = nib.load(sys.argv[1])\n"
+        "nib.save(nib.Nifti1Image((image.get_fdata() > 500).astype(np.uint8), image.affine), sys.argv[2])\n"
+    )
+    scan = Volume(head(), AFFINE)
+    command = f"{sys.executable} {program} {{input}} {{output}}"
+    check_mask_command(command)
+    mask = run_mask_command(command, scan)
+    there = np.linalg.inv(mask.affine) @ AFFINE @ [3, 10, 4, 1]  # bone
+    assert mask.data[tuple(np.rint(there[:3]).astype(int))] == 1
+    assert mask.data.sum() == (head() > 500).sum()
+
+
+def test_a_mask_command_that_fails_is_the_scans_reason():
+    scan = Volume(head(), AFFINE)
+    with pytest.raises(UnreadableScan, match="mask command failed"):
+        run_mask_command(f"{sys.executable} -c 'raise SystemExit(1)' {{input}} {{output}}", scan)
+    with pytest.raises(UnreadableScan, match="no mask was written"):
+        run_mask_command(f"{sys.executable} -c 'pass' {{input}} {{output}}", scan)
+
+
+@pytest.mark.parametrize("command", ["strip {input}", "no-such-program-here {input} {output}"])
+def test_a_mask_command_that_cannot_work_is_refused_before_any_work(command):
+    with pytest.raises(UserError, match="mask_command"):
+        check_mask_command(command)
 
 
 def test_a_map_goes_to_the_small_grid_and_back_to_the_scan():

@@ -52,6 +52,7 @@ def make_cohort(
         site="A",
         image=[str(folder / "ct" / f"{s}.nii.gz") for s in table["scan_id"]],
         brain_mask="",
+        transform_fault="",
         lesion_mask=[
             str(folder / "lesion" / f"{s}.nii.gz") if lesion else ""
             for s, lesion in zip(table["scan_id"], table["lesions"], strict=True)
