@@ -1,10 +1,12 @@
 """A function over many jobs in parallel processes, with progress, results as they come."""
 
 import errno
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any
 
 from anomaly3d.errors import UserError
@@ -19,6 +21,19 @@ def disk_error(error: OSError) -> UserError | OSError:
         f"the disk is full while writing {error.filename or 'output'}: free some space, or choose another place "
         "with data_dir=... or runs_dir=..., and run the same command again; finished files are kept"
     )
+
+
+def begin_worker() -> None:
+    """Ctrl-C is the parent's business, a worker ends its scan; but it does not outlive a parent that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
 
 
 def run_parallel(
@@ -38,8 +53,7 @@ def run_parallel(
         with ProcessPoolExecutor(
             min(workers, len(jobs)),
             mp_context=get_context("spawn"),
-            initializer=signal.signal,  # Ctrl-C is the parent's business; a worker ends its scan
-            initargs=(signal.SIGINT, signal.SIG_IGN),
+            initializer=begin_worker,
         ) as pool:
             futures = [pool.submit(function, *job) for job in jobs]
             try:
