@@ -15,9 +15,9 @@ def fill_outside(hu: np.ndarray, mask: np.ndarray, window: tuple[float, float]) 
 
 
 def fill_bone_rim(hu: np.ndarray, mask: np.ndarray, rim: np.ndarray, highest: float) -> np.ndarray:
-    """HU where voxels of the mask's rim that the skull shares get the mean of the soft tissue beside them.
+    """HU in which rim voxels that the skull shares have the mean of the soft tissue beside them.
 
-    The mask reaches to the inner table so that blood on it is kept. Half a voxel of bone is brighter than any blood, and
+    The mask reaches to the inner table so that blood on it is kept. Half a voxel of bone is brighter than blood, and
     all around the brain it would be the brightest thing in the picture; how bright depends on the slice thickness.
 
     Args:
