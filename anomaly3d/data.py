@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.data import CacheDataset, DataLoader
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from anomaly3d.cohorts.manifest import read_manifest
@@ -56,16 +57,18 @@ class StepSampler(Sampler[list[int]]):
 
 
 def load_item(item: dict[str, str]) -> dict[str, Any]:
-    """Replace the path under ``image`` by the prepared volume, ``(1, D, H, W)`` float32.
+    """Replace the paths under ``image`` and ``twin`` by prepared volumes, ``(1, D, H, W)`` float32.
 
     nibabel at once, because MONAI's LoadImage imports every reader there is and warns about those it does not find.
     """
-    volume = nib.Nifti1Image.from_filename(item["image"]).dataobj
-    return {**item, "image": torch.from_numpy(np.asarray(volume, np.float32))[None]}
+    volumes = {k: nib.nifti1.Nifti1Image.from_filename(item[k]).dataobj for k in ("image", "twin") if k in item}
+    return item | {k: torch.from_numpy(np.asarray(v, np.float32))[None] for k, v in volumes.items()}
 
 
 class HeadCTDataModule(L.LightningDataModule):
     """Prepared volumes by split. A batch is a dictionary: ``image (B, 1, D, H, W)`` float32 in [-1, 1], ``scan_id``.
+
+    Where every scan of a split has a lesion-free twin, ``twin`` is in the batch too.
 
     Args:
         folder: what ``prepare`` wrote for a cohort.
@@ -101,9 +104,15 @@ class HeadCTDataModule(L.LightningDataModule):
         """The volumes of a split, in memory."""
         if split not in self.cache:
             rows = self.split(split)
-            items = [{"image": r.image, "scan_id": r.scan_id} for r in rows.itertuples(index=False)]
+            columns = ["image", "scan_id", *(["twin"] if len(rows) and (rows["twin"] != "").all() else [])]
+            items = rows[columns].to_dict("records")
             self.cache[split] = CacheDataset(items, load_item, num_workers=2, progress=False)
         return self.cache[split]
+
+    def volumes(self, split: str) -> Tensor:
+        """All volumes of a split ``(N, 1, D, H, W)``, for methods that learn from them at once."""
+        data = self.dataset(split)
+        return torch.stack([data[i]["image"] for i in range(len(data))])
 
     def train_dataloader(self) -> DataLoader:
         """Healthy training scans in steps."""

@@ -157,6 +157,7 @@ class Appearance:
     ventricle: float = 0.0  # the ventricles' wall moves outwards by this
     sulci: float = 1.0  # above 1 widens the sulci
     hu_offset: float = 0.0  # of brain tissue
+    leukoaraiosis: float = 0.0  # 0 to 1: white matter around the ventricles darkens by up to 9 HU
 
 
 def soft_step(x: Tensor, width: float) -> Tensor:
@@ -180,15 +181,22 @@ def paint_skull(inner_table: Tensor, face: Tensor, height: Tensor, look: Appeara
     return outside + (bone - outside) * soft_step(-scalp_depth, 1.2)
 
 
-def paint_brain(sampled: Tensor, look: Appearance) -> Tensor:
-    """HU inside the inner table, ``(N,)``, from ``HeadMaps.brain`` at N points, ``(3, N)``."""
+def paint_brain(
+    sampled: Tensor, look: Appearance, widening: Tensor | float = 0.0, sulci: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """HU inside the inner table and the share of CSF, ``(N,)`` each, from ``HeadMaps.brain`` at N points ``(3, N)``.
+
+    ``widening`` in mm adds to the ventricles, ``sulci`` multiplies the width of the sulci, at each point.
+    """
     grey, white, ventricle = sampled[0].clamp(0, 1), sampled[1].clamp(0, 1), sampled[2]
     fluid = (1 - grey - white).clamp(0, 1)
-    fluid = fluid.clamp_min(1e-4) ** (1.6 / look.sulci)  # the average brain's sulci are a blur
+    fluid = fluid.clamp_min(1e-4) ** (1.6 / (look.sulci * sulci))  # the average brain's sulci are a blur
     tissue = (grey**1.5 * GREY + white**1.5 * WHITE) / (grey**1.5 + white**1.5).clamp_min(1e-6)
     tissue = torch.where(grey + white < 0.02, torch.full_like(tissue, CSF), tissue) + look.hu_offset
-    inside = soft_step(look.ventricle - ventricle, 1.5)
+    inside = soft_step(look.ventricle + widening - ventricle, 1.5)
     wall = (ventricle < 6).float()  # what the unmoved ventricle left inside its new wall is white matter
     fluid = torch.maximum(fluid * (1 - wall), inside)
     tissue = torch.where((wall > 0) & (grey + white < 0.5), torch.full_like(tissue, WHITE), tissue)
-    return tissue + (CSF - tissue) * fluid
+    if look.leukoaraiosis:
+        tissue = tissue - 9 * look.leukoaraiosis * soft_step(9 - ventricle, 8) * torch.maximum(white, wall)
+    return tissue + (CSF - tissue) * fluid, fluid

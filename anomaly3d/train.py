@@ -10,6 +10,10 @@ from anomaly3d.cli import command
 @command("train")
 def main(config: DictConfig) -> int:
     """Train the phase of ``+phase=...`` for the run of ``run=...``."""
+    if config.get("phase", {}).get("name") == "fit":
+        from anomaly3d.fitting import fit_detector
+
+        return fit_detector(config)
     from anomaly3d.training import train_phase
 
     return train_phase(config)

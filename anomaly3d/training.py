@@ -40,6 +40,10 @@ def check(config: DictConfig) -> tuple[PhaseFolder, dict[str, Any], Path | None,
     if "phase" not in config:
         raise UserError(f"which phase? Add +phase=gan, +phase=encoder or +phase=finetune ({', '.join(ORDER)} in a row)")
     settings = plain_settings(config)
+    if config.detector.name != "fanogan":
+        raise UserError(
+            f"+phase={config.phase.name} belongs to detector=fanogan; fit {config.detector.name} with +phase=fit"
+        )
     if config.model.spatial_dims != 3:
         raise UserError("model.spatial_dims must be 3: the networks also take 2, but the data are volumes")
     if config.phase.steps_per_epoch < 1 or config.phase.steps < 1:

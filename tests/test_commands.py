@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from anomaly3d import evaluate, prepare, score, train
+from anomaly3d.detectors.controls import CONTROLS
 from anomaly3d.evaluation.callbacks import read_scores
 from tests.conftest import TINY
 
@@ -39,13 +40,35 @@ def test_a_run_has_all_its_files(tiny_run):
         assert lineage["finished"]
     assert lineage["parent_sha256"] is not None
     metrics = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())
-    for name in ("all", "encoder_only", "bright_volume", "mean_volume"):
+    for name in ("all", "encoder_only", *CONTROLS):
         entry = metrics["auc"][name]
         assert entry["ci95"][0] <= entry["value"] <= entry["ci95"][1]
         assert (entry["n_normal"], entry["n_abnormal"]) == (2, 3)
     page = (tiny_run / "evaluation" / "report.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", "")  # asks no host for anything
     assert "oracle" in page.lower()
+
+
+def test_a_detector_of_one_stage_is_fitted_and_evaluated(tiny_run, places, capsys):
+    arguments = ["detector=pca", "run=tiny", *places]
+    assert evaluate.main(arguments) == 2
+    refused(capsys, "+phase=fit", "detector=pca")
+    assert train.main(["+phase=fit", *arguments, *TINY[:5], "workers=1"]) == 0
+    assert evaluate.main(arguments) == 0
+    alone = json.loads((tiny_run / "pca" / "evaluation" / "metrics.json").read_text())["auc"]
+    beside = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())["auc"]
+    assert alone["all"] == beside["pca"]
+    assert "pca" not in alone
+    capsys.readouterr()
+    assert train.main(["+phase=fit", *arguments, *TINY[:5], "workers=1"]) == 0
+    assert "overwrite=true" in capsys.readouterr().out
+
+
+def test_phases_and_detectors_that_do_not_belong_together_are_refused(places, capsys):
+    assert train.main(["+phase=fit", "run=wrong", *places]) == 2
+    refused(capsys, "fanogan", "detector=pca")
+    assert train.main(["+phase=gan", "detector=pca", "run=wrong", *places]) == 2
+    refused(capsys, "+phase=fit")
 
 
 def test_scores_are_distances_of_the_test_scans_in_manifest_order(tiny_run):
@@ -205,7 +228,7 @@ def bad_and_good(tiny_run, tmp_path):
     """A folder with one phantom, one text file that calls itself NIfTI and one cut file."""
     folder = tmp_path / "scans"
     folder.mkdir()
-    phantom = sorted(tiny_run.parents[1].glob("data/raw/*/ct/subdural-0001.nii.gz"))[0]
+    phantom = sorted(tiny_run.parents[1].glob("data/raw/*/ct/subdural*-0001.nii.gz"))[0]
     shutil.copy(phantom, folder / "good.nii.gz")
     (folder / "text.nii").write_text("hello")
     (folder / "cut.nii.gz").write_bytes(phantom.read_bytes()[:5000])
@@ -304,7 +327,7 @@ def test_every_config_file_composes():
     from anomaly3d.cli import CONF
 
     with initialize_config_dir(CONF, version_base="1.3"):
-        for group in ("phase", "model", "trainer", "logger", "dataset", "experiment"):
+        for group in ("phase", "model", "detector", "trainer", "logger", "dataset", "experiment"):
             for file in sorted((Path(CONF) / group).glob("*.yaml")):
                 overrides = [f"+{group}={file.stem}" if group in ("phase", "experiment") else f"{group}={file.stem}"]
                 if group != "phase":

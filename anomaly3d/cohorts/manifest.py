@@ -8,9 +8,21 @@ from anomaly3d.errors import UserError
 from anomaly3d.files import written_whole
 
 REQUIRED = ("scan_id", "subject_id", "image", "label", "split")
-OPTIONAL = ("cohort", "site", "brain_mask", "lesion_mask", "lesions", "group", "age", "sex", "transform_fault")
-PATHS = ("image", "brain_mask", "lesion_mask", "transform_fault")
-SPLITS = ("train", "validation", "calibration", "test")
+OPTIONAL = (
+    "cohort",
+    "site",
+    "brain_mask",
+    "lesion_mask",
+    "lesions",
+    "group",
+    "age",
+    "sex",
+    "transform_fault",
+    "mass_effect_mask",
+    "twin",
+)
+PATHS = ("image", "brain_mask", "lesion_mask", "transform_fault", "mass_effect_mask", "twin")
+SPLITS = ("train", "validation", "calibration", "test", "labelled")  # labelled: supervised controls learn from it
 GROUPS = ("normal", "tbi", "postoperative", "low_quality", "")
 LABELS = ("0", "1", "")
 
@@ -80,7 +92,7 @@ def find_problems(table: pd.DataFrame) -> list[str]:
             problems.append(
                 f"row {where}: subject {subject} is in the splits {splits}; all scans of a person belong to one split"
             )
-    ill = (table["label"] == "1") & (table["split"] != "test")
+    ill = (table["label"] == "1") & ~table["split"].isin(["test", "labelled"])
     if ill.any():
         problems.append(f"row {rows(ill)}: abnormal scans (label 1) belong to the test split only")
     for column in PATHS:

@@ -25,6 +25,8 @@ def find_manifest(dataset: DictConfig, data_dir: Path, workers: int) -> Path:
             dataset.slices,
             data_dir,
             workers,
+            dataset.purpose,
+            dataset.twins,
         )
     if dataset.kind == "folder":
         shares = {str(split): float(share) for split, share in dataset.shares.items()}

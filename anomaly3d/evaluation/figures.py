@@ -30,7 +30,8 @@ def roc_figure(curves: dict[str, pd.DataFrame]) -> Figure:
     """Fig. 4: one ROC curve a table, its AUC, interval and n in the legend."""
     figure, axes = new_axes()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, label="chance")
-    for colour, (name, table) in zip(COLOURS, curves.items(), strict=False):
+    styles = [(colour, line) for line in ("-", "--") for colour in COLOURS]
+    for (colour, line), (name, table) in zip(styles, curves.items(), strict=False):
         rows = ranked(table)
         if not both_classes(rows):
             continue
@@ -41,7 +42,7 @@ def roc_figure(curves: dict[str, pd.DataFrame]) -> Figure:
             f"{name}: {estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}], "
             f"{estimate.n_normal} + {estimate.n_abnormal}"
         )
-        axes.plot(false_rate, true_rate, color=colour, linewidth=1.6, label=label)
+        axes.plot(false_rate, true_rate, line, color=colour, linewidth=1.6, label=label)
     axes.set(xlabel="False-positive rate", ylabel="True-positive rate", xlim=(-0.01, 1), ylim=(0, 1.01))
     axes.set_aspect("equal")
     axes.legend(

@@ -7,7 +7,7 @@ import pandas as pd
 
 from anomaly3d.evaluation.statistics import auc, average_precision, youden_oracle
 
-LESIONS = ("epidural", "subdural", "intraparenchymal")
+LESIONS = ("epidural", "subdural", "intraparenchymal", "contusion", "subarachnoid", "intraventricular")
 
 
 def ranked(table: pd.DataFrame) -> pd.DataFrame:

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from anomaly3d.data import HeadCTDataModule
 from anomaly3d.detectors.base import Detector
-from anomaly3d.detectors.controls import BrightVolume, MeanVolume
+from anomaly3d.detectors.controls import CONTROLS, Twin
 from anomaly3d.detectors.fanogan import FAnoGAN
+from anomaly3d.detectors.registry import load_detector
 from anomaly3d.errors import UserError
 from anomaly3d.evaluation.callbacks import CollectScores
 from anomaly3d.evaluation.figures import Case, case_figure, group_figure, lesion_figure, roc_figure
@@ -28,18 +29,23 @@ from anomaly3d.progress import console, is_leader, say
 from anomaly3d.quiet import hush
 from anomaly3d.report.page import auc_rows, set_aside_text, write_page
 
-STAGES = ("finetune", "encoder")  # the most trained first
+STAGES = ("finetune", "encoder")  # of f-AnoGAN, the most trained first
 EXAMPLES = 2  # highest and lowest scores shown of each class
 
 
-def finished_stages(run: Path) -> dict[str, PhaseFolder]:
-    """The finished phases of a run that can score, the most trained first.
+def finished_stages(run: Path, detector: str = "fanogan") -> dict[str, PhaseFolder]:
+    """The finished phases of a run's detector that can score, the most trained first.
 
     Raises:
         UserError: there is none.
     """
-    stages = {s: PhaseFolder(run / s) for s in STAGES}
+    stages = {s: PhaseFolder(run / s) for s in (STAGES if detector == "fanogan" else (detector,))}
     done = {s: f for s, f in stages.items() if (lineage := f.read()) and lineage["finished"] and f.model.exists()}
+    if not done and detector != "fanogan":
+        raise UserError(
+            f"{run} holds no {detector}: fit one with 'python -m anomaly3d.train +phase=fit detector={detector} "
+            f"run={run.name}' first"
+        )
     if not done:
         raise UserError(
             f"{run} holds no finished encoder or finetune phase: 'make demo' trains one on the phantom cohort, "
@@ -92,29 +98,27 @@ def evaluate_run(config: DictConfig) -> int:
     """Evaluate ``config.run`` and return the command's exit code."""
     hush()
     run = Path(config.runs_dir) / config.run
-    stages = finished_stages(run)
+    name = config.detector.name
+    stages = finished_stages(run, name)
     stage, folder = next(iter(stages.items()))
     lineage = folder.read()
     assert lineage is not None
     prepared = prepared_folder(lineage, folder.path / "config.yaml", Path(config.data_dir))
     data = HeadCTDataModule(prepared, config.batch, 1)
-    data.require("train", "test")
+    data.require("train", "validation", "test")
     require_same_data(lineage, prepared, folder.path)
-    out = run / "evaluation"
+    out = (run if name == "fanogan" else folder.path) / "evaluation"
     count = len(data.split("test"))
     say(f"evaluate: {count} test scans with {stage} of run {config.run}")
-    table = score_test(FAnoGAN.load(folder.model), data, out, config, reconstructions=True)
+    table = score_test(load_detector(stage, folder.model), data, out, config, reconstructions=True)
     others: dict[str, pd.DataFrame] = {}
     if stage == "finetune" and "encoder" in stages:
         say("evaluate: the same scans before fine-tuning")
         encoder = FAnoGAN.load(stages["encoder"].model)
         others["encoder_only"] = score_test(encoder, data, out / "encoder_only", config)
-    say("evaluate: the same scans with trivial detectors")
-    train = data.dataset("train")
-    mean = MeanVolume.fit([train[i]["image"] for i in range(len(train))])
-    controls: dict[str, Detector] = {"bright_volume": BrightVolume(), "mean_volume": mean}
-    for name, control in controls.items():
-        others[name] = score_test(control, data, out / name, config)
+    say("evaluate: the same scans with controls")
+    for control, detector in controls(run, data, stage).items():
+        others[control] = score_test(detector, data, out / control, config)
     if not is_leader():
         return 0
     metrics = summarise(table, others, read_set_aside(prepared))
@@ -133,6 +137,21 @@ def evaluate_run(config: DictConfig) -> int:
         say(f"test scans without a score: {set_aside_text(metrics['set_aside'])}")
     say(f"report: {(out / 'report.html').resolve()}")
     return 0
+
+
+def controls(run: Path, data: HeadCTDataModule, but: str) -> dict[str, Detector]:
+    """What stands in every table, except the detector ``but`` itself.
+
+    Trivial methods, fitted here in seconds; a supervised network where the run holds one; the twin where there is one.
+    """
+    train, validation = data.volumes("train"), data.volumes("validation")
+    found: dict[str, Detector] = {n: c.fit(train, validation) for n, c in CONTROLS.items() if n != but}
+    supervised = PhaseFolder(run / "supervised")
+    if but != "supervised" and supervised.model.exists():
+        found["supervised"] = load_detector("supervised", supervised.model)
+    if (data.split("test")["twin"] != "").all():
+        found["twin"] = Twin()
+    return found
 
 
 def read_set_aside(prepared: Path) -> pd.DataFrame:

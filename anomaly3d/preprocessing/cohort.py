@@ -3,20 +3,19 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from anomaly3d.cohorts.manifest import read_manifest, write_manifest
+from anomaly3d.cohorts.manifest import PATHS, read_manifest, write_manifest
 from anomaly3d.files import remove_leftovers, written_whole
 from anomaly3d.parallel import run_parallel
 from anomaly3d.preprocessing import template
-from anomaly3d.preprocessing.pipeline import VERSION, Settings, Verdict, prepare_scan
+from anomaly3d.preprocessing.pipeline import VERSION, Settings, Sources, Verdict, prepare_scan
 from anomaly3d.progress import say
 
-SCAN = ("scan_id", "image", "brain_mask", "lesion_mask", "transform_fault")  # what a scan is prepared from
 DESCRIPTION = ("scan_id", "cohort", "split", "label", "group", "lesions")  # what quality.csv repeats of the manifest
 
 
@@ -65,8 +64,8 @@ def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: 
     remove_leftovers(folder)
     template_path = template.build_template(data_dir)
     jobs: list[tuple[Any, ...]] = [
-        (*(getattr(row, name) for name in SCAN), folder, template_path, settings)
-        for row in table.itertuples(index=False)
+        (Sources(**{str(k): v for k, v in row.items()}), folder, template_path, settings)
+        for row in table[[field.name for field in fields(Sources)]].to_dict("records")
     ]
     missing = sum(not (folder / "verdicts" / f"{scan_id}.json").exists() for scan_id in table["scan_id"])
     if missing:
@@ -81,9 +80,8 @@ def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: 
     with written_whole(folder / "quality.csv") as path:
         quality.to_csv(path, index=False)
     accepted = table[[v.verdict == "accepted" for v in verdicts]].copy()
-    for column, kind in (("image", "image"), ("brain_mask", "brain_mask"), ("lesion_mask", "lesion_mask")):
+    for kind in PATHS:  # transform_fault has no file here: it has been applied
         made = [folder / kind / f"{s}.nii.gz" for s in accepted["scan_id"]]
-        accepted[column] = [str(p) if p.exists() else "" for p in made]
-    accepted["transform_fault"] = ""  # it has been applied
+        accepted[kind] = [str(p) if p.exists() else "" for p in made]
     write_manifest(accepted, folder / "manifest.csv")
     return PreparedCohort(folder, verdicts)

@@ -11,16 +11,17 @@ import numpy as np
 
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.files import written_whole
-from anomaly3d.preprocessing.brain_mask import intracranial_mask
+from anomaly3d.preprocessing.brain_mask import RIM, erode, intracranial_mask
 from anomaly3d.preprocessing.crop import Box, bounding_box
-from anomaly3d.preprocessing.intensity import fill_outside, smooth_and_resize, to_unit_range
+from anomaly3d.preprocessing.intensity import fill_bone_rim, fill_outside, smooth_and_resize, to_unit_range
 from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
 from anomaly3d.preprocessing.quality import Quality, QualityLimits, judge, measure
 from anomaly3d.preprocessing.registration import register, score
 from anomaly3d.preprocessing.template import load_template
 from anomaly3d.preprocessing.volume import HU_MIN, Volume, load_mask, read_scan, resample
 
-VERSION = 2  # raised when the same settings would give other volumes
+VERSION = 3  # raised when the same settings would give other volumes
+MASKS = ("lesion_mask", "mass_effect_mask")
 WORKING_LOW, WORKING_HIGH = np.array([-93.0, -129.0, -82.5]), np.array([93.0, 96.0, 103.5])  # MNI mm
 
 
@@ -36,6 +37,7 @@ class Settings:
     registration_spacing: float
     registration_enough: float
     mask_command: str | None
+    fill_bone_rim: bool
     quality: QualityLimits
 
     @classmethod
@@ -97,11 +99,14 @@ def working_template(template_path: Path, spacing: float) -> tuple[np.ndarray, n
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan after the seven steps: ``image`` float32 in [-1, 1], masks uint8, on one MNI grid."""
+    """A scan after the seven steps, on one MNI grid.
+
+    ``image`` and ``twin`` are float32 in [-1, 1], masks uint8; ``extra`` holds the volumes that came with the scan.
+    """
 
     image: np.ndarray
     brain_mask: np.ndarray
-    lesion_mask: np.ndarray | None
+    extra: dict[str, np.ndarray]
     affine: np.ndarray
     mni_to_scan: np.ndarray
     quality: Quality
@@ -112,13 +117,16 @@ def prepare_volume(
     settings: Settings,
     template_path: Path,
     brain_mask: Volume | None = None,
-    lesion_mask: Volume | None = None,
+    masks: dict[str, Volume] | None = None,
+    twin: Volume | None = None,
     transform_fault: np.ndarray | None = None,
 ) -> Prepared:
     """Steps 1 to 7 on a scan in HU.
 
     Args:
-        brain_mask, lesion_mask: on the scan's world, optional; a brain mask wins over a command's and ours.
+        brain_mask: on the scan's world; it wins over a command's and ours.
+        masks: others that go the same way, by name, for example a lesion's.
+        twin: the same head without its lesion, in HU on the scan's world; it gets the scan's transform and mask.
         transform_fault: 4x4 in MNI mm that spoils the registration on purpose, to test what notices it.
 
     Raises:
@@ -141,20 +149,24 @@ def prepare_volume(
     if not mask.any():
         raise UnreadableScan("no brain was found: is this a head CT?")
     quality = measure(scan, hu, mask, settings.working_spacing, inner_table, to_scan, similarity)
-    box = crop_box(settings, mask, affine, inner_table)
-    small = box.grid(settings.resolution)
-    low = settings.window[0]
-    filled = fill_outside(hu, mask, settings.window)
-    image = to_unit_range(smooth_and_resize(Volume(filled, affine), small, settings.resolution, low), settings.window)
+    small = crop_box(settings, mask, affine, inner_table).grid(settings.resolution)
+
+    rim = ~erode(mask, RIM, settings.working_spacing)
+
+    def shrink(hu: np.ndarray) -> np.ndarray:
+        if settings.fill_bone_rim:
+            hu = fill_bone_rim(hu, mask, rim, settings.window[1])
+        filled = Volume(fill_outside(hu, mask, settings.window), affine)
+        return to_unit_range(smooth_and_resize(filled, small, settings.resolution, settings.window[0]), settings.window)
 
     def shrink_mask(binary: np.ndarray) -> np.ndarray:
         share = smooth_and_resize(Volume(binary.astype(np.float32), affine), small, settings.resolution, 0.0)
         return (share > 0.5).astype(np.uint8)
 
-    lesion = None
-    if lesion_mask is not None:
-        lesion = shrink_mask(resample(lesion_mask, affine, shape, to_scan) > 0.5)
-    return Prepared(image, shrink_mask(mask), lesion, small, to_scan, quality)
+    extra = {name: shrink_mask(resample(m, affine, shape, to_scan) > 0.5) for name, m in (masks or {}).items()}
+    if twin is not None:
+        extra["twin"] = shrink(resample(twin, affine, shape, to_scan, HU_MIN))
+    return Prepared(shrink(hu), shrink_mask(mask), extra, small, to_scan, quality)
 
 
 def crop_box(settings: Settings, mask: np.ndarray, affine: np.ndarray, inner_table: Volume) -> Box:
@@ -180,28 +192,31 @@ def load_affine(path: Path) -> np.ndarray:
     return matrix
 
 
-def fingerprint(*paths: str) -> str:
-    """Sizes and modification times of files or folders, to notice that one was replaced."""
-    stats = [Path(p).stat() for p in paths if p]
-    return " ".join(f"{s.st_size}-{s.st_mtime_ns}" for s in stats)
+@dataclass(frozen=True)
+class Sources:
+    """The files of one scan as the manifest names them; an empty string for none."""
+
+    scan_id: str
+    image: str
+    brain_mask: str = ""
+    lesion_mask: str = ""
+    mass_effect_mask: str = ""
+    twin: str = ""
+    transform_fault: str = ""
+
+    def fingerprint(self) -> str:
+        """Sizes and modification times, to notice that a file was replaced."""
+        stats = [Path(p).stat() for name, p in vars(self).items() if p and name != "scan_id"]
+        return " ".join(f"{s.st_size}-{s.st_mtime_ns}" for s in stats)
 
 
-def prepare_scan(
-    scan_id: str,
-    image: str,
-    brain_mask: str,
-    lesion_mask: str,
-    transform_fault: str,
-    out: Path,
-    template: Path,
-    settings: Settings,
-) -> Verdict:
+def prepare_scan(sources: Sources, out: Path, template: Path, settings: Settings) -> Verdict:
     """Prepare one scan of a manifest into ``out`` and return its verdict, which is also kept as ``verdicts/ID.json``.
 
     The verdict is written last: where it exists, the scan is done and is not touched again.
     """
+    scan_id, source = sources.scan_id, sources.fingerprint()
     done = out / "verdicts" / f"{scan_id}.json"
-    source = fingerprint(image, brain_mask, lesion_mask, transform_fault)
     if done.exists():
         stored = json.loads(done.read_text())
         if stored["source"] == source:
@@ -210,12 +225,13 @@ def prepare_scan(
         done.unlink()
     try:
         prepared = prepare_volume(
-            read_scan(Path(image)),
+            read_scan(Path(sources.image)),
             settings,
             template,
-            load_mask(Path(brain_mask)) if brain_mask else None,
-            load_mask(Path(lesion_mask)) if lesion_mask else None,
-            load_affine(Path(transform_fault)) if transform_fault else None,
+            load_mask(Path(sources.brain_mask)) if sources.brain_mask else None,
+            {name: load_mask(Path(p)) for name in MASKS if (p := getattr(sources, name))},
+            read_scan(Path(sources.twin)) if sources.twin else None,
+            load_affine(Path(sources.transform_fault)) if sources.transform_fault else None,
         )
     except UnreadableScan as error:
         verdict = Verdict(scan_id, "unreadable", str(error), None, source)
@@ -230,13 +246,8 @@ def prepare_scan(
 
 def write_prepared(prepared: Prepared, out: Path, scan_id: str) -> None:
     """Volumes as NIfTI in MNI space and the transform that leads back, each file whole or absent."""
-    for kind, data in (
-        ("image", prepared.image),
-        ("brain_mask", prepared.brain_mask),
-        ("lesion_mask", prepared.lesion_mask),
-    ):
-        if data is not None:
-            with written_whole(out / kind / f"{scan_id}.nii.gz") as path:
-                nib.save(nib.Nifti1Image(data, prepared.affine), path)
+    for kind, data in {"image": prepared.image, "brain_mask": prepared.brain_mask, **prepared.extra}.items():
+        with written_whole(out / kind / f"{scan_id}.nii.gz") as path:
+            nib.save(nib.nifti1.Nifti1Image(data, prepared.affine), path)
     with written_whole(out / "transform" / f"{scan_id}.json") as path:
         path.write_text(json.dumps({"mni_to_scan": prepared.mni_to_scan.tolist()}))

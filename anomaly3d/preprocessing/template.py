@@ -32,7 +32,7 @@ def paint_template() -> np.ndarray:
     maps, look = head_maps(), Appearance()
     inner_table, face = maps.sample(maps.skull, points)
     skull = paint_skull(inner_table, face, points[:, 2], look)
-    brain = paint_brain(maps.sample(maps.brain, points), look)
+    brain, _ = paint_brain(maps.sample(maps.brain, points), look)
     hu = skull + (brain - skull) * soft_step(-inner_table, 2.0)
     return torch.stack([hu, inner_table]).reshape(2, *shape).numpy()
 

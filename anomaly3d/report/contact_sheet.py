@@ -19,6 +19,11 @@ NUMBERS = tuple(field.name for field in fields(Quality))
 OUTLINE = (0.84, 0.37, 0.0)  # vermilion of Okabe and Ito
 
 
+def as_text(value: object) -> str:
+    """A number as short as it goes, ``36`` for ``36.0``; empty where there is none."""
+    return f"{float(value):g}" if isinstance(value, int | float | str) and value != "" else ""
+
+
 def voxels(path: Path) -> np.ndarray:
     """A NIfTI file's values."""
     return np.asarray(nib.Nifti1Image.from_filename(path).dataobj, np.float32)
@@ -54,7 +59,7 @@ def write_contact_sheet(folder: Path) -> Path:
                 "scan_id": row["scan_id"],
                 "verdict": row["verdict"],
                 "reasons": row["reasons"],
-                "numbers": [row.get(name, "") for name in NUMBERS],
+                "numbers": [as_text(row.get(name, "")) for name in NUMBERS],
                 "picture": thumbnail(voxels(image), voxels(folder / "brain_mask" / image.name))
                 if image.exists()
                 else None,

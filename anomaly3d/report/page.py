@@ -26,6 +26,11 @@ NAMES = {
     "rejected_flagged": "All cohorts, scans that quality control set aside counted as flagged",
     "bright_volume": "Trivial: volume brighter than 55 HU",
     "mean_volume": "Trivial: distance to the mean healthy volume",
+    "zscore": "Trivial: deviation from the healthy mean at each voxel",
+    "mirror": "Trivial: difference of left and right",
+    "pca": "Trivial: distance to the healthy principal components",
+    "supervised": "Upper control: a network that was shown lesions",
+    "twin": "Oracle: the same head without its lesion",
 }
 
 

@@ -33,6 +33,7 @@ from anomaly3d.parallel import run_parallel
 from anomaly3d.preprocessing.brain_mask import FORAMEN_MAGNUM, intracranial_mask
 from anomaly3d.preprocessing.pipeline import (
     Settings,
+    Sources,
     judge,
     prepare_scan,
     prepare_volume,
@@ -222,7 +223,7 @@ def measure_head(name: str, scans: Path, settings: Settings, template_path: Path
     """Mask against the published template's mask, registration against one to that template."""
     template, inner_table = load_template(template_path)
     started = time.process_time()
-    verdict = prepare_scan(name, str(scans / f"{name}.nii.gz"), "", "", "", WORK / "real", template_path, settings)
+    verdict = prepare_scan(Sources(name, str(scans / f"{name}.nii.gz")), WORK / "real", template_path, settings)
     seconds = time.process_time() - started
     scan = read_scan(scans / f"{name}.nii.gz")
     prepared = prepare_volume(scan, settings, template_path)
@@ -271,23 +272,15 @@ def measure_throughput(matrix: int, slices: int, settings: Settings, template_pa
                 nib.save(nib.nifti1.Nifti1Image(phantom.hu, phantom.affine), beside)
         out = WORK / "throughput" / f"out-{time.monotonic_ns()}"
         started = time.process_time()
-        prepare_scan("scan", str(path), "", "", "", out, template_path, settings)
+        prepare_scan(Sources("scan", str(path)), out, template_path, settings)
         seconds.append(time.process_time() - started)
     return {"median_s": float(np.median(seconds)), "max_s": max(seconds)}
 
 
 def peak_memory(settings: Settings, template_path: Path) -> float:
     """MB of a process that prepares one scan of 512 x 512 x 30."""
-    prepare_scan(
-        "scan",
-        str(WORK / "throughput" / "512-0.nii.gz"),
-        "",
-        "",
-        "",
-        WORK / "throughput" / "memory",
-        template_path,
-        settings,
-    )
+    path = WORK / "throughput" / "512-0.nii.gz"
+    prepare_scan(Sources("scan", str(path)), WORK / "throughput" / "memory", template_path, settings)
     status = Path("/proc/self/status").read_text()  # getrusage would count the parent before this process began
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 

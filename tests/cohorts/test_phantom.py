@@ -1,14 +1,16 @@
-from dataclasses import replace
-
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from anomaly3d.cohorts.phantom.cohort import make_cohort, plan
-from anomaly3d.cohorts.phantom.generate import best_affine, generate, write_phantom
-from anomaly3d.cohorts.phantom.lesions import TYPES
+from anomaly3d.cohorts.manifest import read_manifest
+from anomaly3d.cohorts.phantom.cohort import PARTS, make_cohort, plan
+from anomaly3d.cohorts.phantom.generate import SEPTUM, Recipe, best_affine, generate, total_push, write_phantom
+from anomaly3d.cohorts.phantom.lesions import TYPES, draw_subdural
+from anomaly3d.cohorts.phantom.postoperative import KINDS
+from anomaly3d.cohorts.phantom.scanner import draw_scan
 from anomaly3d.cohorts.phantom.subject import draw_subject
+from anomaly3d.errors import UserError
 
 SIZE = dict(matrix=72, slices=20)
 
@@ -18,16 +20,24 @@ def healthy():
     return generate((5, 0), [], **SIZE)
 
 
+@pytest.fixture(scope="module")
+def people():
+    return [draw_subject(np.random.default_rng(i)) for i in range(80)]
+
+
+def ml(phantom, mask):
+    return float(mask.sum() * abs(np.linalg.det(phantom.affine)) / 1000)
+
+
 def test_a_healthy_head_has_the_densities_of_one(healthy):
     hu, inside = healthy.hu, healthy.intracranial > 0
-    assert hu.shape == (72, 72, 20)
+    assert hu.shape[:2] == (72, 72)
     assert hu.dtype == np.int16
     assert np.median(hu[0]) < -900  # air at the edge of the view
     assert 25 < np.median(hu[inside]) < 42  # brain
     assert (hu > 800).mean() > 0.01  # bone
-    assert healthy.lesion.sum() == 0
-    ml = inside.sum() * abs(np.linalg.det(healthy.affine)) / 1000
-    assert 1100 < ml < 2200
+    assert healthy.lesion.sum() == healthy.mass_effect.sum() == 0
+    assert 1100 < ml(healthy, inside) < 2200
 
 
 def test_the_brain_is_not_mirror_symmetric(healthy):
@@ -36,53 +46,118 @@ def test_the_brain_is_not_mirror_symmetric(healthy):
     assert np.abs(warp - mirrored).mean() > 1.0  # mm
 
 
+def test_age_widens_ventricles_and_darkens_white_matter(people):
+    old, young = ([s.look for s in people if s.age > 70], [s.look for s in people if s.age < 40])
+    for trait in ("ventricle", "sulci", "leukoaraiosis"):
+        assert np.mean([getattr(s, trait) for s in old]) > np.mean([getattr(s, trait) for s in young])
+
+
+def test_healthy_heads_have_bright_things_in_them(people):
+    pineal = [any(abs(s.centre[0]) < 5 and s.centre[1] > -32 for s in p.anatomy.spots) for p in people]
+    plexus = [sum(abs(abs(s.centre[0]) - 23) < 5 for s in p.anatomy.spots) > 0 for p in people]
+    assert 0.4 < np.mean(pineal) < 0.9
+    assert 0.4 < np.mean(plexus) < 0.8
+    assert all(44 <= p.anatomy.venous_hu <= 70 for p in people)
+    assert 0 < np.mean([p.anatomy.frontal_bone > 0 for p in people]) < 0.3
+
+
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_bleed_is_bright_inside_the_head_and_moves_the_brain(kind):
+def test_a_bleed_lies_inside_the_head(kind):
     phantom = generate((5, 1), [kind], **SIZE)
     lesion = phantom.lesion > 0
-    ml = lesion.sum() * abs(np.linalg.det(phantom.affine)) / 1000
-    assert 0.5 < ml < 150
-    assert (phantom.intracranial[lesion] > 0).mean() > 0.95
-    assert np.median(phantom.hu[lesion]) > np.median(phantom.hu[phantom.intracranial > 0]) + 15
-    near = phantom.lesion.any(2)[..., None] & (phantom.lesion == 0) & (phantom.intracranial > 0)
-    assert near.any()
+    assert 0.1 < ml(phantom, lesion) < 180
+    assert (phantom.intracranial[lesion] > 0).mean() > 0.9
+    assert not (lesion & (phantom.mass_effect > 0)).any()
+    if kind in ("epidural", "intraparenchymal"):
+        assert np.median(phantom.hu[lesion]) > np.median(phantom.hu[phantom.intracranial > 0]) + 12
+
+
+def test_the_twin_is_the_same_head_without_its_bleed():
+    ill, twin = generate((5, 1), ["epidural"], **SIZE), generate((5, 1), ["epidural"], twin=True, **SIZE)
+    assert twin.lesion.sum() == 0
+    assert np.array_equal(ill.affine, twin.affine)
+    apart = (ill.lesion == 0) & (ill.mass_effect == 0) & (ill.intracranial > 0)
+    difference = (ill.hu.astype(float) - twin.hu)[apart]
+    assert abs(np.median(difference)) < 1  # HU
+    assert difference.std() > 2  # other noise
+    assert np.median((ill.hu.astype(float) - twin.hu)[ill.lesion > 0]) > 15
+
+
+def test_a_large_bleed_moves_the_midline_less_where_there_is_room():
+    deep = torch.full((3,), 60.0)
+    shifts = []
+    for reserve in (0.0, 0.6):
+        lesions = [draw_subdural(np.random.default_rng(s), reserve) for s in range(30)]
+        shifts.append(np.mean([total_push([x], SEPTUM, deep)[:, 0].abs().mean() for x in lesions]))
+    assert shifts[1] < 0.6 * shifts[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_surgery_changes_the_scan_where_it_was(kind):
+    size = SIZE | {"matrix": 160}  # a catheter is thin
+    before, after = generate((5, 2), [], **size), generate((5, 2), [], postoperative=kind, **size)
+    changed = np.abs(before.hu.astype(int) - after.hu) > 20
+    assert 0.0001 < changed.mean() < 0.1
+    bone = before.hu > 400
+    if kind == "craniectomy":
+        assert (after.hu[bone & changed] < 300).mean() > 0.5
+    else:
+        assert after.hu[changed & (after.intracranial > 0)].max() > 80
+
+
+def test_sites_scan_differently():
+    draws = {site: [draw_scan(np.random.default_rng(i), np.ones(3), site, 256, 36) for i in range(60)] for site in "AB"}
+    assert np.mean([s.offset for s in draws["B"]]) - np.mean([s.offset for s in draws["A"]]) > 2  # HU
+    assert max(s.thickness for s in draws["B"]) > 6
+    assert min(s.thickness for s in draws["B"]) < 2
+    assert any(s.affine[1, 2] != 0 for s in draws["A"])  # a tilted gantry
 
 
 def test_one_seed_gives_the_same_bytes(tmp_path):
+    recipe = Recipe("x", (1, 2, 3), ("subdural", "contusion"), twin=True, **SIZE)
     for folder in ("a", "b"):
-        write_phantom(tmp_path / folder, "x", (1, 2, 3), "subdural", **SIZE)
-    for kind in ("ct", "lesion", "intracranial"):
+        write_phantom(tmp_path / folder, recipe)
+    kinds = ("ct", "lesion", "mass_effect", "intracranial", "twin")
+    for kind in kinds:
         first, second = ((tmp_path / f / kind / "x.nii.gz").read_bytes() for f in ("a", "b"))
         assert first == second
-    other = generate((1, 2, 4), ["subdural"], **SIZE)
-    assert not np.array_equal(other.hu, nib.load(tmp_path / "a" / "ct" / "x.nii.gz").get_fdata())
+    other = generate((1, 2, 4), ["subdural", "contusion"], **SIZE)
+    stored = nib.load(tmp_path / "a" / "ct" / "x.nii.gz").get_fdata()
+    assert stored.shape != other.hu.shape or not np.array_equal(other.hu, stored)
 
 
-def test_seeds_do_not_collide_and_splits_hold_what_they_say():
-    table = plan({"train": 3, "validation": 2, "calibration": 1, "test_normal": 2, "test_lesion": 4}, seed=9)
-    assert table["seed"].nunique() == table["scan_id"].nunique() == 12
-    assert (table[table["label"] == "1"]["split"] == "test").all()
-    assert set(table["lesions"]) == {"", *TYPES}
+def test_the_plan_keeps_seeds_and_splits_apart():
+    counts = dict.fromkeys(PARTS, 3)
+    dev, test = plan(counts, 9), plan(counts, 9, "test")
+    seeds = [recipe.seed for _, recipe in dev + test]
+    assert len(set(seeds)) == len(seeds) == 6 * len(PARTS)
+    assert len({recipe.scan_id for _, recipe in dev}) == 3 * len(PARTS)
+    for part, recipe in dev:
+        assert (part.label == "1") == bool(recipe.lesions or recipe.postoperative)
+        assert part.label != "1" or part.split in ("test", "labelled")
+    assert {kind for _, recipe in plan({"test_lesion": 12}, 0) for kind in recipe.lesions} == set(TYPES)
 
 
-def test_age_widens_the_ventricles():
-    subjects = [draw_subject(np.random.default_rng(i)) for i in range(60)]
-    old = [s.look.ventricle for s in subjects if s.age > 70]
-    young = [s.look.ventricle for s in subjects if s.age < 45]
-    assert np.mean(old) > np.mean(young) + 0.5  # mm
+def test_unknown_parts_and_purposes_are_named():
+    with pytest.raises(UserError, match="tset_normal"):
+        plan({"tset_normal": 3}, 0)
+    with pytest.raises(UserError, match="purpose"):
+        plan({}, 0, "final")
 
 
-def test_a_finished_cohort_is_not_made_again(tmp_path):
-    counts = {"train": 1, "test_lesion": 1}
-    manifest = make_cohort("tiny", counts, 0, 48, 16, tmp_path, workers=1)
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")}
-    assert len(before) == 5
-    assert make_cohort("tiny", counts, 0, 48, 16, tmp_path, workers=1) == manifest
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")} == before
+def test_a_cohort_on_disk_is_a_valid_manifest(tmp_path):
+    counts = {"train": 1, "test_lesion": 1, "b_test_normal": 1, "craniectomy": 1, "wrong_registration": 1, "motion": 1}
+    manifest = make_cohort("small", counts, 3, 48, 16, tmp_path, 1, twins=True)
+    table = read_manifest(manifest).set_index("scan_id")
+    assert list(table["cohort"]) == ["small", "small", "small-b", "small", "small", "small"]
+    assert list(table["group"]) == ["normal", "tbi", "normal", "postoperative", "low_quality", "low_quality"]
+    ill = table.loc["epidural-0000"]
+    assert ill.lesion_mask
+    assert ill.mass_effect_mask
+    assert ill.twin
+    assert np.loadtxt(table.loc["wrong-registration-0000"].transform_fault).shape == (4, 4)
 
 
-def test_true_affine_is_the_pose_where_nothing_is_warped(healthy):
-    still = replace(healthy.subject, skull_warp=torch.zeros_like(healthy.subject.skull_warp))
-    np.testing.assert_allclose(best_affine(still, healthy.scan), healthy.scan.pose, atol=1e-3)
-    warped = best_affine(healthy.subject, healthy.scan)
-    assert 1e-3 < np.abs(warped - healthy.scan.pose).max() < 10  # mm
+def test_best_affine_is_the_pose_of_an_unwarped_head():
+    phantom = generate((5, 3), [], warped=False, **SIZE)
+    np.testing.assert_allclose(best_affine(phantom.subject, phantom.scan), phantom.scan.pose, atol=1e-3)

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing.brain_mask import intracranial_mask
 from anomaly3d.preprocessing.crop import bounding_box
-from anomaly3d.preprocessing.intensity import fill_outside, smooth_and_resize, to_unit_range
+from anomaly3d.preprocessing.intensity import fill_bone_rim, fill_outside, smooth_and_resize, to_unit_range
 from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
 from anomaly3d.preprocessing.volume import Volume, read_scan, resample
 
@@ -41,6 +41,22 @@ def test_outside_of_the_mask_is_the_lower_end_and_bone_cannot_leak():
     hu = np.array([-1000.0, 40.0, 1500.0])
     np.testing.assert_allclose(fill_outside(hu, np.array([True, True, True]), WINDOW), [-20, 40, 100])
     np.testing.assert_allclose(fill_outside(hu, np.array([False, True, False]), WINDOW), [-20, 40, -20])
+
+
+def test_the_bone_rim_takes_the_tissue_beside_it_and_blood_on_the_bone_stays():
+    hu = np.full((16, 17, 18), 1200.0, np.float32)
+    hu[3:13, 3:14, 3:15] = 35
+    hu[3:6] = np.where(hu[3:6] < 1000, 70, hu[3:6])  # blood on the inner table
+    hu[2, 3:14, 3:15] = 600  # half of a voxel is bone
+    hu[8, 8, 8] = 300  # a calcification in the depth
+    mask = np.zeros(hu.shape, bool)
+    mask[2:13, 3:14, 3:15] = True
+    rim = np.ones(hu.shape, bool)
+    rim[5:11, 5:12, 5:13] = False
+    filled = fill_bone_rim(hu, mask, rim, 100.0)
+    np.testing.assert_allclose(filled[2, 5:12, 5:13], 70, rtol=1e-4)
+    assert filled[8, 8, 8] == 300
+    assert np.array_equal(filled[~mask], hu[~mask])
 
 
 def test_smoothing_keeps_a_constant_and_the_mean():

@@ -1,8 +1,9 @@
-"""From a seed to a head CT: person, lesion and scanner are drawn, painted on the scan's voxels, written as NIfTI."""
+"""From a seed to a head CT: person, lesions and scanner are drawn, painted on the scan's voxels, written as NIfTI."""
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -11,15 +12,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly3d.cohorts.phantom.lesions import Lesion, draw_lesion
-from anomaly3d.cohorts.phantom.postoperative import Craniectomy, draw_postoperative
+from anomaly3d.cohorts.phantom.faults import FAULTS, transform_fault
+from anomaly3d.cohorts.phantom.fields import sample_field
+from anomaly3d.cohorts.phantom.lesions import Lesion, Place, draw_lesion
+from anomaly3d.cohorts.phantom.postoperative import Surgery, draw_postoperative
 from anomaly3d.cohorts.phantom.scanner import Scan, acquire, draw_scan
-from anomaly3d.cohorts.phantom.subject import Subject, displacement, draw_subject
+from anomaly3d.cohorts.phantom.subject import Subject, draw_subject
 from anomaly3d.files import written_whole
 from anomaly3d.head import AIR, CSF, head_maps, paint_brain, paint_skull, soft_step
 
 COARSE = 4  # voxels in plane between the nodes where smooth coordinates are computed
 REACH = 30.0  # mm beyond the inner table where the vault's shells end
+DISPLACED = 2.0  # mm: tissue that moved further is in the mass-effect mask
+SEPTUM = torch.tensor([[0.0, 10.0, 12.0], [0.0, 0.0, 18.0], [0.0, -10.0, 20.0]])  # MNI mm: where midline shift is read
+PERSON, SCANNER, BLEED, SURGERY, NOISE, TWIN_NOISE, FAULT = range(7)  # streams of random numbers of one seed
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Noise-free volumes on a scan's voxels: HU, shares of blood and of intracranial space, displacement in mm."""
+
+    hu: np.ndarray
+    blood: np.ndarray
+    intracranial: np.ndarray
+    displacement: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -28,16 +44,27 @@ class PhantomScan:
 
     hu: np.ndarray  # int16
     lesion: np.ndarray  # uint8
+    mass_effect: np.ndarray  # uint8: tissue that moved by more than 2 mm, outside the lesion
     intracranial: np.ndarray  # uint8
     affine: np.ndarray
     subject: Subject
     scan: Scan
+    lesions: tuple[Lesion, ...]
+
+    def midline_shift(self) -> float:
+        """mm by which the septum lies off the midline."""
+        return abs(float(total_push(self.lesions, SEPTUM, torch.full((3,), 60.0))[:, 0].mean()))
 
 
-def smooth_coordinates(subject: Subject, scan: Scan) -> tuple[Tensor, Tensor]:
-    """MNI mm of every sub-slice voxel, of the skull and of the brain: two ``(X, Y, 2S, 3)``.
+def total_push(lesions: Sequence[Lesion], points: Tensor, depth: Tensor) -> Tensor:
+    """From each point to where its tissue was before all bleeds, ``(N, 3)`` mm."""
+    return sum((lesion.push(points, depth) for lesion in lesions), torch.zeros_like(points))
 
-    Each slice is sampled at two depths, which is its thickness profile. The warps are smooth, so they are computed on
+
+def smooth_coordinates(subject: Subject, scan: Scan) -> tuple[Tensor, Tensor, Tensor]:
+    """For every sub-slice voxel ``(X, Y, 2S, 3)``: MNI mm of the skull, of the brain, and the person's texture.
+
+    Each slice is sampled at two depths, which is its thickness profile. All three are smooth, so they are computed on
     every fourth voxel and interpolated.
     """
     nx, ny, nz = scan.shape
@@ -46,12 +73,13 @@ def smooth_coordinates(subject: Subject, scan: Scan) -> tuple[Tensor, Tensor]:
     voxels = torch.stack(torch.meshgrid(x, y, z, indexing="ij"), -1)
     to_mni = torch.tensor(np.linalg.inv(scan.pose) @ scan.affine, dtype=torch.float32)
     rigid = (voxels @ to_mni[:3, :3].T + to_mni[:3, 3]).reshape(-1, 3)
-    skull = rigid + displacement(subject.skull_warp, rigid)
+    skull = rigid + sample_field(subject.skull_warp, rigid)
     depth = -head_maps().sample(head_maps().skull[:1], skull)[0]
-    brain = skull + displacement(subject.brain_warp, skull) * (depth / 10).clamp(0, 1)[:, None]
-    both = torch.cat([skull, brain], 1).view(*voxels.shape[:3], 6).permute(3, 2, 0, 1)
-    full = F.interpolate(both, size=(nx, ny), mode="bilinear", align_corners=True).permute(2, 3, 1, 0)
-    return full[..., :3], full[..., 3:]
+    brain = skull + sample_field(subject.brain_warp, skull) * (depth / 10).clamp(0, 1)[:, None]
+    every = torch.cat([skull, brain, sample_field(subject.texture, skull)], 1)
+    every = every.view(*voxels.shape[:3], 9).permute(3, 2, 0, 1)
+    full = F.interpolate(every, size=(nx, ny), mode="bilinear", align_corners=True).permute(2, 3, 1, 0)
+    return full[..., :3], full[..., 3:6], full[..., 6:]
 
 
 def best_affine(subject: Subject, scan: Scan, points: int = 4000) -> np.ndarray:
@@ -61,7 +89,7 @@ def best_affine(subject: Subject, scan: Scan, points: int = 4000) -> np.ndarray:
     """
     rng = np.random.default_rng(0)
     mni = torch.tensor(rng.uniform((-75, -110, -60), (75, 80, 85), (points, 3)), dtype=torch.float32)
-    warped = mni + displacement(subject.skull_warp, mni)
+    warped = mni + sample_field(subject.skull_warp, mni)
     inside = (head_maps().sample(head_maps().skull[:1], warped)[0] < 0).numpy()
     source = np.c_[warped.numpy()[inside], np.ones(inside.sum())]
     target = np.c_[mni.numpy()[inside], np.ones(inside.sum())] @ scan.pose.T
@@ -69,49 +97,69 @@ def best_affine(subject: Subject, scan: Scan, points: int = 4000) -> np.ndarray:
     return solution.T
 
 
-def paint(
-    subject: Subject, lesions: list[Lesion], scan: Scan, surgery: Craniectomy | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """HU, share of blood and share of intracranial space for each voxel of the scan, noise-free."""
-    maps = head_maps()
-    skull_points, brain_points = smooth_coordinates(subject, scan)
+def beam_hardening(points: Tensor, depth: Tensor, scan: Scan) -> Tensor:
+    """HU that beam hardening adds: more near the skull (cupping), dark and bright bars between the petrous bones."""
+    x, y, z = points.unbind(1)
+    cupping = scan.cupping * (torch.exp(-depth.clamp_min(0) / 8) - 0.12)
+    between = torch.exp(-(((z + 38) / 6) ** 2) - (x / 32) ** 2 - ((y + 25) / 30) ** 2)
+    return cupping - scan.bar * between * torch.cos((y + 25) / 9)
+
+
+def paint(subject: Subject, lesions: Sequence[Lesion], scan: Scan, surgery: Surgery | None = None) -> Painted:
+    """A head on the scan's voxels, without noise."""
+    maps, look = head_maps(), subject.look
+    skull_points, brain_points, texture = smooth_coordinates(subject, scan)
     grid = skull_points.shape[:3]
-    inner_table, face = maps.sample(maps.skull, skull_points.reshape(-1, 3))
+    skull_points, brain_points, texture = (v.reshape(-1, 3) for v in (skull_points, brain_points, texture))
+    inner_table, face = maps.sample(maps.skull, skull_points)
+    inner_table = subject.anatomy.thicken(inner_table + texture[:, 0] * (inner_table.abs() < 15), skull_points)
     hu = torch.full_like(face, AIR)
     head = torch.nonzero((inner_table < REACH) | (face > AIR + 1))[:, 0]
-    points = skull_points.reshape(-1, 3)[head]
-    skull = paint_skull(inner_table[head], face[head], points[:, 2], subject.look)
-    hu[head] = surgery.paint(skull, points, inner_table[head]) if surgery else skull
+    hu[head] = paint_skull(inner_table[head], face[head], skull_points[head, 2], look)
 
     inside = torch.nonzero(inner_table < 1.0)[:, 0]
-    points, depth = skull_points.reshape(-1, 3)[inside], -inner_table[inside]
-    origin = brain_points.reshape(-1, 3)[inside]
-    blood = torch.zeros_like(depth)
+    points, depth, fields = skull_points[inside], -inner_table[inside], texture[inside]
+    push = total_push(lesions, points, depth)
+    moved = push.norm(dim=1)
+    origin = brain_points[inside] + push
+    sampled = maps.sample(maps.brain, origin)
+    effaced = (moved / 8).clamp(0, 1)  # what moves is pressed together: sulci close, ventricles narrow
+    widening = subject.ventricle_asymmetry * torch.tanh(origin[:, 0] / 10) / 2 - 2.0 * effaced
+    tissue, fluid = paint_brain(sampled, look, widening, fields[:, 2].clamp(0.4, 1.8) * (1 - 0.5 * effaced))
+    tissue = tissue + fields[:, 1] * (1 - fluid)
+    tissue = subject.anatomy.paint(tissue, origin, depth)
     oedema = torch.zeros_like(depth)
     for lesion in lesions:
-        origin = origin + (lesion.origin(points, depth) - points)
         oedema = torch.maximum(oedema, lesion.oedema(points, depth))
-    tissue = paint_brain(maps.sample(maps.brain, origin), subject.look)
     tissue = tissue - (tissue - CSF).clamp_min(0) * 0.4 * oedema
+    place = Place(points, depth, fluid, sampled[2] - look.ventricle - widening)
+    blood = torch.zeros_like(depth)
     for lesion in lesions:
-        fraction = lesion.fraction(points, depth)
+        fraction = lesion.fraction(place)
         tissue = tissue + (lesion.hu - tissue) * fraction
         blood = torch.maximum(blood, fraction)
+    tissue = tissue + beam_hardening(points, depth, scan) + scan.offset
     share = soft_step(depth, 1.0)
     hu[inside] = hu[inside] + (tissue - hu[inside]) * share
+    if surgery:
+        hu[head] = surgery.paint(hu[head], skull_points[head], inner_table[head])
 
-    blood_map, intracranial = torch.zeros_like(hu), torch.zeros_like(hu)
-    blood_map[inside], intracranial[inside] = blood, share
-    slices = [v.view(*grid[:2], -1, 2).mean(-1).numpy() for v in (hu, blood_map, intracranial)]
-    return slices[0], slices[1], slices[2]
+    def slices(values: Tensor) -> np.ndarray:
+        full = torch.zeros_like(hu)
+        full[inside] = values
+        return full.view(*grid[:2], -1, 2).mean(-1).numpy()
+
+    return Painted(hu.view(*grid[:2], -1, 2).mean(-1).numpy(), slices(blood), slices(share), slices(moved * share))
 
 
 def generate(
     seed: tuple[int, ...],
     lesion_types: Sequence[str],
+    site: str = "A",
     matrix: int = 256,
     slices: int = 36,
     postoperative: str | None = None,
+    twin: bool = False,
     warped: bool = True,
     change_scan: Callable[[Scan], Scan] = lambda scan: scan,
 ) -> PhantomScan:
@@ -119,59 +167,87 @@ def generate(
 
     Args:
         lesion_types: of ``lesions.TYPES``, none for a healthy head.
+        site: of ``scanner.SITES``; ``slices`` is their usual number.
         postoperative: one of ``postoperative.KINDS``.
+        twin: the same head in the same scanner without its lesions, scanned once more (with other noise).
         warped: False leaves out what no affine can describe: the head is MNI's own, scaled and posed.
         change_scan: another examination of the same head.
     """
-    rng = np.random.default_rng(seed)
-    subject = draw_subject(rng)
-    scan = draw_scan(rng, subject.scale, matrix, slices)
-    lesions = [draw_lesion(kind, rng) for kind in lesion_types]
-    surgery = draw_postoperative(postoperative, rng) if postoperative else None
+    streams = [np.random.default_rng((*seed, stream)) for stream in range(7)]
+    subject = draw_subject(streams[PERSON])
+    scan = change_scan(draw_scan(streams[SCANNER], subject.scale, site, matrix, slices))
+    lesions = [] if twin else [draw_lesion(kind, streams[BLEED], subject.reserve) for kind in lesion_types]
+    surgery = draw_postoperative(postoperative, streams[SURGERY]) if postoperative else None
     if not warped:
         still = torch.zeros_like
         subject = replace(subject, skull_warp=still(subject.skull_warp), brain_warp=still(subject.brain_warp))
-    scan = change_scan(scan)
-    hu, blood, intracranial = paint(subject, lesions, scan, surgery)
+    painted = paint(subject, lesions, scan, surgery)
+    lesion = painted.blood > 0.5
     return PhantomScan(
-        acquire(hu, scan, rng),
-        (blood > 0.5).astype(np.uint8),
-        (intracranial > 0.5).astype(np.uint8),
+        acquire(painted.hu, scan, streams[TWIN_NOISE if twin else NOISE]),
+        lesion.astype(np.uint8),
+        ((painted.displacement > DISPLACED) & ~lesion).astype(np.uint8),
+        (painted.intracranial > 0.5).astype(np.uint8),
         scan.affine,
         subject,
         scan,
+        tuple(lesions),
     )
 
 
-def write_phantom(
-    folder: Path, scan_id: str, seed: tuple[int, ...], lesion_type: str | None, matrix: int, slices: int
-) -> dict[str, object]:
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the bytes of one phantom."""
+
+    scan_id: str
+    seed: tuple[int, ...]
+    lesions: tuple[str, ...] = ()
+    site: str = "A"
+    postoperative: str | None = None
+    fault: str | None = None  # of ``faults.FAULTS``, or "wrong_registration"
+    matrix: int = 256
+    slices: int = 36
+    twin: bool = False
+
+
+def write_phantom(folder: Path, recipe: Recipe) -> dict[str, object]:
     """Write one phantom's files under ``folder`` and return its truth, which is also what ``truth/ID.json`` holds.
 
     The truth is written last, so a scan that has one is complete; such a scan is not made again.
     """
-    truth_path = folder / "truth" / f"{scan_id}.json"
+    truth_path = folder / "truth" / f"{recipe.scan_id}.json"
     if truth_path.exists():
         return json.loads(truth_path.read_text())
     torch.set_num_threads(1)
-    phantom = generate(seed, [lesion_type] if lesion_type else [], matrix, slices)
-    for kind, data in (
-        ("ct", phantom.hu),
-        ("lesion", phantom.lesion),
-        ("intracranial", phantom.intracranial),
-    ):
-        if kind != "lesion" or lesion_type:
-            with written_whole(folder / kind / f"{scan_id}.nii.gz") as path:
-                nib.save(nib.Nifti1Image(data, phantom.affine), path)
+    scan = partial(generate, recipe.seed, site=recipe.site, matrix=recipe.matrix, slices=recipe.slices)
+    phantom = scan(recipe.lesions, postoperative=recipe.postoperative)
+    hu, affine = phantom.hu, phantom.affine
+    rng = np.random.default_rng((*recipe.seed, FAULT))
+    if recipe.fault in FAULTS:
+        hu, affine = FAULTS[recipe.fault](hu, affine, rng)
+    volumes = {"ct": (hu, affine), "intracranial": (phantom.intracranial, phantom.affine)}
+    if recipe.lesions:
+        volumes["lesion"] = (phantom.lesion, phantom.affine)
+        volumes["mass_effect"] = (phantom.mass_effect, phantom.affine)
+    if recipe.twin:
+        volumes["twin"] = (scan([], twin=True).hu, phantom.affine)
+    for kind, (data, grid) in volumes.items():
+        with written_whole(folder / kind / f"{recipe.scan_id}.nii.gz") as path:
+            nib.save(nib.nifti1.Nifti1Image(data, grid), path)
+    if recipe.fault == "wrong_registration":
+        with written_whole(folder / "transform_fault" / f"{recipe.scan_id}.txt") as path:
+            np.savetxt(path, transform_fault(rng))
     voxel_ml = float(np.abs(np.linalg.det(phantom.affine))) / 1000
     truth = {
         "age": phantom.subject.age,
         "sex": phantom.subject.sex,
         "lesion_ml": round(float(phantom.lesion.sum()) * voxel_ml, 3),
+        "displaced_ml": round(float(phantom.mass_effect.sum()) * voxel_ml, 3),
+        "midline_shift_mm": round(phantom.midline_shift(), 2),
+        "lesion_hu": [round(lesion.hu, 1) for lesion in phantom.lesions],
         "mni_to_scan": best_affine(phantom.subject, phantom.scan).tolist(),
-        "noise_hu": phantom.scan.noise,
-        "slice_mm": phantom.scan.thickness,
-        "ventricle_mm": phantom.subject.look.ventricle,
+        "recipe": asdict(recipe),
+        "scan": {k: v for k, v in asdict(phantom.scan).items() if k not in ("affine", "pose")},
     }
     with written_whole(truth_path) as path:
         path.write_text(json.dumps(truth, indent=1))

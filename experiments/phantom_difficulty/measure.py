@@ -1,0 +1,149 @@
+"""How hard the phantom cohort is: AUC of the controls on cohorts of several seeds; its bleeds in numbers.
+
+``python -m experiments.phantom_difficulty.measure`` writes ``table.json`` and ``phantoms.png``. Scans are prepared in
+memory and kept as 64^3 volumes under ``runs/experiments/phantom_difficulty``; a second call does only what is missing.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anomaly3d.cohorts.phantom.cohort import VERSION, Part, plan
+from anomaly3d.cohorts.phantom.generate import Recipe, generate
+from anomaly3d.cohorts.phantom.lesions import TYPES
+from anomaly3d.detectors.controls import CONTROLS, Twin
+from anomaly3d.detectors.supervised import Supervised
+from anomaly3d.evaluation.statistics import auc
+from anomaly3d.files import written_whole
+from anomaly3d.parallel import run_parallel
+from anomaly3d.preprocessing.pipeline import Settings, prepare_volume
+from anomaly3d.preprocessing.template import build_template
+from experiments.preprocessing.measure import as_read, settings_of_conf
+
+WORK = Path("runs/experiments/phantom_difficulty") / f"phantom-v{VERSION}"
+HERE = Path(__file__).parent
+WINDOW = 32767  # of int16 for [-1, 1]
+
+
+def prepare_recipe(folder: Path, part: Part, recipe: Recipe, settings: Settings, template_path: Path) -> None:
+    """One phantom, and its twin where it is tested, through the seven steps without touching the disk before."""
+    done = folder / f"{recipe.scan_id}.npz"
+    if done.exists():
+        return
+    torch.set_num_threads(1)
+    size = {"site": recipe.site, "matrix": recipe.matrix, "slices": recipe.slices}
+    phantom = generate(recipe.seed, recipe.lesions, **size)  # type: ignore[arg-type]
+    twin = generate(recipe.seed, [], twin=True, **size) if part.split == "test" else None  # type: ignore[arg-type]
+    prepared = prepare_volume(
+        as_read(phantom.hu, phantom.affine),
+        settings,
+        template_path,
+        twin=as_read(twin.hu, twin.affine) if twin else None,
+    )
+    blood = phantom.lesion > 0
+    ml = float(abs(np.linalg.det(phantom.affine))) / 1000
+    facts = {
+        "ml": float(blood.sum() * ml),
+        "displaced_ml": float(phantom.mass_effect.sum() * ml),
+        "shift_mm": phantom.midline_shift(),
+        "hu": float(np.median(phantom.hu[blood])) if blood.any() else None,
+        "lesions": recipe.lesions,
+        "age": phantom.subject.age,
+    }
+    volumes = {"image": prepared.image, **prepared.extra}
+    with written_whole(done) as path:
+        np.savez_compressed(
+            path,
+            facts=json.dumps(facts),
+            **{k: np.rint(v * WINDOW).astype(np.int16) for k, v in volumes.items()},
+        )
+
+
+def load(folder: Path, scans: list[tuple[Part, Recipe]], kind: str = "image") -> torch.Tensor:
+    """Volumes ``(N, 1, D, H, W)`` of a list of scans."""
+    return torch.stack(
+        [torch.from_numpy(np.load(folder / f"{r.scan_id}.npz")[kind].astype(np.float32) / WINDOW) for _, r in scans]
+    )[:, None]
+
+
+def facts_of(folder: Path, scans: list[tuple[Part, Recipe]]) -> list[dict[str, Any]]:
+    """What is known of each scan."""
+    return [json.loads(str(np.load(folder / f"{r.scan_id}.npz")["facts"])) for _, r in scans]
+
+
+@torch.no_grad()
+def scores_of(detector: Any, images: torch.Tensor, twins: torch.Tensor) -> np.ndarray:
+    """Anomaly scores in batches of 16."""
+    pairs = zip(images.split(16), twins.split(16), strict=True)
+    return torch.cat([detector.score_batch({"image": x, "twin": t})["total"] for x, t in pairs]).double().numpy()
+
+
+def measure_cohort(seed: int, counts: dict[str, int], purpose: str, workers: int, supervised: bool) -> dict[str, Any]:
+    """AUCs of all controls on one cohort; also kept as a JSON file of its own."""
+    folder = WORK / f"{purpose}-{seed}"
+    settings, template_path = settings_of_conf(), build_template(Path("data"))
+    scans = plan(counts, seed, purpose)
+    missing = [s for s in scans if not (folder / f"{s[1].scan_id}.npz").exists()]
+    for _ in run_parallel(
+        prepare_recipe, [(folder, *s, settings, template_path) for s in missing], workers, f"cohort {purpose} {seed}"
+    ):
+        pass
+    by = {split: [s for s in scans if s[0].split == split] for split in ("train", "validation", "test", "labelled")}
+    train, validation, images, twins = (
+        load(folder, by["train"]),
+        load(folder, by["validation"]),
+        load(folder, by["test"]),
+        load(folder, by["test"], "twin"),
+    )
+    labels = np.array([int(part.label) for part, _ in by["test"]])
+    detectors: dict[str, Any] = {name: control.fit(train, validation) for name, control in CONTROLS.items()}
+    detectors["twin"] = Twin()
+    if supervised and by["labelled"]:
+        path = folder / "supervised.pt"
+        if not path.exists():
+            Supervised.fit(load(folder, by["labelled"]), validation).save(path)
+        detectors["supervised"] = Supervised.load(path)
+    scores = {name: scores_of(detector, images, twins) for name, detector in detectors.items()}
+    primary = np.array([(r.lesions or ("",))[0] for _, r in by["test"]])
+    result: dict[str, Any] = {"auc": {name: auc(labels, s).as_json() for name, s in scores.items()}, "by_lesion": {}}
+    for kind in TYPES:
+        rows = (labels == 0) | (primary == kind)
+        result["by_lesion"][kind] = {n: round(auc(labels[rows], s[rows]).value, 3) for n, s in scores.items()}
+    result["components"] = len(detectors["pca"].components)
+    with written_whole(folder / "auc.json") as file:
+        file.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def main() -> None:
+    """Measure cohorts of several seeds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--purpose", default="dev")
+    parser.add_argument("--train", type=int, default=532)
+    parser.add_argument("--validation", type=int, default=60)
+    parser.add_argument("--test", type=int, default=300)
+    parser.add_argument("--labelled", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    counts = {
+        "train": arguments.train,
+        "validation": arguments.validation,
+        "test_normal": arguments.test,
+        "test_lesion": arguments.test,
+        "labelled_normal": arguments.labelled,
+        "labelled_lesion": arguments.labelled,
+    }
+    for seed in arguments.seeds:
+        result = measure_cohort(seed, counts, arguments.purpose, arguments.workers, bool(arguments.labelled))
+        print(seed, {name: round(a["value"], 3) for name, a in result["auc"].items()}, result["components"])
+        for kind, values in result["by_lesion"].items():
+            print("  ", kind, values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from anomaly3d.files import remove_leftovers, written_whole
+from anomaly3d.parallel import run_parallel
+
+SLEEPERS = (
+    "import time\nfrom anomaly3d.parallel import run_parallel\n"
+    "if __name__ == '__main__':\n    list(run_parallel(time.sleep, [(60,), (60,)], 2, 'sleep'))\n"
+)
+
+
+def test_every_job_is_done_once():
+    assert sorted(run_parallel(pow, [(2, i) for i in range(5)], 2, "powers")) == [1, 2, 4, 8, 16]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc, which only Linux has")
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    (tmp_path / "sleepers.py").write_text(SLEEPERS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen([sys.executable, tmp_path / "sleepers.py"], env=environment) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        for _ in range(300):
+            workers = [int(p) for p in children.read_text().split() if spawned(p)]
+            if len(workers) == 2:
+                break
+            time.sleep(0.1)
+        assert len(workers) == 2
+        time.sleep(3)  # until they have begun
+        parent.send_signal(signal.SIGKILL)
+    for _ in range(100):
+        if not any(spawned(str(p)) for p in workers):
+            break
+        time.sleep(0.1)
+    assert not [p for p in workers if spawned(str(p))]
+
+
+def spawned(pid: str) -> bool:
+    """Whether a process is a living worker."""
+    try:
+        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / f".{dead.pid}.a.nii.gz").write_text("half")
+    with written_whole(tmp_path / "image" / "b.nii.gz") as beside:
+        beside.write_text("whole")
+        remove_leftovers(tmp_path)
+        assert beside.exists()
+    assert [p.name for p in (tmp_path / "image").iterdir()] == ["b.nii.gz"]
