@@ -217,13 +217,13 @@ def convexity(rng: np.random.Generator) -> tuple[float, float, float]:
 def draw_epidural(rng: np.random.Generator, reserve: float) -> ExtraAxial:
     """A lens: volume pi/2 R^2 T of a paraboloid, radius 1.3 to 2.4 times the thickness."""
     aspect = rng.uniform(1.3, 2.4)
-    thickness = float(np.cbrt(2 * draw_volume(rng, 12, 1.1) / (np.pi * aspect**2)))
+    thickness = float(np.cbrt(2 * draw_volume(rng, 18, 1.1) / (np.pi * aspect**2)))
     return ExtraAxial(convexity(rng), thickness, aspect * thickness, False, clot(rng), 0.9 * (1 - reserve))
 
 
 def draw_subdural(rng: np.random.Generator, reserve: float) -> ExtraAxial:
     """A crescent, bright (acute, 60 %), as bright as cortex (20 %) or darker (chronic, 20 %)."""
-    volume = draw_volume(rng, 15, 1.1)
+    volume = draw_volume(rng, 22, 1.1)
     radius = float(np.clip(18 * np.cbrt(volume / 1000) * rng.uniform(0.9, 1.5), 25, 75))
     thickness = float(np.clip(volume / (0.6 * np.pi * radius**2), 1.5, 35))
     kind = rng.random()
@@ -260,7 +260,7 @@ def depth_at(centre: np.ndarray) -> float:
 
 def draw_intraparenchymal(rng: np.random.Generator, reserve: float) -> Intraparenchymal:
     """A bleed in the depth of one hemisphere."""
-    volume = draw_volume(rng, 8, 1.1)
+    volume = draw_volume(rng, 12, 1.1)
     while True:
         centre = np.array([rng.choice([-1, 1]) * rng.uniform(12, 48), rng.uniform(-65, 40), rng.uniform(-5, 45)])
         if depth_at(centre) > 6 + 0.5 * np.cbrt(volume):
@@ -272,7 +272,7 @@ COUP = ((25, 52, -8), (14, 38, -16), (47, 8, -26), (54, -18, -18), (38, -82, -2)
 
 def draw_contusion(rng: np.random.Generator, reserve: float) -> Contusion:
     """Three to seven foci where the brain strikes the skull: under the frontal and temporal lobes, at the poles."""
-    volume, count = draw_volume(rng, 4, 0.9), int(rng.integers(3, 8))
+    volume, count = draw_volume(rng, 6, 0.9), int(rng.integers(3, 8))
     middle = np.array(COUP[int(rng.integers(len(COUP)))]) * [rng.choice([-1, 1]), 1, 1]
     shares = rng.dirichlet(np.ones(count))
     foci: list[Intraparenchymal] = []
