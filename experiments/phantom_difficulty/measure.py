@@ -1,6 +1,6 @@
 """How hard the phantom cohort is: AUC of the controls on cohorts of several seeds; its bleeds in numbers.
 
-``python -m experiments.phantom_difficulty.measure`` writes ``table.json`` and ``phantoms.png``. Scans are prepared in
+``python -m experiments.phantom_difficulty.measure`` writes ``table.json``. Scans are prepared in
 memory and kept as 64^3 volumes under ``runs/experiments/phantom_difficulty``; a second call does only what is missing.
 """
 
@@ -119,6 +119,20 @@ def measure_cohort(seed: int, counts: dict[str, int], purpose: str, workers: int
     return result
 
 
+def over_seeds(values: list[float]) -> dict[str, Any]:
+    """Mean and range of a number over cohorts of different seeds."""
+    return {"mean": round(float(np.mean(values)), 3), "range": [round(min(values), 3), round(max(values), 3)]}
+
+
+def describe(bleeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """5th, 50th and 95th percentile of volume, displaced tissue, midline shift and density of single bleeds."""
+    found: dict[str, Any] = {"n": len(bleeds)}
+    for key in ("ml", "displaced_ml", "shift_mm", "hu"):
+        values = [b[key] for b in bleeds if b[key] is not None]
+        found[key] = [round(float(x), 1) for x in np.percentile(values, [5, 50, 95])] if values else None
+    return found
+
+
 def main() -> None:
     """Measure cohorts of several seeds."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -138,11 +152,26 @@ def main() -> None:
         "labelled_normal": arguments.labelled,
         "labelled_lesion": arguments.labelled,
     }
+    results, bleeds = [], []
     for seed in arguments.seeds:
-        result = measure_cohort(seed, counts, arguments.purpose, arguments.workers, bool(arguments.labelled))
-        print(seed, {name: round(a["value"], 3) for name, a in result["auc"].items()}, result["components"])
-        for kind, values in result["by_lesion"].items():
-            print("  ", kind, values)
+        results.append(measure_cohort(seed, counts, arguments.purpose, arguments.workers, bool(arguments.labelled)))
+        print(seed, {name: round(a["value"], 3) for name, a in results[-1]["auc"].items()})
+        ill = [s for s in plan(counts, seed, arguments.purpose) if s[0].split == "test" and s[1].lesions]
+        bleeds += facts_of(WORK / f"{arguments.purpose}-{seed}", ill)
+    table = {
+        "phantom_version": VERSION,
+        "purpose": arguments.purpose,
+        "seeds": arguments.seeds,
+        "counts": counts,
+        "auc": {n: over_seeds([r["auc"][n]["value"] for r in results]) for n in results[0]["auc"]},
+        "auc_by_lesion": {
+            kind: {n: over_seeds([r["by_lesion"][kind][n] for r in results]) for n in results[0]["auc"]}
+            for kind in TYPES
+        },
+        "bleeds": {kind: describe([b for b in bleeds if b["lesions"] == [kind]]) for kind in TYPES},
+    }
+    (HERE / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+    print(json.dumps(table["auc"], indent=1))
 
 
 if __name__ == "__main__":
