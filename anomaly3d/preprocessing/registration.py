@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from anomaly3d.errors import UnreadableScan
 from anomaly3d.preprocessing.volume import Volume
 
-# HU -> [0, 1]: half of the range for soft tissue, so that ventricles and falx count beside the skull
+# HU -> [0, 1]: a third of the range for soft tissue, so that ventricles and falx count beside the skull
 TONE = ((-150.0, 0.0, 60.0, 800.0), (0.0, 0.1, 0.4, 1.0))
 BONE = 1200.0  # HU; clipped before voxels are averaged, so that teeth and metal do not glare
 CENTRE = np.array([0.0, -18.0, 8.0])  # MNI mm: rotations and stretches are about the brain's middle

@@ -1,0 +1,43 @@
+import pandas as pd
+import pytest
+
+from anomaly3d.evaluation.metrics import of_lesion, summarise
+from anomaly3d.report.page import set_aside_text
+
+SCORED = pd.DataFrame(
+    {
+        "scan_id": list("abcdef"),
+        "cohort": "x",
+        "label": ["0", "0", "1", "1", "1", "0"],
+        "group": ["normal", "normal", "tbi", "tbi", "postoperative", "low_quality"],
+        "lesions": ["", "", "subdural;contusion", "epidural", "craniectomy", "motion"],
+        "total": [0.1, 0.4, 0.3, 0.9, 5.0, 6.0],
+    }
+)
+
+
+def test_only_normal_and_tbi_scans_are_ranked():
+    metrics = summarise(SCORED, {})
+    assert metrics["auc"]["all"]["value"] == pytest.approx(3 / 4)
+    assert (metrics["auc"]["all"]["n_normal"], metrics["auc"]["all"]["n_abnormal"]) == (2, 2)
+    assert "rejected_flagged" not in metrics["auc"]
+
+
+def test_a_scan_counts_for_each_of_its_lesions():
+    assert list(of_lesion(SCORED[:4], "contusion")["scan_id"]) == ["a", "b", "c"]
+
+
+def test_rejected_scans_are_counted_by_label_and_as_flagged():
+    set_aside = pd.DataFrame(
+        {
+            "label": ["1", "0", "", "0"],
+            "group": ["tbi", "normal", "", "low_quality"],
+            "verdict": ["rejected", "rejected", "unreadable", "rejected"],
+        }
+    )
+    metrics = summarise(SCORED, {}, set_aside)
+    assert metrics["set_aside"] == {"rejected": {"normal": 2, "abnormal": 1}, "unreadable": {"unknown": 1}}
+    flagged = metrics["auc"]["rejected_flagged"]
+    # three abnormal (0.3, 0.9, top) against three normal (0.1, 0.4, top): 1 + 2 + 2.5 of 9 pairs
+    assert flagged["value"] == pytest.approx(5.5 / 9)
+    assert set_aside_text(metrics["set_aside"]) == "3 rejected (2 normal, 1 abnormal) and 1 unreadable (1 unknown)"
