@@ -19,7 +19,7 @@ GROUPS = ("normal", "tbi", "postoperative", "low_quality")
 RESIDUAL_LIMIT = 0.6  # of the colour scale, in units of [-1, 1]
 
 
-def new_axes(width: float = 4.6, height: float = 4.2) -> tuple[Figure, Axes]:
+def new_axes(width: float = 4.6, height: float = 5.2) -> tuple[Figure, Axes]:
     """A figure with one pair of axes, constrained layout, no box on top and right."""
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     axes.spines[["top", "right"]].set_visible(False)
@@ -45,10 +45,10 @@ def roc_figure(curves: dict[str, pd.DataFrame]) -> Figure:
         axes.plot(false_rate, true_rate, line, color=colour, linewidth=1.6, label=label)
     axes.set(xlabel="False-positive rate", ylabel="True-positive rate", xlim=(-0.01, 1), ylim=(0, 1.01))
     axes.set_aspect("equal")
-    axes.legend(
+    figure.legend(
         fontsize=7,
         frameon=False,
-        loc="lower right",
+        loc="outside lower center",
         title="AUC [95 % interval], normal + abnormal",
         title_fontsize=7,
     )
@@ -70,10 +70,10 @@ def lesion_figure(table: pd.DataFrame) -> Figure:
         axes.step(recall, precision, where="post", color=colour, linewidth=1.6, label=label)
         axes.axhline(labels.mean(), color=colour, linewidth=0.8, linestyle=":")
     axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1.01), ylim=(0, 1.02))
-    axes.legend(
+    figure.legend(
         fontsize=7,
         frameon=False,
-        loc="lower left",
+        loc="outside lower center",
         title="AP [95 % interval]; dotted: chance",
         title_fontsize=7,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.files import written_whole
@@ -210,6 +211,7 @@ class Sources:
         return " ".join(f"{s.st_size}-{s.st_mtime_ns}" for s in stats)
 
 
+@threadpool_limits.wrap(1)  # the workers share the cores; and the bits do not depend on their number
 def prepare_scan(sources: Sources, out: Path, template: Path, settings: Settings) -> Verdict:
     """Prepare one scan of a manifest into ``out`` and return its verdict, which is also kept as ``verdicts/ID.json``.
 
