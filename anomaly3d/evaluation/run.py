@@ -157,7 +157,8 @@ def controls(run: Path, data: HeadCTDataModule, but: str) -> dict[str, Detector]
 def read_set_aside(prepared: Path) -> pd.DataFrame:
     """The test scans that quality control rejected or that could not be read."""
     quality = pd.read_csv(prepared / "quality.csv", dtype=str, keep_default_na=False)
-    return quality[(quality["split"] == "test") & (quality["verdict"] != "accepted")]
+    scored = (quality["verdict"] == "accepted") | (quality["group"] == "low_quality")
+    return quality[(quality["split"] == "test") & ~scored]
 
 
 def choose_cases(table: pd.DataFrame, data: HeadCTDataModule, out: Path) -> list[Case]:

@@ -56,6 +56,8 @@ def cohort_name(manifest: Path, data_dir: Path) -> str:
 def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: int) -> PreparedCohort:
     """Prepare what is missing and write ``manifest.csv`` (accepted scans) and ``quality.csv`` (all of them).
 
+    Test scans that the manifest itself calls ``low_quality`` stay in although quality control rejects them.
+
     Raises:
         UserError: the manifest has problems (before any work), or the disk is full.
     """
@@ -79,7 +81,9 @@ def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: 
     quality = table[[*DESCRIPTION]].merge(pd.DataFrame(rows).drop(columns=["quality", "source"]), on="scan_id")
     with written_whole(folder / "quality.csv") as path:
         quality.to_csv(path, index=False)
-    accepted = table[[v.verdict == "accepted" for v in verdicts]].copy()
+    verdict = pd.Series([v.verdict for v in verdicts], index=table.index)
+    known = (table["split"] == "test") & (table["group"] == "low_quality")  # what Fig. 7 of the paper scores on purpose
+    accepted = table[(verdict == "accepted") | (verdict == "rejected") & known].copy()
     for kind in PATHS:  # transform_fault has no file here: it has been applied
         made = [folder / kind / f"{s}.nii.gz" for s in accepted["scan_id"]]
         accepted[kind] = [str(p) if p.exists() else "" for p in made]

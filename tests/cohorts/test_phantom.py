@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from anomaly3d.cli import CONF
 from anomaly3d.cohorts.manifest import read_manifest
 from anomaly3d.cohorts.phantom.cohort import PARTS, make_cohort, plan
 from anomaly3d.cohorts.phantom.generate import SEPTUM, Recipe, best_affine, generate, total_push, write_phantom
@@ -11,6 +15,8 @@ from anomaly3d.cohorts.phantom.postoperative import KINDS
 from anomaly3d.cohorts.phantom.scanner import draw_scan
 from anomaly3d.cohorts.phantom.subject import draw_subject
 from anomaly3d.errors import UserError
+from anomaly3d.preprocessing.cohort import prepare_cohort
+from anomaly3d.preprocessing.pipeline import Settings
 
 SIZE = dict(matrix=72, slices=20)
 
@@ -156,6 +162,14 @@ def test_a_cohort_on_disk_is_a_valid_manifest(tmp_path):
     assert ill.mass_effect_mask
     assert ill.twin
     assert np.loadtxt(table.loc["wrong-registration-0000"].transform_fault).shape == (4, 4)
+
+
+def test_a_scan_that_is_known_to_be_bad_is_tested_although_it_is_rejected(tmp_path):
+    manifest = make_cohort("bad", {"train": 1, "wrong_registration": 1}, 3, 64, 20, tmp_path, 1)
+    settings = Settings.from_config(yaml.safe_load((Path(CONF) / "preprocessing" / "ncct.yaml").read_text()))
+    prepared = prepare_cohort(manifest, settings, tmp_path, 1)
+    assert [v.verdict for v in prepared.verdicts] == ["accepted", "rejected"]
+    assert list(read_manifest(prepared.manifest)["split"]) == ["train", "test"]
 
 
 def test_best_affine_is_the_pose_of_an_unwarped_head():
