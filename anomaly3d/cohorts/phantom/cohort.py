@@ -100,7 +100,7 @@ def make_cohort(
     """
     scans = plan(counts, seed, purpose, matrix=matrix, slices=slices)
     if twins:
-        scans = [(p, Recipe(**{**vars(r), "twin": p.split == "test" and not p.fault})) for p, r in scans]
+        scans = [(p, Recipe(**{**vars(r), "twin": p.split == "test"})) for p, r in scans]
     text = json.dumps([VERSION, name, [asdict(recipe) for _, recipe in scans]], sort_keys=True)
     folder = data_dir / "raw" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     manifest = folder / "manifest.csv"
