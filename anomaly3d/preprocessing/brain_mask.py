@@ -5,7 +5,7 @@ import numpy as np
 from scipy import ndimage
 
 SOFT_TISSUE = (-15.0, 120.0)  # HU: CSF to clotted blood
-INNER_TABLE = 500.0  # HU: a voxel cut in half by the inner table
+INNER_TABLE = 600.0  # HU: a voxel cut in half by the inner table
 RIM = 5.0  # mm: how far partial volume with bone keeps the soft-tissue threshold off the inner table
 REACH = 8.0  # mm beyond the template's inner table that a head's own may lie
 FORAMEN_MAGNUM = -68.0  # MNI mm: below it the canal is cut off

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.files import written_whole
-from anomaly3d.preprocessing.brain_mask import RIM, erode, intracranial_mask
+from anomaly3d.preprocessing.brain_mask import RIM, distance, intracranial_mask
 from anomaly3d.preprocessing.crop import Box, bounding_box
 from anomaly3d.preprocessing.intensity import fill_bone_rim, fill_outside, smooth_and_resize, to_unit_range
 from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
@@ -21,7 +21,7 @@ from anomaly3d.preprocessing.registration import register, score
 from anomaly3d.preprocessing.template import load_template
 from anomaly3d.preprocessing.volume import HU_MIN, Volume, load_mask, read_scan, resample
 
-VERSION = 3  # raised when the same settings would give other volumes
+VERSION = 4  # raised when the same settings would give other volumes
 MASKS = ("lesion_mask", "mass_effect_mask")
 WORKING_LOW, WORKING_HIGH = np.array([-93.0, -129.0, -82.5]), np.array([93.0, 96.0, 103.5])  # MNI mm
 
@@ -149,14 +149,13 @@ def prepare_volume(
         mask = resample(brain_mask, affine, shape, to_scan) > 0.5
     if not mask.any():
         raise UnreadableScan("no brain was found: is this a head CT?")
-    quality = measure(scan, hu, mask, settings.working_spacing, inner_table, to_scan, similarity)
+    depth = distance(mask, settings.working_spacing)
+    quality = measure(scan, hu, mask, depth, settings.working_spacing, inner_table, to_scan, similarity)
     small = crop_box(settings, mask, affine, inner_table).grid(settings.resolution)
-
-    rim = ~erode(mask, RIM, settings.working_spacing)
 
     def shrink(hu: np.ndarray) -> np.ndarray:
         if settings.fill_bone_rim:
-            hu = fill_bone_rim(hu, mask, rim, settings.window[1])
+            hu = fill_bone_rim(hu, mask, depth <= RIM, settings.window[1])
         filled = Volume(fill_outside(hu, mask, settings.window), affine)
         return to_unit_range(smooth_and_resize(filled, small, settings.resolution, settings.window[0]), settings.window)
 

@@ -6,7 +6,6 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from anomaly3d.preprocessing.brain_mask import erode
 from anomaly3d.preprocessing.volume import Volume
 
 AIR = -500.0  # HU: below it is air, whatever the calibration
@@ -65,6 +64,7 @@ def measure(
     scan: Volume,
     hu: np.ndarray,
     mask: np.ndarray,
+    depth: np.ndarray,
     spacing: float,
     inner_table: Volume,
     mni_to_scan: np.ndarray,
@@ -73,13 +73,14 @@ def measure(
     """Measure a registered scan.
 
     Args:
-        scan: in HU on its own grid; ``hu (X, Y, Z)`` and ``mask`` are on the isotropic MNI grid of ``spacing`` mm.
+        scan: in HU on its own grid; ``hu (X, Y, Z)``, ``mask`` and the mm inside it ``depth`` are on the isotropic MNI
+            grid of ``spacing`` mm.
         inner_table: the template's signed distance to it in mm, negative inside.
         score: of the registration.
     """
     slice_axis = int(scan.spacing.argmax())
     slice_mm = float(scan.spacing[slice_axis])
-    deep = erode(mask, DEEP, spacing)
+    deep = depth > DEEP
     return Quality(
         registration=round(score, 4),
         turn_deg=round(turn(mni_to_scan), 1),

@@ -223,7 +223,9 @@ def measure_head(name: str, scans: Path, settings: Settings, template_path: Path
     """Mask against the published template's mask, registration against one to that template."""
     template, inner_table = load_template(template_path)
     started = time.process_time()
-    verdict = prepare_scan(Sources(name, str(scans / f"{name}.nii.gz")), WORK / "real", template_path, settings)
+    verdict = prepare_scan(
+        Sources(name, str(scans / f"{name}.nii.gz")), WORK / f"real-{time.monotonic_ns()}", template_path, settings
+    )
     seconds = time.process_time() - started
     scan = read_scan(scans / f"{name}.nii.gz")
     prepared = prepare_volume(scan, settings, template_path)
