@@ -17,7 +17,11 @@ import numpy as np
 HERE = Path(__file__).parent
 WORK = Path("runs/experiments/preprocessing/kill")
 KILLS = 20
-COHORT = ["dataset.counts={train: 12}", "dataset.seed=77", "workers=2"]
+COHORT = [
+    "dataset.counts={train: 12, validation: 0, calibration: 0, test_normal: 0, test_lesion: 0}",
+    "dataset.seed=77",
+    "workers=2",
+]
 
 
 def start(data: Path) -> subprocess.Popen:
