@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,6 +15,14 @@ from anomaly3d.preparation import prepare_from_config
 from anomaly3d.progress import say
 from anomaly3d.quiet import hush
 from anomaly3d.training import plain_settings
+
+
+def labelled_halves(data: HeadCTDataModule) -> torch.Tensor:
+    """As many healthy as abnormal labelled volumes, the healthy first, whatever quality control left of them."""
+    labels = data.split("labelled")["label"].to_numpy()
+    healthy, ill = np.flatnonzero(labels == "0"), np.flatnonzero(labels == "1")
+    count = min(len(healthy), len(ill))
+    return data.volumes("labelled")[np.concatenate([healthy[:count], ill[:count]])]
 
 
 def fit_detector(config: DictConfig) -> int:
@@ -36,7 +45,8 @@ def fit_detector(config: DictConfig) -> int:
     data.require(source, "validation")
     say(f"{name}: fitting to {len(data.split(source))} scans")
     torch.manual_seed(config.seed)
-    detector = FITTED[name].fit(data.volumes(source), data.volumes("validation"))
+    train = labelled_halves(data) if source == "labelled" else data.volumes(source)
+    detector = FITTED[name].fit(train, data.volumes("validation"))
     if config.overwrite:
         shutil.rmtree(folder.path, ignore_errors=True)
     folder.write(describe(settings, prepared.folder, None))
