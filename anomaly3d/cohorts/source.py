@@ -27,6 +27,7 @@ def find_manifest(dataset: DictConfig, data_dir: Path, workers: int) -> Path:
             workers,
             dataset.purpose,
             dataset.twins,
+            dataset.keep_raw,
         )
     if dataset.kind == "folder":
         shares = {str(split): float(share) for split, share in dataset.shares.items()}

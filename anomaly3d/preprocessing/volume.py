@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from anomaly3d.cohorts.phantom.files import RECIPE_SUFFIX, read_recipe
 from anomaly3d.errors import UnreadableScan
 from anomaly3d.preprocessing.dicom import read_dicom
 
@@ -28,13 +29,13 @@ class Volume:
 
 
 def load_nifti(path: Path) -> nib.nifti1.Nifti1Image:
-    """A NIfTI image whose data have been read.
+    """A NIfTI image whose data have been read; the recipe of a phantom counts as one.
 
     Raises:
         UnreadableScan: with the reason.
     """
     try:
-        image = nib.load(path)
+        image = read_recipe(path) if path.suffix == RECIPE_SUFFIX else nib.load(path)
         if not isinstance(image, nib.nifti1.Nifti1Image):
             raise UnreadableScan("not a NIfTI image")
         np.asanyarray(image.dataobj)

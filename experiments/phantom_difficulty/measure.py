@@ -2,6 +2,7 @@
 
 ``python -m experiments.phantom_difficulty.measure`` writes ``table.json``. Scans are prepared in
 memory and kept as 64^3 volumes under ``runs/experiments/phantom_difficulty``; a second call does only what is missing.
+The supervised control learns once, from labelled scans of a seed that no cohort uses, and is tested on every cohort.
 """
 
 import argparse
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 
 from anomaly3d.cohorts.phantom.cohort import VERSION, Part, plan
-from anomaly3d.cohorts.phantom.generate import Recipe, generate
+from anomaly3d.cohorts.phantom.files import Recipe
+from anomaly3d.cohorts.phantom.generate import generate
 from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.detectors.controls import CONTROLS, Twin
 from anomaly3d.detectors.supervised import Supervised
@@ -26,6 +28,7 @@ from experiments.preprocessing.measure import as_read, settings_of_conf
 
 WORK = Path("runs/experiments/phantom_difficulty") / f"phantom-v{VERSION}"
 HERE = Path(__file__).parent
+LABELLED_SEED = 0  # of the scans the supervised control learns from; cohorts have others
 WINDOW = 32767  # of int16 for [-1, 1]
 
 
@@ -82,8 +85,8 @@ def scores_of(detector: Any, images: torch.Tensor, twins: torch.Tensor) -> np.nd
     return torch.cat([detector.score_batch({"image": x, "twin": t})["total"] for x, t in pairs]).double().numpy()
 
 
-def measure_cohort(seed: int, counts: dict[str, int], purpose: str, workers: int, supervised: bool) -> dict[str, Any]:
-    """AUCs of all controls on one cohort; also kept as a JSON file of its own."""
+def make(seed: int, counts: dict[str, int], purpose: str, workers: int) -> tuple[Path, dict[str, list[Any]]]:
+    """Prepare what is missing of a cohort; its folder, and its scans by split."""
     folder = WORK / f"{purpose}-{seed}"
     settings, template_path = settings_of_conf(), build_template(Path("data"))
     scans = plan(counts, seed, purpose)
@@ -92,7 +95,25 @@ def measure_cohort(seed: int, counts: dict[str, int], purpose: str, workers: int
         prepare_recipe, [(folder, *s, settings, template_path) for s in missing], workers, f"cohort {purpose} {seed}"
     ):
         pass
-    by = {split: [s for s in scans if s[0].split == split] for split in ("train", "validation", "test", "labelled")}
+    return folder, {s: [x for x in scans if x[0].split == s] for s in ("train", "validation", "test", "labelled")}
+
+
+def train_supervised(each: int, purpose: str, workers: int) -> Supervised:
+    """The supervised control, from ``each`` healthy and as many abnormal scans."""
+    counts = {"labelled_normal": each, "labelled_lesion": each}
+    folder, by = make(LABELLED_SEED, counts, purpose, workers)
+    path = folder / f"supervised-{2 * each}.pt"
+    if not path.exists():
+        volumes = load(folder, by["labelled"])
+        Supervised.fit(volumes, volumes[:0]).save(path)
+    return Supervised.load(path)
+
+
+def measure_cohort(
+    seed: int, counts: dict[str, int], purpose: str, workers: int, supervised: Supervised
+) -> dict[str, Any]:
+    """AUCs of all controls on one cohort; also kept as a JSON file of its own."""
+    folder, by = make(seed, counts, purpose, workers)
     train, validation, images, twins = (
         load(folder, by["train"]),
         load(folder, by["validation"]),
@@ -102,11 +123,7 @@ def measure_cohort(seed: int, counts: dict[str, int], purpose: str, workers: int
     labels = np.array([int(part.label) for part, _ in by["test"]])
     detectors: dict[str, Any] = {name: control.fit(train, validation) for name, control in CONTROLS.items()}
     detectors["twin"] = Twin()
-    if supervised and by["labelled"]:
-        path = folder / "supervised.pt"
-        if not path.exists():
-            Supervised.fit(load(folder, by["labelled"]), validation).save(path)
-        detectors["supervised"] = Supervised.load(path)
+    detectors["supervised"] = supervised
     scores = {name: scores_of(detector, images, twins) for name, detector in detectors.items()}
     primary = np.array([(r.lesions or ("",))[0] for _, r in by["test"]])
     result: dict[str, Any] = {"auc": {name: auc(labels, s).as_json() for name, s in scores.items()}, "by_lesion": {}}
@@ -149,12 +166,13 @@ def main() -> None:
         "validation": arguments.validation,
         "test_normal": arguments.test,
         "test_lesion": arguments.test,
-        "labelled_normal": arguments.labelled,
-        "labelled_lesion": arguments.labelled,
     }
+    if LABELLED_SEED in arguments.seeds:
+        parser.error(f"seed {LABELLED_SEED} is the supervised control's own")
+    supervised = train_supervised(arguments.labelled, arguments.purpose, arguments.workers)
     results, bleeds = [], []
     for seed in arguments.seeds:
-        results.append(measure_cohort(seed, counts, arguments.purpose, arguments.workers, bool(arguments.labelled)))
+        results.append(measure_cohort(seed, counts, arguments.purpose, arguments.workers, supervised))
         print(seed, {name: round(a["value"], 3) for name, a in results[-1]["auc"].items()})
         ill = [s for s in plan(counts, seed, arguments.purpose) if s[0].split == "test" and s[1].lesions]
         bleeds += facts_of(WORK / f"{arguments.purpose}-{seed}", ill)
@@ -162,7 +180,7 @@ def main() -> None:
         "phantom_version": VERSION,
         "purpose": arguments.purpose,
         "seeds": arguments.seeds,
-        "counts": counts,
+        "counts": {**counts, "labelled": 2 * arguments.labelled},
         "auc": {n: over_seeds([r["auc"][n]["value"] for r in results]) for n in results[0]["auc"]},
         "auc_by_lesion": {
             kind: {n: over_seeds([r["by_lesion"][kind][n] for r in results]) for n in results[0]["auc"]}

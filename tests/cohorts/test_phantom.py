@@ -9,14 +9,16 @@ import yaml
 from anomaly3d.cli import CONF
 from anomaly3d.cohorts.manifest import read_manifest
 from anomaly3d.cohorts.phantom.cohort import PARTS, make_cohort, plan
-from anomaly3d.cohorts.phantom.generate import SEPTUM, Recipe, best_affine, generate, total_push, write_phantom
+from anomaly3d.cohorts.phantom.files import Recipe, write_phantom
+from anomaly3d.cohorts.phantom.generate import SEPTUM, best_affine, generate, total_push
 from anomaly3d.cohorts.phantom.lesions import TYPES, draw_subdural
 from anomaly3d.cohorts.phantom.postoperative import KINDS
 from anomaly3d.cohorts.phantom.scanner import draw_scan
 from anomaly3d.cohorts.phantom.subject import draw_subject
-from anomaly3d.errors import UserError
+from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing.cohort import prepare_cohort
 from anomaly3d.preprocessing.pipeline import Settings
+from anomaly3d.preprocessing.volume import load_nifti
 
 SIZE = dict(matrix=72, slices=20)
 
@@ -175,3 +177,23 @@ def test_a_scan_that_is_known_to_be_bad_is_tested_although_it_is_rejected(tmp_pa
 def test_best_affine_is_the_pose_of_an_unwarped_head():
     phantom = generate((5, 3), [], warped=False, **SIZE)
     np.testing.assert_allclose(best_affine(phantom.subject, phantom.scan), phantom.scan.pose, atol=1e-3)
+
+
+def test_recipes_in_place_of_raw_scans_are_prepared_to_the_same_bytes(tmp_path):
+    counts = {"test_lesion": 1, "motion": 1, "wrong_registration": 1}
+    settings = Settings.from_config(yaml.safe_load((Path(CONF) / "preprocessing" / "ncct.yaml").read_text()))
+    prepared = []
+    for keep_raw in (True, False):
+        manifest = make_cohort("kept", counts, 3, 64, 20, tmp_path, 1, twins=True, keep_raw=keep_raw)
+        assert any(manifest.parent.rglob("*.nii.gz")) == keep_raw
+        prepared.append(prepare_cohort(manifest, settings, tmp_path, 1).folder)
+    raw, lazy = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*.nii.gz")} for f in prepared)
+    assert {p.parent.name for p in raw} >= {"image", "lesion_mask", "mass_effect_mask", "twin"}
+    assert raw == lazy
+    assert (prepared[0] / "manifest.csv").read_text() == (prepared[1] / "manifest.csv").read_text()
+
+
+def test_a_damaged_recipe_is_an_unreadable_scan(tmp_path):
+    (tmp_path / "x.phantom").write_text('{"kind": "ct"}')
+    with pytest.raises(UnreadableScan, match="damaged"):
+        load_nifti(tmp_path / "x.phantom")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from anomaly3d.cohorts.manifest import write_manifest
 from anomaly3d.cohorts.phantom.faults import FAULTS
-from anomaly3d.cohorts.phantom.generate import Recipe, write_phantom
+from anomaly3d.cohorts.phantom.files import RECIPE_SUFFIX, Recipe, write_phantom, write_recipe
 from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.cohorts.phantom.postoperative import KINDS
 from anomaly3d.errors import UserError
@@ -92,35 +92,41 @@ def make_cohort(
     workers: int,
     purpose: str = "dev",
     twins: bool = False,
+    keep_raw: bool = True,
 ) -> Path:
     """Write what is missing of a phantom cohort and return the path of its manifest.
 
     Args:
         twins: also scan every test head once more without its lesions, for the control that knows them.
+        keep_raw: False writes recipes in place of volumes, and whoever reads one makes the phantom.
     """
     scans = plan(counts, seed, purpose, matrix=matrix, slices=slices)
     if twins:
         scans = [(p, Recipe(**{**vars(r), "twin": p.split == "test"})) for p, r in scans]
     text = json.dumps([VERSION, name, [asdict(recipe) for _, recipe in scans]], sort_keys=True)
+    text += "" if keep_raw else " recipes"
     folder = data_dir / "raw" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     manifest = folder / "manifest.csv"
     if manifest.exists():
         return manifest
     say(f"phantom cohort: {len(scans)} head CTs in {folder}")
-    for _ in run_parallel(write_phantom, [(folder, recipe) for _, recipe in scans], workers, "phantom"):
-        pass
-    rows = [describe(folder, name, part, recipe) for part, recipe in scans]
+    rows = []
+    if keep_raw:
+        for _ in run_parallel(write_phantom, [(folder, recipe) for _, recipe in scans], workers, "phantom"):
+            pass
+    for part, recipe in scans:
+        person = write_phantom(folder, recipe) if keep_raw else write_recipe(folder, recipe)
+        rows.append(describe(folder, name, part, recipe, person))
     write_manifest(pd.DataFrame(rows), manifest)
     return manifest
 
 
-def describe(folder: Path, name: str, part: Part, recipe: Recipe) -> dict[str, str]:
-    """The manifest's row of a scan that has been written."""
-    truth = json.loads((folder / "truth" / f"{recipe.scan_id}.json").read_text())
+def describe(folder: Path, name: str, part: Part, recipe: Recipe, person: dict[str, Any]) -> dict[str, str]:
+    """The manifest's row of a scan whose files have been written; ``person`` has ``age`` and ``sex``."""
 
-    def file(kind: str, suffix: str = "nii.gz") -> str:
-        path = folder / kind / f"{recipe.scan_id}.{suffix}"
-        return str(path) if path.exists() else ""
+    def file(kind: str) -> str:
+        paths = [folder / kind / f"{recipe.scan_id}{suffix}" for suffix in (".nii.gz", RECIPE_SUFFIX, ".txt")]
+        return next((str(path) for path in paths if path.exists()), "")
 
     return {
         "scan_id": recipe.scan_id,
@@ -132,11 +138,11 @@ def describe(folder: Path, name: str, part: Part, recipe: Recipe) -> dict[str, s
         "lesion_mask": file("lesion"),
         "mass_effect_mask": file("mass_effect"),
         "twin": file("twin"),
-        "transform_fault": file("transform_fault", "txt"),
+        "transform_fault": file("transform_fault"),
         "label": part.label,
         "lesions": ";".join(recipe.lesions) or recipe.postoperative or recipe.fault or "",
         "group": part.group,
-        "age": str(truth["age"]),
-        "sex": truth["sex"],
+        "age": str(person["age"]),
+        "sex": person["sex"],
         "split": part.split,
     }

@@ -1,31 +1,25 @@
-"""From a seed to a head CT: person, lesions and scanner are drawn, painted on the scan's voxels, written as NIfTI."""
+"""From a seed to a head CT: person, lesions and scanner are drawn and painted on the scan's voxels."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly3d.cohorts.phantom.faults import FAULTS, transform_fault
 from anomaly3d.cohorts.phantom.fields import sample_field
 from anomaly3d.cohorts.phantom.lesions import Lesion, Place, draw_lesion
 from anomaly3d.cohorts.phantom.postoperative import Surgery, draw_postoperative
 from anomaly3d.cohorts.phantom.scanner import Scan, acquire, draw_scan
 from anomaly3d.cohorts.phantom.subject import Subject, draw_subject
-from anomaly3d.files import written_whole
 from anomaly3d.head import AIR, CSF, head_maps, paint_brain, paint_skull, soft_step
 
 COARSE = 4  # voxels in plane between the nodes where smooth coordinates are computed
 REACH = 30.0  # mm beyond the inner table where the vault's shells end
 DISPLACED = 2.0  # mm: tissue that moved further is in the mass-effect mask
 SEPTUM = torch.tensor([[0.0, 10.0, 12.0], [0.0, 0.0, 18.0], [0.0, -10.0, 20.0]])  # MNI mm: where midline shift is read
-PERSON, SCANNER, BLEED, SURGERY, NOISE, TWIN_NOISE, FAULT = range(7)  # streams of random numbers of one seed
+PERSON, SCANNER, BLEED, SURGERY, NOISE, TWIN_NOISE = range(6)  # streams of random numbers of one seed
 
 
 @dataclass(frozen=True)
@@ -173,7 +167,7 @@ def generate(
         warped: False leaves out what no affine can describe: the head is MNI's own, scaled and posed.
         change_scan: another examination of the same head.
     """
-    streams = [np.random.default_rng((*seed, stream)) for stream in range(7)]
+    streams = [np.random.default_rng((*seed, stream)) for stream in range(6)]
     subject = draw_subject(streams[PERSON])
     scan = change_scan(draw_scan(streams[SCANNER], subject.scale, site, matrix, slices))
     lesions = [] if twin else [draw_lesion(kind, streams[BLEED], subject.reserve) for kind in lesion_types]
@@ -193,62 +187,3 @@ def generate(
         scan,
         tuple(lesions),
     )
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides the bytes of one phantom."""
-
-    scan_id: str
-    seed: tuple[int, ...]
-    lesions: tuple[str, ...] = ()
-    site: str = "A"
-    postoperative: str | None = None
-    fault: str | None = None  # of ``faults.FAULTS``, or "wrong_registration"
-    matrix: int = 256
-    slices: int = 36
-    twin: bool = False
-
-
-def write_phantom(folder: Path, recipe: Recipe) -> dict[str, object]:
-    """Write one phantom's files under ``folder`` and return its truth, which is also what ``truth/ID.json`` holds.
-
-    The truth is written last, so a scan that has one is complete; such a scan is not made again.
-    """
-    truth_path = folder / "truth" / f"{recipe.scan_id}.json"
-    if truth_path.exists():
-        return json.loads(truth_path.read_text())
-    torch.set_num_threads(1)
-    scan = partial(generate, recipe.seed, site=recipe.site, matrix=recipe.matrix, slices=recipe.slices)
-    phantom = scan(recipe.lesions, postoperative=recipe.postoperative)
-    hu, affine = phantom.hu, phantom.affine
-    rng = np.random.default_rng((*recipe.seed, FAULT))
-    if recipe.fault in FAULTS:
-        hu, affine = FAULTS[recipe.fault](hu, affine, rng)
-    volumes = {"ct": (hu, affine), "intracranial": (phantom.intracranial, phantom.affine)}
-    if recipe.lesions:
-        volumes["lesion"] = (phantom.lesion, phantom.affine)
-        volumes["mass_effect"] = (phantom.mass_effect, phantom.affine)
-    if recipe.twin:
-        volumes["twin"] = (scan([], twin=True).hu, phantom.affine)
-    for kind, (data, grid) in volumes.items():
-        with written_whole(folder / kind / f"{recipe.scan_id}.nii.gz") as path:
-            nib.save(nib.nifti1.Nifti1Image(data, grid), path)
-    if recipe.fault == "wrong_registration":
-        with written_whole(folder / "transform_fault" / f"{recipe.scan_id}.txt") as path:
-            np.savetxt(path, transform_fault(rng))
-    voxel_ml = float(np.abs(np.linalg.det(phantom.affine))) / 1000
-    truth = {
-        "age": phantom.subject.age,
-        "sex": phantom.subject.sex,
-        "lesion_ml": round(float(phantom.lesion.sum()) * voxel_ml, 3),
-        "displaced_ml": round(float(phantom.mass_effect.sum()) * voxel_ml, 3),
-        "midline_shift_mm": round(phantom.midline_shift(), 2),
-        "lesion_hu": [round(lesion.hu, 1) for lesion in phantom.lesions],
-        "mni_to_scan": best_affine(phantom.subject, phantom.scan).tolist(),
-        "recipe": asdict(recipe),
-        "scan": {k: v for k, v in asdict(phantom.scan).items() if k not in ("affine", "pose")},
-    }
-    with written_whole(truth_path) as path:
-        path.write_text(json.dumps(truth, indent=1))
-    return truth

@@ -1,0 +1,124 @@
+"""Phantoms as files: written out, or kept as recipes and made anew whenever they are read."""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from anomaly3d.cohorts.phantom.faults import FAULTS, transform_fault
+from anomaly3d.cohorts.phantom.generate import PERSON, PhantomScan, best_affine, generate
+from anomaly3d.cohorts.phantom.subject import draw_subject
+from anomaly3d.files import written_whole
+
+FAULT = 6  # stream of random numbers, beside those of ``generate``
+RECIPE_SUFFIX = ".phantom"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the bytes of one phantom."""
+
+    scan_id: str
+    seed: tuple[int, ...]
+    lesions: tuple[str, ...] = ()
+    site: str = "A"
+    postoperative: str | None = None
+    fault: str | None = None  # of ``faults.FAULTS``, or "wrong_registration"
+    matrix: int = 256
+    slices: int = 36
+    twin: bool = False
+
+    def kinds(self) -> list[str]:
+        """The volumes that belong to this phantom."""
+        blood = ["lesion", "mass_effect"] if self.lesions else []
+        return ["ct", *blood, *(["twin"] if self.twin else [])]
+
+
+def make(recipe: Recipe) -> tuple[PhantomScan, dict[str, nib.nifti1.Nifti1Image]]:
+    """A phantom and its volumes by kind, each on its scan's grid."""
+    torch.set_num_threads(1)
+    size = {"site": recipe.site, "matrix": recipe.matrix, "slices": recipe.slices}
+    phantom = generate(recipe.seed, recipe.lesions, postoperative=recipe.postoperative, **size)  # type: ignore[arg-type]
+    hu, affine = phantom.hu, phantom.affine
+    if recipe.fault in FAULTS:
+        hu, affine = FAULTS[recipe.fault](hu, affine, np.random.default_rng((*recipe.seed, FAULT)))
+    volumes = {"ct": (hu, affine)}
+    if recipe.lesions:
+        volumes |= {"lesion": (phantom.lesion, phantom.affine), "mass_effect": (phantom.mass_effect, phantom.affine)}
+    if recipe.twin:
+        volumes["twin"] = (generate(recipe.seed, [], twin=True, **size).hu, phantom.affine)  # type: ignore[arg-type]
+    return phantom, {kind: nib.nifti1.Nifti1Image(*volume) for kind, volume in volumes.items()}
+
+
+def write_fault(folder: Path, recipe: Recipe) -> None:
+    """The matrix that spoils this phantom's registration, where its recipe says so."""
+    if recipe.fault == "wrong_registration":
+        with written_whole(folder / "transform_fault" / f"{recipe.scan_id}.txt") as path:
+            np.savetxt(path, transform_fault(np.random.default_rng((*recipe.seed, FAULT))))
+
+
+def write_phantom(folder: Path, recipe: Recipe) -> dict[str, object]:
+    """Write one phantom's files under ``folder`` and return its truth, which is also what ``truth/ID.json`` holds.
+
+    The truth is written last, so a scan that has one is complete; such a scan is not made again.
+    """
+    truth_path = folder / "truth" / f"{recipe.scan_id}.json"
+    if truth_path.exists():
+        return json.loads(truth_path.read_text())
+    phantom, volumes = make(recipe)
+    volumes["intracranial"] = nib.nifti1.Nifti1Image(phantom.intracranial, phantom.affine)
+    for kind, image in volumes.items():
+        with written_whole(folder / kind / f"{recipe.scan_id}.nii.gz") as path:
+            nib.save(image, path)
+    write_fault(folder, recipe)
+    voxel_ml = float(np.abs(np.linalg.det(phantom.affine))) / 1000
+    truth = {
+        "age": phantom.subject.age,
+        "sex": phantom.subject.sex,
+        "lesion_ml": round(float(phantom.lesion.sum()) * voxel_ml, 3),
+        "displaced_ml": round(float(phantom.mass_effect.sum()) * voxel_ml, 3),
+        "midline_shift_mm": round(phantom.midline_shift(), 2),
+        "lesion_hu": [round(lesion.hu, 1) for lesion in phantom.lesions],
+        "mni_to_scan": best_affine(phantom.subject, phantom.scan).tolist(),
+        "recipe": asdict(recipe),
+        "scan": {k: v for k, v in asdict(phantom.scan).items() if k not in ("affine", "pose")},
+    }
+    with written_whole(truth_path) as path:
+        path.write_text(json.dumps(truth, indent=1))
+    return truth
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> dict[str, object]:
+    """Write a file a volume that holds only its recipe (``read_recipe`` reads it); returns ``age`` and ``sex``."""
+    for kind in recipe.kinds():
+        with written_whole(folder / kind / f"{recipe.scan_id}{RECIPE_SUFFIX}") as path:
+            path.write_text(json.dumps({"kind": kind, "recipe": asdict(recipe)}))
+    write_fault(folder, recipe)
+    subject = draw_subject(np.random.default_rng((*recipe.seed, PERSON)))
+    return {"age": subject.age, "sex": subject.sex}
+
+
+@lru_cache(maxsize=1)  # a scan's image, masks and twin are read one after the other
+def make_once(recipe: Recipe) -> dict[str, nib.nifti1.Nifti1Image]:
+    """The volumes of the last recipe asked for."""
+    return make(recipe)[1]
+
+
+def read_recipe(path: Path) -> nib.nifti1.Nifti1Image:
+    """The volume that a recipe's file stands for.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    try:
+        stored = json.loads(path.read_text())
+        recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored["recipe"].items()})
+        kind = stored["kind"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the recipe of a phantom") from error
+    image = make_once(recipe)[kind]
+    return nib.nifti1.Nifti1Image.from_bytes(image.to_bytes())  # as a file would give it: its affine in float32
