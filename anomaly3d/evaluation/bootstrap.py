@@ -1,0 +1,57 @@
+"""Resampling of subjects, as whole-number weights on scans, and AUC and AP of many such draws at once.
+
+A draw takes subjects with replacement within their class, so that every draw holds as many normal and abnormal subjects
+as the study; all scans of a subject come along.
+"""
+
+import numpy as np
+
+DRAWS = 2000
+
+
+def subject_weights(
+    labels: np.ndarray, subjects: np.ndarray | None, rng: np.random.Generator, draws: int = DRAWS
+) -> np.ndarray:
+    """How often each scan is in each draw, ``(draws, N)``.
+
+    Args:
+        labels: ``(N,)`` 0 or 1; a subject with any abnormal scan is of the abnormal class.
+        subjects: ``(N,)`` who was scanned; None for one scan a subject.
+    """
+    names, owner = np.unique(np.arange(len(labels)) if subjects is None else subjects, return_inverse=True)
+    ill = np.zeros(len(names), bool)
+    np.logical_or.at(ill, owner, labels == 1)
+    counts = np.zeros((draws, len(names)))
+    for kind in (False, True):
+        members = np.flatnonzero(ill == kind)
+        if len(members):
+            counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), draws)
+    return counts[:, owner]
+
+
+def class_weights_by_score(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of abnormal and of normal scans at each distinct score, ascending: ``(draws, S)`` each."""
+    distinct, place = np.unique(scores, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(len(distinct)))
+    ordered, ill = weights[:, order], labels[order] == 1
+    return np.add.reduceat(ordered * ill, starts, axis=1), np.add.reduceat(ordered * ~ill, starts, axis=1)
+
+
+def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUC of each draw ``(draws,)``, ties counted half; NaN where a draw lacks a class."""
+    ill, well = class_weights_by_score(labels, scores, weights)
+    below = np.cumsum(well, axis=1) - well / 2
+    with np.errstate(invalid="ignore"):
+        return (ill * below).sum(1) / (ill.sum(1) * well.sum(1))
+
+
+def weighted_ap(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average precision of each draw ``(draws,)``: precision at each threshold times the recall it adds."""
+    ill, well = (w[:, ::-1] for w in class_weights_by_score(labels, scores, weights))
+    hits, flagged = np.cumsum(ill, axis=1), np.cumsum(ill + well, axis=1)
+    with np.errstate(invalid="ignore"):
+        precision = np.where(flagged > 0, hits / np.maximum(flagged, 1e-12), 0)
+        return (ill * precision).sum(1) / ill.sum(1)
