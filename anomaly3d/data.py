@@ -15,6 +15,10 @@ from torch.utils.data import Sampler
 
 from anomaly3d.cohorts.manifest import read_manifest
 from anomaly3d.errors import UserError
+from anomaly3d.pseudo_anomalies import write_pseudo_anomalies
+
+PSEUDO = "pseudo"  # the split of validation scans with something pasted in
+VOLUMES = ("image", "twin", "pseudo")  # columns with prepared volumes
 
 
 class StepSampler(Sampler[list[int]]):
@@ -57,35 +61,42 @@ class StepSampler(Sampler[list[int]]):
 
 
 def load_item(item: dict[str, str]) -> dict[str, Any]:
-    """Replace the paths under ``image`` and ``twin`` by prepared volumes, ``(1, D, H, W)`` float32.
+    """Replace the paths under ``VOLUMES`` by prepared volumes, ``(1, D, H, W)`` float32.
 
     nibabel at once, because MONAI's LoadImage imports every reader there is and warns about those it does not find.
     """
-    volumes = {k: nib.nifti1.Nifti1Image.from_filename(item[k]).dataobj for k in ("image", "twin") if k in item}
+    volumes = {k: nib.nifti1.Nifti1Image.from_filename(item[k]).dataobj for k in VOLUMES if k in item}
     return item | {k: torch.from_numpy(np.asarray(v, np.float32))[None] for k, v in volumes.items()}
 
 
 class HeadCTDataModule(L.LightningDataModule):
     """Prepared volumes by split. A batch is a dictionary: ``image (B, 1, D, H, W)`` float32 in [-1, 1], ``scan_id``.
 
-    Where every scan of a split has a lesion-free twin, ``twin`` is in the batch too.
+    Where every scan of a split has a lesion-free twin, ``twin`` is in the batch too; validation batches have
+    ``pseudo``, the same volumes with something pasted in.
 
     Args:
         folder: what ``prepare`` wrote for a cohort.
         batch: volumes a step and process.
         steps_per_epoch: steps between two validations.
+        tested: the split that ``trainer.test`` goes through.
     """
 
-    def __init__(self, folder: Path, batch: int, steps_per_epoch: int, seed: int = 0) -> None:
+    def __init__(self, folder: Path, batch: int, steps_per_epoch: int, seed: int = 0, tested: str = "test") -> None:
         super().__init__()
+        self.tested = tested
         self.batch, self.steps_per_epoch, self.seed = batch, steps_per_epoch, seed
         self.table = read_manifest(folder / "manifest.csv")
         self.folder = folder
         self.cache: dict[str, CacheDataset] = {}
 
     def split(self, name: str) -> pd.DataFrame:
-        """The manifest's rows of one split."""
-        return self.table[self.table["split"] == name]
+        """The manifest's rows of one split; those of ``pseudo`` are validation's, with other images and label 1."""
+        if name != PSEUDO:
+            return self.table[self.table["split"] == name]
+        healthy = self.split("validation")
+        images = write_pseudo_anomalies(self.folder, healthy["image"].tolist(), healthy["scan_id"].tolist())
+        return healthy.assign(image=images, label="1", group=PSEUDO, twin="")
 
     def require(self, *splits: str) -> None:
         """Raise a sentence if a split that is needed holds no scan.
@@ -105,6 +116,8 @@ class HeadCTDataModule(L.LightningDataModule):
         if split not in self.cache:
             rows = self.split(split)
             columns = ["image", "scan_id", *(["twin"] if len(rows) and (rows["twin"] != "").all() else [])]
+            if split == "validation":
+                rows, columns = rows.assign(pseudo=self.split(PSEUDO)["image"]), [*columns, "pseudo"]
             items = rows[columns].to_dict("records")
             self.cache[split] = CacheDataset(items, load_item, num_workers=2, progress=False)
         return self.cache[split]
@@ -126,8 +139,8 @@ class HeadCTDataModule(L.LightningDataModule):
         return self.in_order("validation")
 
     def test_dataloader(self) -> DataLoader:
-        """Test scans, each once over all processes."""
-        return self.in_order("test")
+        """The scans of the split ``tested``, each once over all processes."""
+        return self.in_order(self.tested)
 
     def in_order(self, split: str) -> DataLoader:
         """A split in its manifest's order; of P processes each takes every P-th scan, none twice."""

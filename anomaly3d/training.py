@@ -108,7 +108,7 @@ def train_phase(config: DictConfig) -> int:
         monitor=config.phase.monitor,
         save_last=True,
         save_top_k=1,
-        mode="min",
+        mode=config.phase.mode,
     )
     keep.CHECKPOINT_NAME_LAST = "last"
     collect = CollectScores(folder.path)

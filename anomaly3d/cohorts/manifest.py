@@ -20,6 +20,7 @@ OPTIONAL = (
     "transform_fault",
     "mass_effect_mask",
     "twin",
+    "lesion_ml",
 )
 PATHS = ("image", "brain_mask", "lesion_mask", "transform_fault", "mass_effect_mask", "twin")
 SPLITS = ("train", "validation", "calibration", "test", "labelled")  # labelled: supervised controls learn from it
@@ -104,12 +105,12 @@ def find_problems(table: pd.DataFrame) -> list[str]:
 
 
 def write_manifest(table: pd.DataFrame, path: Path) -> None:
-    """Write a manifest with its columns in their order; paths below its folder become relative."""
-    table = table.copy()
+    """Write a manifest with its columns in their order, absent ones empty; paths below its folder become relative."""
+    table = table.reindex(columns=[*REQUIRED, *OPTIONAL], fill_value="")
     for column in PATHS:
         table[column] = [relative(p, path.parent) if p else "" for p in table[column]]
     with written_whole(path) as beside:
-        table[[*REQUIRED, *OPTIONAL]].to_csv(beside, index=False)
+        table.to_csv(beside, index=False)
 
 
 def relative(path: str, folder: Path) -> str:

@@ -55,3 +55,11 @@ def weighted_ap(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> 
     with np.errstate(invalid="ignore"):
         precision = np.where(flagged > 0, hits / np.maximum(flagged, 1e-12), 0)
         return (ill * precision).sum(1) / ill.sum(1)
+
+
+def mean_interval(values: np.ndarray, subjects: np.ndarray | None = None, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of ``values (N,)`` and its 95 % percentile interval over subjects."""
+    weights = subject_weights(np.ones(len(values)), subjects, np.random.default_rng(seed))
+    draws = weights @ values / weights.sum(1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(np.mean(values)), float(low), float(high)

@@ -17,11 +17,13 @@ from anomaly3d.files import written_whole
 from anomaly3d.phases.gan import SAMPLES
 from anomaly3d.progress import say
 
-FEATURES = ("cohort", "site", "subject_id", "label", "group", "lesions", "age", "sex")
+FEATURES = ("cohort", "site", "subject_id", "label", "group", "lesions", "lesion_ml", "age", "sex")
 
 
 class CollectScores(L.Callback):
-    """Gather one row a test scan over all processes into ``scores.csv``, each ``scan_id`` once, in manifest order.
+    """Gather one row a scan over all processes into ``scores.csv``, each ``scan_id`` once, in manifest order.
+
+    The scans are those of the data module's ``tested`` split.
 
     Args:
         folder: where ``scores.csv`` goes.
@@ -49,10 +51,9 @@ class CollectScores(L.Callback):
 
     def keep(self, trainer: Any, scan_id: str, volume: np.ndarray) -> None:
         """Write a volume in [-1, 1] as int16 NIfTI on the grid of the prepared scan."""
-        table = trainer.datamodule.table.set_index("scan_id")
-        image = nib.Nifti1Image(
-            np.rint(volume * 32767).astype(np.int16), nib.Nifti1Image.from_filename(table.image[scan_id]).affine
-        )
+        data = trainer.datamodule
+        path = data.split(data.tested).set_index("scan_id").image[scan_id]
+        image = nib.Nifti1Image(np.rint(volume * 32767).astype(np.int16), nib.Nifti1Image.from_filename(path).affine)
         image.header.set_slope_inter(1 / 32767, 0)
         with written_whole(self.folder / "reconstruction" / f"{scan_id}.nii.gz") as path:
             nib.save(image, path)
@@ -65,7 +66,8 @@ class CollectScores(L.Callback):
             rows = [row for part in gathered for row in part]
         if trainer.is_global_zero:
             scores = pd.DataFrame(rows).drop_duplicates("scan_id")
-            manifest = trainer.datamodule.table[["scan_id", *FEATURES]]
+            data = trainer.datamodule
+            manifest = data.split(data.tested)[["scan_id", *FEATURES]]
             merged = manifest.merge(scores, on="scan_id", how="inner", validate="one_to_one")
             with written_whole(self.folder / "scores.csv") as path:
                 merged.to_csv(path, index=False, float_format="%.17g")

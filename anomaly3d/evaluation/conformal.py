@@ -1,8 +1,8 @@
 """Conformal p-values: how rare a score is among healthy calibration scans.
 
-The guarantee: for a new healthy scan that is exchangeable with the calibration scans, P(p <= alpha) <= alpha, on average
-over calibration sets and scans. It is marginal: one calibration set may do better or worse, and no group of scans has it
-for itself. It is void where the new scans come from other scanners or people; recalibrate there.
+The guarantee: for a new healthy scan that is exchangeable with the calibration scans, P(p <= alpha) <= alpha, on
+average over calibration sets and scans. It is marginal: one calibration set may do better or worse, and no group of
+scans has it for itself. It is void where the new scans come from other scanners or people; recalibrate there.
 """
 
 import numpy as np

@@ -6,8 +6,13 @@ An anomaly map is larger where a voxel looks less healthy. Truth and map are ``(
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
+
+from anomaly3d.evaluation.bootstrap import mean_interval
+from anomaly3d.evaluation.rescoring import Healthy, Maps, anomaly_maps, load
+from anomaly3d.evaluation.statistics import wilson
 
 NEIGHBOURS = np.ones((3, 3, 3))  # voxels that touch at a corner belong to one lesion
 SMALLEST = 3  # voxels of a lesion that counts; smaller ones are crumbs of resampling
@@ -44,3 +49,49 @@ def false_parts(anomaly: np.ndarray, brain: np.ndarray, threshold: float) -> int
     parts, count = ndimage.label((anomaly >= threshold) & brain, NEIGHBOURS)
     sizes = np.asarray(ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1)))
     return int((sizes >= SMALLEST).sum())
+
+
+def locate_scan(
+    scan: Maps, masks: dict[str, str], healthy: Healthy, thresholds: dict[str, float]
+) -> list[dict[str, Any]]:
+    """Rows of one scan: for every anomaly map and every mask of ``masks`` (its name, its file), or for none of them.
+
+    Without masks the scan is a healthy one and a row has ``false_parts``.
+    """
+    residual, brain = scan.read()
+    rows: list[dict[str, Any]] = []
+    for name, signed in anomaly_maps(residual, brain, healthy).items():
+        anomaly, row = np.abs(signed), {"scan_id": scan.scan_id, "map": name}
+        if not masks:
+            rows.append({**row, "mask": "", "false_parts": false_parts(anomaly, brain, thresholds[name])})
+        for mask, path in masks.items():
+            found = locate(anomaly, load(path) > 0, brain, thresholds[name])
+            if found:
+                rows.append({**row, "mask": mask, **found})
+    return rows
+
+
+def summarise_localization(rows: pd.DataFrame) -> dict[str, Any]:
+    """Per mask and map: means over scans with an interval over subjects, and the share of lesions found.
+
+    Args:
+        rows: of ``locate_scan``, with ``subject_id``.
+    """
+    summary: dict[str, Any] = {}
+    for (mask, name), members in rows[rows["mask"] != ""].groupby(["mask", "map"]):
+        entry: dict[str, Any] = {"n_scans": len(members)}
+        for number in ("auroc", "ap", "chance_ap", "dice"):
+            mean, low, high = mean_interval(members[number].to_numpy(float), members["subject_id"].to_numpy())
+            entry[number] = {"value": mean, "ci95": [low, high]}
+        found, lesions = int(members["found"].sum()), int(members["lesions"].sum())
+        if lesions:
+            entry["found"] = {"value": found / lesions, "ci95": list(wilson(found / lesions, lesions)), "n": lesions}
+        summary.setdefault(str(mask), {})[str(name)] = entry
+    for name, members in rows[rows["mask"] == ""].groupby("map"):
+        mean, low, high = mean_interval(members["false_parts"].to_numpy(float), members["subject_id"].to_numpy())
+        summary.setdefault("healthy_false_parts", {})[str(name)] = {
+            "value": mean,
+            "ci95": [low, high],
+            "n_scans": len(members),
+        }
+    return summary

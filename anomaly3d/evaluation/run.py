@@ -1,97 +1,114 @@
-"""Evaluate a run: score its test scans with each stage and the trivial detectors, then metrics, figures, page."""
+"""Evaluate a run: its scans through each stage and the controls, then everything a reviewer asks for, from tables."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import nibabel as nib
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from rich.table import Table
 
-from anomaly3d.data import HeadCTDataModule
+from anomaly3d.data import PSEUDO, HeadCTDataModule
 from anomaly3d.detectors.base import Detector
 from anomaly3d.detectors.controls import CONTROLS, Twin
-from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.detectors.registry import load_detector
-from anomaly3d.errors import UserError
-from anomaly3d.evaluation.callbacks import CollectScores
+from anomaly3d.evaluation.calibration import OWN, Calibration, calibrate, calibration_folder
 from anomaly3d.evaluation.figures import Case, case_figure, group_figure, lesion_figure, roc_figure
-from anomaly3d.evaluation.metrics import summarise
+from anomaly3d.evaluation.inference import Inference, finished_stages, prepared_folder
+from anomaly3d.evaluation.localization import locate_scan, summarise_localization
+from anomaly3d.evaluation.metrics import auc_of, both_classes, ranked, summarise
+from anomaly3d.evaluation.operating import (
+    conformal_rates,
+    false_positives_by,
+    operating_points,
+    recall_by,
+    site_shift,
+)
+from anomaly3d.evaluation.rescoring import Healthy, choose, load, maps_of, rescore, score_names
 from anomaly3d.files import written_whole
-from anomaly3d.hardware import make_trainer, trainer_options
 from anomaly3d.lineage import PhaseFolder, require_same_data
-from anomaly3d.phases.base import Scoring, freeze
+from anomaly3d.parallel import run_parallel
+from anomaly3d.preparation import worker_count
 from anomaly3d.progress import console, is_leader, say
 from anomaly3d.quiet import hush
-from anomaly3d.report.page import auc_rows, set_aside_text, write_page
+from anomaly3d.report.page import set_aside_text, write_page
+from anomaly3d.report.tables import auc_rows
 
-STAGES = ("finetune", "encoder")  # of f-AnoGAN, the most trained first
 EXAMPLES = 2  # highest and lowest scores shown of each class
+TASKS = ("train", "validation", PSEUDO, "calibration", "test")  # splits that are scored
+MASKS = ("lesion_mask", "mass_effect_mask")
 
 
-def finished_stages(run: Path, detector: str = "fanogan") -> dict[str, PhaseFolder]:
-    """The finished phases of a run's detector that can score, the most trained first.
+@dataclass(frozen=True)
+class Scored:
+    """A run's rescored tables by split, and what was learned from the healthy ones."""
 
-    Raises:
-        UserError: there is none.
-    """
-    stages = {s: PhaseFolder(run / s) for s in (STAGES if detector == "fanogan" else (detector,))}
-    done = {s: f for s, f in stages.items() if (lineage := f.read()) and lineage["finished"] and f.model.exists()}
-    if not done and detector != "fanogan":
-        raise UserError(
-            f"{run} holds no {detector}: fit one with 'python -m anomaly3d.train +phase=fit detector={detector} "
-            f"run={run.name}' first"
+    tables: dict[str, pd.DataFrame]
+    healthy: Healthy
+    ranking: dict[str, float]  # AUC of every score against pseudo-anomalies, the best first
+    calibrations: list[Calibration]  # of the chosen score, and of A(x) where that is another
+
+    @property
+    def chosen(self) -> str:
+        """The score that was chosen without a label."""
+        return next(iter(self.ranking))
+
+
+def folder_of(out: Path, split: str) -> Path:
+    """Where the scores of a split lie: those of the test scans are what the run is about."""
+    return out if split == "test" else out / split
+
+
+def rescore_all(data: HeadCTDataModule, tables: dict[str, pd.DataFrame], out: Path, config: DictConfig) -> Scored:
+    """From tables of distances to every score, the chosen one, and its threshold; no test scan decides anything."""
+    workers = worker_count(config)
+    maps = {split: maps_of(data.split(split), folder_of(out, split)) for split in tables}
+    healthy = Healthy.measure(maps["train"], tables["train"])
+    rescored = {
+        split: rescore(table, maps[split], healthy, workers, f"scores of {split} scans")
+        for split, table in tables.items()
+        if split != "train"
+    }
+    ranking = choose(rescored["validation"], rescored[PSEUDO])
+    chosen = config.score or next(iter(ranking))
+    ranking = {chosen: ranking[chosen], **ranking}
+    calibrations = [
+        calibrate(
+            OWN,
+            score,
+            rescored["calibration"],
+            maps["calibration"],
+            healthy,
+            config.false_positive_rate,
+            config.voxel_false_positive_rate,
+            workers,
         )
-    if not done:
-        raise UserError(
-            f"{run} holds no finished encoder or finetune phase: 'make demo' trains one on the phantom cohort, "
-            "'python -m anomaly3d.train -m +phase=gan,encoder,finetune run=NAME' one on your "
-            "data; name it with run=NAME"
-        )
-    return done
+        for score in dict.fromkeys([chosen, "total"])
+        if "calibration" in rescored
+    ]
+    return Scored(rescored, healthy, ranking, calibrations)
 
 
-def prepared_folder(lineage: dict[str, Any], config_file: Path, data_dir: Path) -> Path:
-    """Where the prepared data of a run lie.
-
-    Raises:
-        UserError: they are gone.
-    """
-    found = sorted(data_dir.glob(f"*/{lineage['prepared']}/manifest.csv"))
-    for manifest in found:
-        if manifest.parent.parent.name == lineage["cohort"]:
-            return manifest.parent
-    raise UserError(
-        f"the prepared data of this run ({lineage['cohort']}/{lineage['prepared']}) are not under {data_dir}: run "
-        f"'python -m anomaly3d.prepare' with the settings in {config_file}, or give data_dir=..."
-    )
-
-
-def score_test(
-    detector: Detector,
-    data: HeadCTDataModule,
-    folder: Path,
-    config: DictConfig,
-    reconstructions: bool = False,
-) -> pd.DataFrame:
-    """The table of scores of a detector on the test split, also written to ``folder/scores.csv``."""
-    freeze(detector)
-    collect = CollectScores(folder, reconstructions)
-    options, _ = trainer_options(config.trainer)
-    trainer = make_trainer(
-        options,
-        logger=False,
-        callbacks=[collect],
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-    )
-    trainer.test(Scoring(detector), data, verbose=False)
-    return collect.table()
+def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: int) -> dict[str, Any]:
+    """How well anomaly maps find the lesions of test scans that have a mask; empty without masks or threshold."""
+    rows = data.split("test").set_index("scan_id")
+    table = ranked(scored.tables["test"])
+    wanted = rows.loc[table["scan_id"]].reset_index()
+    has_mask = wanted["lesion_mask"] != ""
+    if not scored.calibrations or not has_mask.any():
+        return {}
+    wanted = wanted[has_mask | (wanted["label"] == "0")]
+    masks = [{m: r[m] for m in MASKS if r[m]} for r in wanted.to_dict("records")]
+    thresholds = scored.calibrations[0].voxel_thresholds
+    jobs = [(m, k, scored.healthy, thresholds) for m, k in zip(maps_of(wanted, out), masks, strict=True)]
+    found = [row for part in run_parallel(locate_scan, jobs, workers, "localization") for row in part]
+    located = pd.DataFrame(found).merge(wanted[["scan_id", "subject_id"]], on="scan_id")
+    with written_whole(out / "localization.csv") as path:
+        located.sort_values(["scan_id", "map", "mask"]).to_csv(path, index=False, float_format="%.6g")
+    return summarise_localization(located)
 
 
 def evaluate_run(config: DictConfig) -> int:
@@ -108,35 +125,81 @@ def evaluate_run(config: DictConfig) -> int:
     data.require("train", "validation", "test")
     require_same_data(lineage, prepared, folder.path)
     out = (run if name == "fanogan" else folder.path) / "evaluation"
-    count = len(data.split("test"))
-    say(f"evaluate: {count} test scans with {stage} of run {config.run}")
-    table = score_test(load_detector(stage, folder.model), data, out, config, reconstructions=True)
+    inference = Inference(data, config)
+    say(f"evaluate: run {config.run}, {stage}, into {out}")
+    detector = load_detector(stage, folder.model)
+    tables = {
+        split: inference.once(detector, folder.model, split, folder_of(out, split))
+        for split in TASKS
+        if not data.split(split).empty
+    }
     others: dict[str, pd.DataFrame] = {}
     if stage == "finetune" and "encoder" in stages:
-        say("evaluate: the same scans before fine-tuning")
-        encoder = FAnoGAN.load(stages["encoder"].model)
-        others["encoder_only"] = score_test(encoder, data, out / "encoder_only", config)
-    say("evaluate: the same scans with controls")
-    for control, detector in controls(run, data, stage).items():
-        others[control] = score_test(detector, data, out / control, config)
+        model = stages["encoder"].model
+        others["encoder_only"] = inference.once(load_detector("encoder", model), model, "test", out / "encoder_only")
+    say("evaluate: the test scans with controls")
+    for control, other in controls(run, data, stage).items():
+        others[control] = inference.run(other, "test", out / control)
     if not is_leader():
         return 0
-    metrics = summarise(table, others, read_set_aside(prepared))
+    scored = rescore_all(data, tables, out, config)
+    store(scored, folder.path, out)
+    metrics = {
+        **summarise(
+            scored.tables["test"],
+            others,
+            read_set_aside(prepared),
+            scored.chosen if scored.chosen != "total" else None,
+        ),
+        **beyond_ranking(scored),
+        "localization": localize(data, scored, out, worker_count(config)),
+    }
     with written_whole(out / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))
-    curves = {"this model": table, **others}
+    curves = {"this model": tables["test"], **others}
     figures = {
         "roc": save(roc_figure({n.replace("_", " "): t for n, t in curves.items()}), out / "figures" / "roc"),
-        "lesions": save(lesion_figure(table), out / "figures" / "lesions"),
-        "cases": save(case_figure(choose_cases(table, data, out)), out / "figures" / "cases", ".png"),
-        "groups": save(group_figure(table), out / "figures" / "groups"),
+        "lesions": save(lesion_figure(tables["test"]), out / "figures" / "lesions"),
+        "cases": save(case_figure(choose_cases(tables["test"], data, out)), out / "figures" / "cases", ".png"),
+        "groups": save(group_figure(tables["test"]), out / "figures" / "groups"),
     }
-    write_page(out / "report.html", config.run, metrics, table, figures, lineage)
+    write_page(out / "report.html", config.run, metrics, tables["test"], figures, lineage)
     show(metrics)
     if metrics["set_aside"]:
         say(f"test scans without a score: {set_aside_text(metrics['set_aside'])}")
+    if not scored.calibrations:
+        say("no threshold is locked: the cohort has no calibration split")
     say(f"report: {(out / 'report.html').resolve()}")
     return 0
+
+
+def store(scored: Scored, stage: Path, out: Path) -> None:
+    """Keep beside the model what ``score`` needs, and beside the evaluation every score of the test scans."""
+    folder = calibration_folder(stage)
+    scored.healthy.save(folder / "healthy.npz")
+    for calibration in scored.calibrations[:1]:
+        calibration.save(folder / f"{OWN}.json")
+    with written_whole(out / "rescored.csv") as path:
+        scored.tables["test"].to_csv(path, index=False, float_format="%.9g")
+
+
+def beyond_ranking(scored: Scored) -> dict[str, Any]:
+    """What thresholds do, whom they hit, and how every score ranks with (oracle) and without looking at labels."""
+    test = scored.tables["test"]
+    rows = ranked(test)
+    oracle = {n: auc_of(rows, n).as_json() for n in score_names(test)} if both_classes(rows) else {}
+    found: dict[str, Any] = {
+        "score": {"chosen": scored.chosen, "pseudo_auc": scored.ranking, "oracle_test_auc": oracle},
+        "operating_points": operating_points(test, scored.calibrations),
+        "site_shift": site_shift(test, scored.chosen),
+    }
+    for calibration in scored.calibrations[:1]:
+        found |= {
+            "recall_by": recall_by(test, calibration),
+            "false_positives_by": false_positives_by(test, calibration),
+            "conformal": conformal_rates(test, calibration),
+        }
+    return found
 
 
 def controls(run: Path, data: HeadCTDataModule, but: str) -> dict[str, Detector]:
@@ -181,11 +244,6 @@ def choose_cases(table: pd.DataFrame, data: HeadCTDataModule, out: Path) -> list
                 )
             )
     return cases
-
-
-def load(path: str | Path) -> np.ndarray:
-    """Voxels of a NIfTI file as float32."""
-    return np.asarray(nib.Nifti1Image.from_filename(path).dataobj, np.float32)
 
 
 def save(figure: Figure, stem: Path, shown: str = ".svg") -> Path:

@@ -16,7 +16,15 @@ from anomaly3d.preprocessing import template
 from anomaly3d.preprocessing.pipeline import VERSION, Settings, Sources, Verdict, prepare_scan
 from anomaly3d.progress import say
 
-DESCRIPTION = ("scan_id", "cohort", "split", "label", "group", "lesions")  # what quality.csv repeats of the manifest
+DESCRIPTION = (
+    "scan_id",
+    "subject_id",
+    "cohort",
+    "split",
+    "label",
+    "group",
+    "lesions",
+)  # what quality.csv repeats of the manifest
 
 
 @dataclass(frozen=True)
@@ -87,5 +95,7 @@ def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: 
     for kind in PATHS:  # transform_fault has no file here: it has been applied
         made = [folder / kind / f"{s}.nii.gz" for s in accepted["scan_id"]]
         accepted[kind] = [str(p) if p.exists() else "" for p in made]
+    ml = pd.Series([v.lesion_ml for v in verdicts], index=table.index)[accepted.index]
+    accepted["lesion_ml"] = [f"{x:.3f}" if pd.notna(x) else "" for x in ml]
     write_manifest(accepted, folder / "manifest.csv")
     return PreparedCohort(folder, verdicts)

@@ -21,7 +21,7 @@ from anomaly3d.preprocessing.registration import register, score
 from anomaly3d.preprocessing.template import load_template
 from anomaly3d.preprocessing.volume import HU_MIN, Volume, load_mask, read_scan, resample
 
-VERSION = 4  # raised when the same settings would give other volumes
+VERSION = 5  # raised when the same settings would give other volumes
 MASKS = ("lesion_mask", "mass_effect_mask")
 WORKING_LOW, WORKING_HIGH = np.array([-93.0, -129.0, -82.5]), np.array([93.0, 96.0, 103.5])  # MNI mm
 
@@ -80,6 +80,7 @@ class Verdict:
     reasons: str
     quality: Quality | None
     source: str = ""  # size and time of the scan's files: a replaced file is prepared again
+    lesion_ml: float | None = None  # volume of the lesion mask on the scan's own grid
 
 
 def working_grid(spacing: float) -> tuple[np.ndarray, tuple[int, int, int]]:
@@ -225,12 +226,14 @@ def prepare_scan(sources: Sources, out: Path, template: Path, settings: Settings
             return Verdict(**stored)
         done.unlink()
     try:
+        image = read_scan(Path(sources.image))
+        masks = {name: load_mask(Path(p)) for name in MASKS if (p := getattr(sources, name))}
         prepared = prepare_volume(
-            read_scan(Path(sources.image)),
+            image,
             settings,
             template,
             load_mask(Path(sources.brain_mask)) if sources.brain_mask else None,
-            {name: load_mask(Path(p)) for name in MASKS if (p := getattr(sources, name))},
+            masks,
             read_scan(Path(sources.twin)) if sources.twin else None,
             load_affine(Path(sources.transform_fault)) if sources.transform_fault else None,
         )
@@ -239,7 +242,9 @@ def prepare_scan(sources: Sources, out: Path, template: Path, settings: Settings
     else:
         write_prepared(prepared, out, scan_id)
         reasons = judge(prepared.quality, settings.quality)
-        verdict = Verdict(scan_id, "rejected" if reasons else "accepted", "; ".join(reasons), prepared.quality, source)
+        name = "rejected" if reasons else "accepted"
+        ml = masks["lesion_mask"].ml() if "lesion_mask" in masks else None
+        verdict = Verdict(scan_id, name, "; ".join(reasons), prepared.quality, source, ml)
     with written_whole(done) as path:
         path.write_text(json.dumps(asdict(verdict), indent=1))
     return verdict

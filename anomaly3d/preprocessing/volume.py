@@ -27,6 +27,10 @@ class Volume:
         """Voxel size in mm along each axis."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
+    def ml(self) -> float:
+        """Volume of a mask of 0 and 1."""
+        return float(self.data.sum(dtype=np.float64) * abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+
 
 def load_nifti(path: Path) -> nib.nifti1.Nifti1Image:
     """A NIfTI image whose data have been read; the recipe of a phantom counts as one.

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from anomaly3d.evaluation.metrics import as_text
 from anomaly3d.files import written_whole
+from anomaly3d.report.tables import auc_rows, tables
 
 CAPTIONS = {
     "roc": "ROC curves on the test scans (the paper's Fig. 4), beside trivial detectors that learn nothing of anatomy.",
@@ -17,34 +17,6 @@ CAPTIONS = {
     "abnormal and normal scans.",
     "groups": "Anomaly scores by group (Fig. 7); the bar is the median.",
 }
-NAMES = {
-    "all": "All cohorts",
-    "encoder_only": "Before fine-tuning (phase 2)",
-    "image_distance": "Image distance alone",
-    "feature_distance": "Feature distance alone",
-    "latent_distance": "Latent distance alone",
-    "rejected_flagged": "All cohorts, scans that quality control set aside counted as flagged",
-    "bright_volume": "Trivial: volume brighter than 55 HU",
-    "mean_volume": "Trivial: distance to the mean healthy volume",
-    "zscore": "Trivial: deviation from the healthy mean at each voxel",
-    "mirror": "Trivial: difference of left and right",
-    "pca": "Trivial: distance to the healthy principal components",
-    "supervised": "Upper control: a network that was shown lesions",
-    "twin": "Oracle: the same head without its lesion",
-}
-
-
-def auc_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
-    """The AUC table as text, one row a line of ``metrics["auc"]``."""
-    return [
-        {
-            "name": NAMES.get(name, f"Cohort {name}"),
-            "auc": as_text(estimate),
-            "ap": as_text(metrics["ap"][name]),
-            "n": f"{estimate['n_normal']} + {estimate['n_abnormal']}",
-        }
-        for name, estimate in metrics["auc"].items()
-    ]
 
 
 def set_aside_text(counts: dict[str, dict[str, int]]) -> str:
@@ -98,7 +70,7 @@ def write_page(
     html = environment.get_template("page.html").render(
         verdict=verdict(metrics, run),
         rows=auc_rows(metrics),
-        oracle=metrics["oracle_youden"],
+        tables=[t for t in tables(metrics) if t.rows],
         set_aside=set_aside_text(metrics["set_aside"]),
         figures=images,
         columns=columns + distances,

@@ -1,7 +1,7 @@
 """How often the intervals cover: many simulated studies with a known truth.
 
-``python -m experiments.statistics.coverage`` writes ``coverage.json``: AUC and AP at the paper's two sample sizes (scores
-of normal and abnormal scans are normal distributions one standard deviation wide, apart so that the AUC is .75), and false
+``python -m experiments.statistics.coverage`` writes ``coverage.json``: AUC and AP at the paper's two sample sizes (the
+scores of normal and abnormal scans are normal distributions of one width, apart so that the AUC is .75), and the false
 alarms of conformal thresholds against their nominal rate.
 """
 

@@ -7,6 +7,7 @@ from anomaly3d.report.page import set_aside_text
 SCORED = pd.DataFrame(
     {
         "scan_id": list("abcdef"),
+        "subject_id": list("abcdef"),
         "cohort": "x",
         "label": ["0", "0", "1", "1", "1", "0"],
         "group": ["normal", "normal", "tbi", "tbi", "postoperative", "low_quality"],
@@ -30,6 +31,7 @@ def test_a_scan_counts_for_each_of_its_lesions():
 def test_rejected_scans_are_counted_by_label_and_as_flagged():
     set_aside = pd.DataFrame(
         {
+            "subject_id": list("ghij"),
             "label": ["1", "0", "", "0"],
             "group": ["tbi", "normal", "", "low_quality"],
             "verdict": ["rejected", "rejected", "unreadable", "rejected"],

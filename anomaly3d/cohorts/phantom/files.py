@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -116,7 +117,8 @@ def read_recipe(path: Path) -> nib.nifti1.Nifti1Image:
     """
     try:
         stored = json.loads(path.read_text())
-        recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored["recipe"].items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["recipe"].items()}
+        recipe = Recipe(**plain)
         kind = stored["kind"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the recipe of a phantom") from error

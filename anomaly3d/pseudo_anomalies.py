@@ -1,15 +1,20 @@
 """Healthy volumes with something wrong pasted in, to choose between models and scores without a lesion label.
 
 Two kinds, in turn: a patch of another healthy brain from another place (wrong structure at the right densities), and a
-blob, a piece of smooth noise above a level (wrong density). What choice does well here need not do well on real lesions;
-but nothing of a test set has been looked at.
+blob, a lump of smooth noise (wrong density). What does well here need not do well on real lesions; but nothing of a
+test set has been looked at.
 """
 
 import hashlib
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from anomaly3d.files import written_whole
+
+VERSION = 1  # raised when the same scans would get other anomalies
 OUTSIDE = -0.999  # prepared volumes are exactly -1 outside of the brain
 RADIUS = (0.05, 0.16)  # of the longest side
 EDGE = 1.0  # voxels, softness of a patch's rim
@@ -66,3 +71,15 @@ def with_anomaly(volumes: list[np.ndarray], scan_ids: list[str], number: int) ->
     if number % 2 or not others:
         return blob(volume, rng)
     return foreign_patch(volume, others[rng.integers(len(others))], rng)
+
+
+def write_pseudo_anomalies(folder: Path, images: list[str], scan_ids: list[str]) -> list[str]:
+    """Volumes with an anomaly each as ``folder/pseudo-vN/ID.nii.gz``; makes what is missing and returns all paths."""
+    paths = [folder / f"pseudo-v{VERSION}" / f"{scan_id}.nii.gz" for scan_id in scan_ids]
+    if not all(path.exists() for path in paths):
+        files = [nib.nifti1.Nifti1Image.from_filename(image) for image in images]
+        volumes = [np.asarray(file.dataobj, np.float32) for file in files]
+        for number, (path, file) in enumerate(zip(paths, files, strict=True)):
+            with written_whole(path) as beside:
+                nib.save(nib.nifti1.Nifti1Image(with_anomaly(volumes, scan_ids, number), file.affine), beside)
+    return [str(path) for path in paths]

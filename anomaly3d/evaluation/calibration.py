@@ -1,0 +1,91 @@
+"""Thresholds from healthy calibration scans, stored with the model, and what they say about a new scan."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from anomaly3d.errors import UserError
+from anomaly3d.evaluation.conformal import p_values, threshold
+from anomaly3d.evaluation.rescoring import Healthy, Maps, anomaly_maps
+from anomaly3d.files import written_whole
+from anomaly3d.parallel import run_parallel
+
+OWN = "own"  # the calibration split of the run's own cohort
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One score of one detector on the healthy scans of one site.
+
+    ``rate`` is the share of healthy scans that may be flagged, ``voxel_rate`` that of a healthy brain's voxels;
+    ``voxel_thresholds`` belong to the absolute anomaly maps: in the median calibration scan, ``voxel_rate`` of the
+    brain's voxels lie above.
+    """
+
+    site: str
+    score: str
+    rate: float
+    scores: list[float]
+    voxel_rate: float
+    voxel_thresholds: dict[str, float]
+
+    @property
+    def threshold(self) -> float:
+        """The score from which a scan is flagged; infinite where there are too few calibration scans for the rate."""
+        return threshold(np.array(self.scores), self.rate)
+
+    def p_values(self, scores: np.ndarray) -> np.ndarray:
+        """How rare each score is among healthy scans."""
+        return p_values(np.array(self.scores), scores)
+
+    def save(self, path: Path) -> None:
+        """Write what ``load`` reads, with the threshold for readers."""
+        with written_whole(path) as beside:
+            threshold = self.threshold if np.isfinite(self.threshold) else None
+            beside.write_text(json.dumps({**asdict(self), "threshold": threshold}, indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> "Calibration":
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: the file is not one.
+        """
+        try:
+            stored = json.loads(path.read_text())
+            stored.pop("threshold")
+            return cls(**stored)
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged: run 'python -m anomaly3d.evaluate' again") from error
+
+
+def calibration_folder(stage: Path) -> Path:
+    """Where the calibrations of a trained phase lie."""
+    return stage / "calibration"
+
+
+def voxel_quantiles(scan: Maps, healthy: Healthy, rate: float) -> dict[str, float]:
+    """The level that ``rate`` of the brain's voxels exceed in each anomaly map of one scan."""
+    residual, brain = scan.read()
+    maps = anomaly_maps(residual, brain, healthy)
+    return {name: float(np.quantile(np.abs(m[brain]), 1 - rate)) for name, m in maps.items()}
+
+
+def calibrate(
+    site: str,
+    score: str,
+    table: pd.DataFrame,
+    maps: list[Maps],
+    healthy: Healthy,
+    rate: float,
+    voxel_rate: float,
+    workers: int,
+) -> Calibration:
+    """From the rescored table and the maps of healthy scans that neither trained the detector nor chose its score."""
+    jobs = [(scan, healthy, voxel_rate) for scan in maps]
+    levels = pd.DataFrame(run_parallel(voxel_quantiles, jobs, workers, "voxel thresholds"))
+    medians = {str(name): float(value) for name, value in levels.median().items()}
+    return Calibration(site, score, rate, sorted(table[score].tolist()), voxel_rate, medians)

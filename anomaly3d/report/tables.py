@@ -1,0 +1,187 @@
+"""The tables of the report, as text, from ``metrics.json``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anomaly3d.evaluation.metrics import as_text
+
+NAMES = {
+    "all": "All cohorts",
+    "selected": "All cohorts, the score chosen without labels",
+    "encoder_only": "Before fine-tuning (phase 2)",
+    "image_distance": "Image distance alone",
+    "feature_distance": "Feature distance alone",
+    "latent_distance": "Latent distance alone",
+    "rejected_flagged": "All cohorts, scans that quality control set aside counted as flagged",
+    "bright_volume": "Trivial: volume brighter than 55 HU",
+    "mean_volume": "Trivial: distance to the mean healthy volume",
+    "zscore": "Trivial: deviation from the healthy mean at each voxel",
+    "mirror": "Trivial: difference of left and right",
+    "pca": "Trivial: distance to the healthy principal components",
+    "supervised": "Upper control: a network that was shown lesions",
+    "twin": "Oracle: the same head without its lesion",
+}
+MASKS = {"lesion_mask": "lesion", "mass_effect_mask": "displaced tissue"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text; an empty table is not shown."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def percent(share: dict[str, Any]) -> str:
+    """``54.1 % [45.7, 62.2], n = 135``."""
+    if share["value"] is None:
+        return "none"
+    low, high = share["ci95"]
+    return f"{100 * share['value']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], n = {share['n']}"
+
+
+def auc_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
+    """The AUC table as text, one row a line of ``metrics["auc"]``."""
+    return [
+        {
+            "name": NAMES.get(name, f"Cohort {name}"),
+            "auc": as_text(estimate),
+            "ap": f"{as_text(metrics['ap'][name])}, chance {metrics['chance_ap'][name]:.2f}",
+            "n": f"{estimate['n_normal']} + {estimate['n_abnormal']}",
+        }
+        for name, estimate in metrics["auc"].items()
+    ]
+
+
+def tables(metrics: dict[str, Any]) -> list[Table]:
+    """Everything beyond the AUC, in the order in which a reader asks for it."""
+    return [
+        operating_points(metrics),
+        recall(metrics),
+        false_positives(metrics),
+        conformal(metrics),
+        shift(metrics),
+        localization(metrics),
+        compared(metrics),
+        choice(metrics),
+    ]
+
+
+def operating_points(metrics: dict[str, Any]) -> Table:
+    return Table(
+        "Thresholds",
+        "A locked threshold comes from healthy calibration scans; an oracle was chosen on these very test scans.",
+        ("Score", "Threshold", "Recall", "Specificity", "Accuracy", "Precision"),
+        [
+            (p["score"], p["rule"], *(percent(p[k]) for k in ("recall", "specificity", "accuracy", "precision")))
+            for p in metrics["operating_points"]
+        ],
+    )
+
+
+def recall(metrics: dict[str, Any]) -> Table:
+    found = metrics.get("recall_by", {})
+    return Table(
+        "Recall at the locked threshold",
+        "By lesion type (a scan counts for each it shows) and by lesion volume.",
+        ("Abnormal scans", "Recall"),
+        [(name, percent(s)) for group in ("lesion", "volume") for name, s in found.get(group, {}).items()],
+    )
+
+
+def false_positives(metrics: dict[str, Any]) -> Table:
+    found = metrics.get("false_positives_by", {})
+    rows = [("all", percent(found["all"]))] if found else []
+    for stratum in ("site", "age", "sex"):
+        rows += [(f"{stratum}: {name}", percent(s)) for name, s in found.get(stratum, {}).items()]
+    return Table("False positives at the locked threshold", "", ("Healthy test scans", "Flagged"), rows)
+
+
+def conformal(metrics: dict[str, Any]) -> Table:
+    return Table(
+        "Conformal p-values",
+        "The promise is marginal, over calibration sets and scans of the same kind; it is void at another site.",
+        ("Site", "At most", "Healthy test scans with so small a p-value"),
+        [(c["site"], f"{c['nominal']:.0%}", percent(c["realised"])) for c in metrics.get("conformal", [])],
+    )
+
+
+def shift(metrics: dict[str, Any]) -> Table:
+    return Table(
+        "Healthy scores between sites",
+        "Chance that a healthy scan of the other site has the higher score: 0.5 where scores do not know the site.",
+        ("Site", "Against", "AUC [95 %]", "Ratio of medians", "n"),
+        [
+            (
+                site,
+                s["against"],
+                as_text({**s, "value": s["auc"]}),
+                f"{s['median_ratio']:.2f}",
+                f"{s['n'][1]}, {s['n'][0]}",
+            )
+            for site, s in metrics["site_shift"].items()
+        ],
+    )
+
+
+def localization(metrics: dict[str, Any]) -> Table:
+    found = metrics["localization"]
+    rows = [
+        (
+            MASKS[mask],
+            name,
+            as_text(entry["auroc"]),
+            f"{as_text(entry['ap'])}, chance {entry['chance_ap']['value']:.3f}",
+            as_text(entry["dice"]),
+            percent(entry["found"]) if "found" in entry else "none",
+            str(entry["n_scans"]),
+        )
+        for mask in MASKS
+        for name, entry in found.get(mask, {}).items()
+    ]
+    false = ", ".join(f"{n} {as_text(e)}" for n, e in found.get("healthy_false_parts", {}).items())
+    return Table(
+        "Where the lesion is",
+        f"Inside the brain, means over scans; Dice and lesions found at the locked voxel threshold. Separate places "
+        f"flagged in a healthy scan: {false}.",
+        ("Truth", "Map", "Voxel AUROC", "Voxel AP", "Dice", "Lesions found", "Scans"),
+        rows,
+    )
+
+
+def compared(metrics: dict[str, Any]) -> Table:
+    def p(value: float) -> str:
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+    return Table(
+        "Against the others, on the same scans",
+        "AUC of this detector minus theirs: DeLong's paired test, with Holm's correction; bootstrap over subjects.",
+        ("Other", "Difference [95 %]", "p", "p, Holm", "Bootstrap [95 %]"),
+        [
+            (
+                NAMES.get(name, name),
+                as_text(c),
+                p(c["p"]),
+                p(c["p_holm"]),
+                f"[{c['bootstrap95'][0]:.3f}, {c['bootstrap95'][1]:.3f}]",
+            )
+            for name, c in metrics["compared"].items()
+        ],
+    )
+
+
+def choice(metrics: dict[str, Any]) -> Table:
+    score = metrics["score"]
+    return Table(
+        "Scores",
+        f"Chosen: {score['chosen']}, by how well healthy validation scans are told from the same scans with something "
+        "pasted in. The test AUC of each score is an oracle: nothing was chosen by it.",
+        ("Score", "AUC, pasted anomalies", "Test AUC [95 %], oracle"),
+        [
+            (name, f"{value:.3f}", as_text(score["oracle_test_auc"][name]) if score["oracle_test_auc"] else "")
+            for name, value in score["pseudo_auc"].items()
+        ],
+    )
