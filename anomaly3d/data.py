@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from monai.data import CacheDataset, DataLoader
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, Subset
 
 from anomaly3d.cohorts.manifest import read_manifest
 from anomaly3d.errors import UserError
@@ -136,16 +136,24 @@ class HeadCTDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Healthy validation scans, each process its share."""
-        return self.in_order("validation")
+        data, mine = self.share("validation")
+        return DataLoader(Subset(data, mine), batch_size=self.batch)
 
     def test_dataloader(self) -> DataLoader:
-        """The scans of the split ``tested``, each once over all processes."""
-        return self.in_order(self.tested)
+        """The scans of the split ``tested``, each once over all processes, in batches of one size.
 
-    def in_order(self, split: str) -> DataLoader:
-        """A split in its manifest's order; of P processes each takes every P-th scan, none twice."""
+        The last batch is filled up with its last scan: a scan's numbers depend, in their last digits, on the size of
+        its batch, and must not depend on the number of processes. Who gathers them takes each ``scan_id`` once.
+        """
+        data, mine = self.share(self.tested)
+        batches = [mine[i : i + self.batch] for i in range(0, len(mine), self.batch)]
+        return DataLoader(data, batch_sampler=[b + b[-1:] * (self.batch - len(b)) for b in batches])
+
+    def share(self, split: str) -> tuple[Any, list[int]]:
+        """A split in its manifest's order, and the places of this process: of P, each takes every P-th scan.
+
+        Lightning wants a scan for each process, so where there are fewer the first one is taken twice.
+        """
         data: Any = self.dataset(split)
-        if self.trainer and self.trainer.world_size > 1:
-            mine = range(self.trainer.global_rank, len(data), self.trainer.world_size)
-            data = torch.utils.data.Subset(data, list(mine))
-        return DataLoader(data, batch_size=self.batch, shuffle=False)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return data, list(range(rank, len(data), world)) or [0]

@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 import torch
 
-from anomaly3d import evaluate, prepare, score, train
+from anomaly3d import calibrate, compare, evaluate, prepare, score, train
 from anomaly3d.detectors.controls import CONTROLS
 from anomaly3d.evaluation.callbacks import read_scores
+from anomaly3d.files import sha256
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,52 @@ def test_phases_and_detectors_that_do_not_belong_together_are_refused(places, ca
     refused(capsys, "fanogan", "detector=pca")
     assert train.main(["+phase=gan", "detector=pca", "run=wrong", *places]) == 2
     refused(capsys, "+phase=fit")
+
+
+def test_the_choice_of_score_and_its_threshold_are_kept_with_the_model(tiny_run):
+    metrics = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())
+    stored = json.loads((tiny_run / "finetune" / "calibration" / "own.json").read_text())
+    ranking = metrics["score"]["pseudo_auc"]
+    assert stored["score"] == metrics["score"]["chosen"] == next(iter(ranking))
+    assert ranking[stored["score"]] == max(ranking.values())
+    assert len(stored["scores"]) == 1
+    assert stored["threshold"] is None  # one calibration scan allows no threshold at 10 %
+    table = read_scores(tiny_run / "evaluation" / "rescored.csv")
+    assert set(ranking) <= set(table)
+    assert metrics["operating_points"][0]["rule"].startswith("locked")
+    assert set(metrics["localization"]["lesion_mask"]) == {"residual", "standardised"}
+    assert metrics["localization"]["healthy_false_parts"]["residual"]["n_scans"] == 2
+    assert (table["lesion_ml"][table["label"] == "1"].astype(float) > 0.2).all()
+
+
+def test_a_second_evaluation_runs_no_network(tiny_run, places, capsys):
+    before = (tiny_run / "evaluation" / "metrics.json").read_text()
+    maps = {p: p.stat().st_mtime_ns for p in (tiny_run / "evaluation").rglob("reconstruction/*")}
+    assert len(maps) >= 14
+    assert evaluate.main(["run=tiny", *places, "score=masked", "false_positive_rate=0.5"]) == 0
+    assert maps == {p: p.stat().st_mtime_ns for p in maps}
+    stored = json.loads((tiny_run / "finetune" / "calibration" / "own.json").read_text())
+    assert stored["score"] == "masked"
+    assert np.isfinite(stored["threshold"])
+    assert evaluate.main(["run=tiny", *places]) == 0
+    assert (tiny_run / "evaluation" / "metrics.json").read_text() == before
+
+
+def test_test_scans_do_not_reach_training(tiny_run, places, tmp_path):
+    """Phases 2 and 3 without any test row give the very weights and the very choice of checkpoint."""
+    raw = next((tiny_run.parents[1] / "data" / "raw").glob("phantom-*/manifest.csv"))
+    table = pd.read_csv(raw, dtype=str, keep_default_na=False)
+    for column in ("image", "lesion_mask", "mass_effect_mask"):
+        table[column] = [str(raw.parent / p) if p else "" for p in table[column]]
+    digests = []
+    for name, rows in (("with", table), ("without", table[table["split"] != "test"])):
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+        arguments = ["dataset=manifest", f"dataset.manifest={tmp_path}/{name}.csv", f"data_dir={tmp_path}/{name}"]
+        tiny = [o for o in TINY if not o.startswith("dataset.")]
+        arguments += [*tiny, f"runs_dir={tmp_path}/{name}", "logger=none", "trainer.precision=32-true"]
+        assert train.main(["-m", "+phase=gan,encoder,finetune", *arguments]) == 0
+        digests.append([sha256(tmp_path / name / "demo" / p / "model.pt") for p in ("gan", "encoder", "finetune")])
+    assert digests[0] == digests[1]
 
 
 def test_scores_are_distances_of_the_test_scans_in_manifest_order(tiny_run):
@@ -255,6 +302,42 @@ def test_scoring_new_scans_writes_maps_on_their_own_grid(tiny_run, places, bad_a
     assert np.corrcoef(hu[inner], back[inner])[0, 1] > 0.3  # the same head at the same place
     difference = maps["input"].get_fdata() - maps["reconstruction"].get_fdata() - maps["residual"].get_fdata()
     assert np.abs(difference[brain]).max() <= 2  # HU, rounding
+
+
+def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_path, capsys):
+    arguments = ["run=tiny", *places]
+    assert calibrate.main([*arguments, f"root={bad_and_good}"]) == 2
+    refused(capsys, "site=NAME")
+    assert score.main([*arguments, f"root={bad_and_good}", "site=utrecht"]) == 2
+    refused(capsys, "anomaly3d.calibrate site=utrecht")
+    new = [*arguments, f"root={bad_and_good}", "site=utrecht", f"out={tmp_path}/out"]
+    assert calibrate.main([*new, "false_positive_rate=0.5"]) == 3  # two scans of the folder cannot be read
+    stored = json.loads((tiny_run / "finetune" / "calibration" / "utrecht.json").read_text())
+    assert len(stored["scores"]) == 1
+    assert score.main(new) == 3
+    row = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id").loc["good"]
+    assert row["score"] == pytest.approx(stored["scores"][0])
+    assert row["p_value"] == 1
+    assert not row["flagged"]
+
+
+def test_runs_are_compared_on_the_same_scans(tiny_run, places, tmp_path, capsys):
+    out = tmp_path / "compared.json"
+    named = "detectors={ours: [tiny], encoder: [tiny/evaluation/encoder_only], mirror: [tiny/evaluation/mirror]}"
+    assert compare.main([named, places[1], f"out={out}"]) == 0
+    found = json.loads(out.read_text())
+    metrics = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())
+    assert found["auc"]["ours"]["value"] == pytest.approx(metrics["auc"]["all"]["value"])
+    delong = found["difference"]["mirror"]["delong"]
+    assert delong["value"] == pytest.approx(metrics["compared"]["mirror"]["value"])
+    assert set(found["difference"]) == {"encoder", "mirror"}
+    capsys.readouterr()
+    assert compare.main(["detectors={a: [nobody]}", places[1]]) == 2
+    refused(capsys, "run=nobody")
+    assert compare.main([places[1]]) == 2
+    refused(capsys, "detectors=")
+    assert compare.main([named, places[1], "score=masked"]) == 2
+    refused(capsys, "masked", "encoder_only")
 
 
 def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, capsys):

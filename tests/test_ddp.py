@@ -1,15 +1,19 @@
 """Two processes on the CPU (gloo), started as a user starts them."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from anomaly3d import evaluate, train
 from anomaly3d.evaluation.callbacks import read_scores
+from anomaly3d.lineage import flatten
 from tests.conftest import TINY
 
 
@@ -35,12 +39,16 @@ def test_each_phase_trains_on_two_processes_and_resumes_on_one(tiny_run, places)
 
 
 def test_scores_of_two_processes_are_those_of_one(tiny_run, places):
-    """5 test scans on 2 processes: none is lost, none counts twice."""
+    """5 test scans on 2 processes: none is lost, none counts twice, and every number is the same."""
     same = ["run=tiny", *places, "trainer.precision=32-true", "batch=2"]
     assert evaluate.main(same) == 0
-    one = read_scores(tiny_run / "evaluation" / "scores.csv")
-    (tiny_run / "evaluation" / "scores.csv").unlink()
+    folder = tiny_run / "evaluation"
+    one = read_scores(folder / "scores.csv"), flatten(json.loads((folder / "metrics.json").read_text()))
+    shutil.rmtree(folder)
     command("anomaly3d.evaluate", *same, "trainer=ddp", "trainer.devices=2")
-    two = read_scores(tiny_run / "evaluation" / "scores.csv")
-    assert list(two["scan_id"]) == list(one["scan_id"])
-    np.testing.assert_allclose(two["total"], one["total"], rtol=1e-5)
+    two = read_scores(folder / "scores.csv"), flatten(json.loads((folder / "metrics.json").read_text()))
+    assert list(two[0]["scan_id"]) == list(one[0]["scan_id"])
+    np.testing.assert_allclose(two[0]["total"], one[0]["total"], rtol=1e-12)
+    assert two[1].keys() == one[1].keys()
+    for name, value in one[1].items():
+        assert two[1][name] == (pytest.approx(value, abs=1e-12) if isinstance(value, float) else value), name

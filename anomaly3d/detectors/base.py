@@ -36,8 +36,8 @@ class FittedDetector(Detector):
 
     def save(self, path: Path) -> None:
         """Write what was learned; the file loads with ``weights_only=True``."""
-        with written_whole(path) as beside:
-            torch.save(self.state_dict(), beside)
+        with written_whole(path) as beside, beside.open("wb") as file:  # a path's name would be in the file
+            torch.save(self.state_dict(), file)
 
     @classmethod
     def load(cls, path: Path) -> Self:

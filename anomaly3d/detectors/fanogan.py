@@ -82,8 +82,8 @@ class FAnoGAN(Detector):
     def save(self, path: Path) -> None:
         """Write config and weights; the file loads with ``weights_only=True``."""
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        with written_whole(path) as beside:
-            torch.save({"model": asdict(self.model), "kappa": self.kappa, "state": state}, beside)
+        with written_whole(path) as beside, beside.open("wb") as file:  # a path's name would be in the file
+            torch.save({"model": asdict(self.model), "kappa": self.kappa, "state": state}, file)
 
     @classmethod
     def load(cls, path: Path) -> "FAnoGAN":

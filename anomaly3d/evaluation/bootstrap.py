@@ -1,32 +1,56 @@
 """Resampling of subjects, as whole-number weights on scans, and AUC and AP of many such draws at once.
 
-A draw takes subjects with replacement within their class, so that every draw holds as many normal and abnormal subjects
-as the study; all scans of a subject come along.
+All scans of a subject come along. A subject with any abnormal scan is of the abnormal class.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
 DRAWS = 2000
 
 
-def subject_weights(
-    labels: np.ndarray, subjects: np.ndarray | None, rng: np.random.Generator, draws: int = DRAWS
-) -> np.ndarray:
-    """How often each scan is in each draw, ``(draws, N)``.
-
-    Args:
-        labels: ``(N,)`` 0 or 1; a subject with any abnormal scan is of the abnormal class.
-        subjects: ``(N,)`` who was scanned; None for one scan a subject.
-    """
+def classes(labels: np.ndarray, subjects: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each scan's subject ``(N,)``, and whether each subject is of the abnormal class ``(S,)``."""
     names, owner = np.unique(np.arange(len(labels)) if subjects is None else subjects, return_inverse=True)
     ill = np.zeros(len(names), bool)
     np.logical_or.at(ill, owner, labels == 1)
-    counts = np.zeros((draws, len(names)))
+    return owner, ill
+
+
+def subject_weights(
+    labels: np.ndarray, subjects: np.ndarray | None, rng: np.random.Generator, draws: int = DRAWS
+) -> np.ndarray:
+    """How often each scan is in each draw of a bootstrap, ``(draws, N)``.
+
+    A draw takes subjects with replacement within their class, so that it holds as many of each class as the study.
+
+    Args:
+        labels: ``(N,)`` 0 or 1.
+        subjects: ``(N,)`` who was scanned; None for one scan a subject.
+    """
+    owner, ill = classes(labels, subjects)
+    counts = np.zeros((draws, len(ill)))
     for kind in (False, True):
         members = np.flatnonzero(ill == kind)
         if len(members):
             counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), draws)
     return counts[:, owner]
+
+
+def jackknife_error(
+    labels: np.ndarray, subjects: np.ndarray | None, statistic: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, int]:
+    """Standard error of a statistic from leaving out one subject at a time, and the size of the smaller class.
+
+    Args:
+        statistic: of weights ``(draws, N)``, ``(draws,)``. The error is NaN where it is undefined without a subject.
+    """
+    owner, ill = classes(labels, subjects)
+    left = statistic((1 - np.eye(len(ill)))[:, owner])
+    groups = [left[ill == kind] for kind in (False, True)]
+    variance = sum((len(g) - 1) / len(g) * ((g - g.mean()) ** 2).sum() for g in groups if len(g))
+    return float(np.sqrt(variance)), min(len(g) for g in groups)
 
 
 def class_weights_by_score(

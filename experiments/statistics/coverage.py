@@ -37,7 +37,7 @@ def true_ap(normal: int, abnormal: int) -> float:
 
 
 def ap_intervals(labels: np.ndarray, scores: np.ndarray, seed: int) -> dict[str, tuple[float, float]]:
-    """The intervals tried: percentiles, BCa, and the logit scale with two standard errors."""
+    """The intervals tried: percentiles, BCa, and the logit scale with three standard errors."""
     rng = np.random.default_rng(seed)
     draws = weighted_ap(labels, scores, subject_weights(labels, None, rng))
     value = float(weighted_ap(labels, scores, np.ones((1, len(labels))))[0])
@@ -46,12 +46,13 @@ def ap_intervals(labels: np.ndarray, scores: np.ndarray, seed: int) -> dict[str,
     acceleration = (gaps**3).sum() / (6 * (gaps**2).sum() ** 1.5)
     bias = norm.ppf(np.clip(np.mean(draws < value), 1e-4, 1 - 1e-4))
     ends = [norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z))) for z in (-Z95, Z95)]
-    estimate = average_precision(labels, scores, seed=seed)
+    estimate = average_precision(labels, scores)
     return {
         "percentile": tuple(np.percentile(draws, [2.5, 97.5])),
         "BCa": tuple(np.percentile(draws, [100 * e for e in ends])),
         "logit, binomial error (Boyd 2013)": on_logit(value, np.sqrt(value * (1 - value) / labels.sum())),
-        "logit, bootstrap error (ours)": (estimate.low, estimate.high),
+        "logit, bootstrap error": on_logit(value, draws.std(ddof=1)),
+        "logit, jackknife error, Student's t (ours)": (estimate.low, estimate.high),
     }
 
 

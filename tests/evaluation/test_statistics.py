@@ -1,22 +1,24 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly3d.evaluation.metrics import of_lesion, summarise
-from anomaly3d.evaluation.statistics import auc, average_precision, rates, youden_oracle
+from anomaly3d.evaluation.statistics import (
+    auc,
+    auc_covariance,
+    average_precision,
+    bootstrap_auc,
+    bootstrap_difference,
+    compare_auc,
+    holm,
+)
 
 
 def study(n=40, m=30, shift=1.0, seed=0):
     rng = np.random.default_rng(seed)
     return np.r_[np.zeros(n, int), np.ones(m, int)], np.r_[rng.normal(0, 1, n), rng.normal(shift, 1, m)]
-
-
-def test_the_papers_operating_point():
-    found = rates(73, 135, 123, 142)
-    assert round(100 * found["recall"], 3) == 54.074
-    assert round(100 * found["specificity"], 3) == 86.620
-    assert round(100 * found["accuracy"], 3) == 70.758
 
 
 def test_auc_agrees_with_scikit_learn_also_with_ties_and_large_scores():
@@ -49,11 +51,13 @@ def test_average_precision_agrees_with_scikit_learn():
     assert estimate.low < estimate.value < estimate.high
 
 
-def test_youden_is_the_best_threshold_there_is():
-    labels, scores = study()
-    found = youden_oracle(labels, scores)
-    best = max((scores[labels == 1] >= t).mean() + (scores[labels == 0] < t).mean() for t in scores)
-    assert found["recall"] + found["specificity"] == pytest.approx(best)
+def test_interval_of_average_precision_covers():
+    truth = 0.7530  # of infinitely many such scans at equal numbers, by quadrature
+    covered = []
+    for seed in range(400):
+        estimate = average_precision(*study(50, 50, seed=seed))
+        covered.append(estimate.low <= truth <= estimate.high)
+    assert 0.91 <= np.mean(covered) <= 0.98
 
 
 def test_an_auc_of_one_class_is_refused():
@@ -67,6 +71,7 @@ def table():
     return pd.DataFrame(
         {
             "scan_id": [str(i) for i in range(32)],
+            "subject_id": [str(i) for i in range(32)],
             "cohort": ["a", "b"] * 16,
             "label": labels.astype(str),
             "group": np.where(labels == 1, "tbi", "normal"),
@@ -103,5 +108,92 @@ def test_one_abnormal_scan_gives_a_wide_interval():
     assert found.high > 0.9
 
 
-def test_youden_of_a_useless_score_is_a_number():
-    assert np.isfinite(youden_oracle(np.array([0, 1]), np.array([1.0, 0.0]))["threshold"])
+def repeated(subjects=25, scans=3, shift=1.0, seed=0):
+    """Subjects with several scans whose scores share most of their variation."""
+    rng = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(2 * subjects), scans)
+    labels = (owner >= subjects).astype(int)
+    return labels, rng.normal(shift * labels) * 0.3 + rng.normal(size=2 * subjects)[owner] + shift * labels, owner
+
+
+def test_scans_of_one_subject_are_not_several_subjects():
+    labels, scores, owner = repeated()
+    alone, together = auc(labels, scores), auc(labels, scores, owner)
+    assert together.value == alone.value
+    assert together.high - together.low > 1.3 * (alone.high - alone.low)
+
+
+def test_obuchowskis_variance_agrees_with_its_definition_where_subjects_have_both_classes():
+    rng = np.random.default_rng(1)
+    owner = rng.integers(0, 9, 40)
+    labels, scores = (rng.random(40) < 0.5).astype(int), np.round(rng.normal(size=40), 1)
+    ill, well = scores[labels == 1], scores[labels == 0]
+    wins = (ill[:, None] > well) + 0.5 * (ill[:, None] == well)
+    value = wins.mean()
+    x, y = np.zeros(9), np.zeros(9)
+    for i in range(9):
+        x[i] = (wins.mean(1) - value)[owner[labels == 1] == i].sum()
+        y[i] = (wins.mean(0) - value)[owner[labels == 0] == i].sum()
+    m, n = len(ill), len(well)
+    with_ill, with_well = len(set(owner[labels == 1])), len(set(owner[labels == 0]))
+    expected = with_ill / (with_ill - 1) * (x**2).sum() / m**2 + with_well / (with_well - 1) * (y**2).sum() / n**2
+    expected += 2 * 9 / 8 * (x * y).sum() / (m * n)
+    values, covariance = auc_covariance(labels, scores[:, None], owner)
+    assert values[0] == pytest.approx(value)
+    assert covariance[0, 0] == pytest.approx(expected)
+
+
+def test_the_interval_over_subjects_covers_where_the_other_does_not():
+    truth = stats.norm.cdf(1.3 / np.sqrt(2 * (0.09 + 1)))
+    over_subjects, over_scans = [], []
+    for seed in range(300):
+        labels, scores, owner = repeated(seed=seed)
+        for found, subjects in ((over_subjects, owner), (over_scans, None)):
+            estimate = auc(labels, scores, subjects)
+            found.append(estimate.low <= truth <= estimate.high)
+    assert 0.91 <= np.mean(over_subjects) <= 0.98
+    assert np.mean(over_scans) < 0.85
+
+
+def test_a_paired_test_sees_what_two_intervals_do_not():
+    labels, scores = study(80, 80)
+    better = scores + 0.25 * labels
+    difference = compare_auc(labels, better, scores)
+    assert difference.value == pytest.approx(roc_auc_score(labels, better) - roc_auc_score(labels, scores))
+    assert difference.p < 0.01
+    assert auc(labels, scores).high > auc(labels, better).low
+    bootstrap = bootstrap_difference(labels, better, scores)
+    assert bootstrap.value == pytest.approx(difference.value)
+    assert bootstrap.low == pytest.approx(difference.low, abs=0.02)
+    assert bootstrap.p < 0.02
+
+
+def test_a_paired_test_of_the_same_scores_finds_nothing():
+    labels, scores = study()
+    assert compare_auc(labels, scores, 3 * scores).p == 1
+    assert bootstrap_difference(labels, scores, scores).p == 1
+
+
+def test_the_paired_test_rejects_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    labels = np.r_[np.zeros(60, int), np.ones(60, int)]
+    p = []
+    for _ in range(300):
+        truth = rng.normal(labels * 1.0)
+        p.append(compare_auc(labels, truth + rng.normal(size=120), truth + rng.normal(size=120)).p)
+    assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
+
+
+def test_seeds_widen_the_interval():
+    labels, scores = study(200, 200)
+    rng = np.random.default_rng(0)
+    seeds = np.stack([scores + s * labels for s in rng.normal(0, 0.8, 6)])
+    one, many = bootstrap_auc(labels, scores), bootstrap_auc(labels, seeds)
+    assert many.value == pytest.approx(np.mean([roc_auc_score(labels, row) for row in seeds]))
+    assert many.high - many.low > 1.3 * (one.high - one.low)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []

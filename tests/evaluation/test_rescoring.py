@@ -1,0 +1,102 @@
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from anomaly3d.evaluation.rescoring import (
+    FLOOR,
+    LARGEST,
+    SPREAD_SMOOTHING,
+    Healthy,
+    Maps,
+    anomaly_maps,
+    choose,
+    rescore,
+    smooth,
+    top,
+)
+
+SHAPE = (12, 10, 9)
+
+
+@pytest.fixture
+def maps(tmp_path):
+    """Three scans: reconstructions of zeros, images of noise; the second has a bright, the third a dark cube."""
+    rng = np.random.default_rng(0)
+    found = []
+    for name, lesion in (("a", 0.0), ("b", 0.8), ("c", -0.8)):
+        image = rng.normal(0, 0.05, SHAPE)
+        image[4:8, 4:8, 3:7] += lesion
+        brain = np.zeros(SHAPE)
+        brain[1:-1, 1:-1, 1:-1] = 1
+        paths = []
+        for kind, data in (("image", image), ("reconstruction", np.zeros(SHAPE)), ("brain", brain)):
+            paths.append(str(tmp_path / f"{kind}-{name}.nii.gz"))
+            nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), paths[-1])
+        found.append(Maps(name, *paths))
+    return found
+
+
+def distances(scans="abc"):
+    return pd.DataFrame({"scan_id": list(scans), "total": 3.0, "image": [1.0, 2.0, 3.0], "feature": [2.0, 1.0, 0.0]})
+
+
+def test_scores_see_what_they_are_for(maps):
+    healthy = Healthy(np.zeros(SHAPE, np.float32), np.full(SHAPE, 0.05, np.float32), {"image": 2.0, "feature": 1.0})
+    table = rescore(distances(), maps, healthy, 1, "test").set_index("scan_id")
+    residual, brain = maps[0].read()
+    assert table["masked"]["a"] == pytest.approx(np.mean(residual[brain] ** 2))
+    assert table["balanced"].tolist() == pytest.approx([1 / 2 + 2, 1 + 1, 3 / 2])
+    assert table["kappa_10"].tolist() == pytest.approx([21, 12, 3])
+    assert table["total"].tolist() == [3, 3, 3]
+    for name in ("top", "smoothed_top", "standardised_top", "smoothed"):
+        assert table[name]["b"] > 3 * table[name]["a"]
+        assert table[name]["c"] > 3 * table[name]["a"]
+    assert table["brighter_top"]["b"] > 3 * table["brighter_top"]["c"]
+    assert table["darker_top"]["c"] > 3 * table["darker_top"]["b"]
+    assert table["standardised"]["b"] == pytest.approx(table["smoothed"]["b"] / 0.05**2, rel=1e-4)
+
+
+def test_healthy_is_mean_and_spread_of_healthy_residuals(maps, tmp_path):
+    stack = np.stack([m.read()[0] for m in maps])
+    healthy = Healthy.measure(maps, distances())
+    inside = (slice(5, 7), slice(5, 7), slice(4, 6))
+    share = ndimage.gaussian_filter(stack.var(0), SPREAD_SMOOTHING)
+    np.testing.assert_allclose(healthy.spread, np.maximum(np.sqrt(share), FLOOR), rtol=1e-4)
+    assert healthy.spread[inside].mean() > 1.5 * healthy.spread[0].mean()
+    assert healthy.medians == {"total": 3.0, "image": 2.0, "feature": 1.0}
+    healthy.save(tmp_path / "healthy.npz")
+    back = Healthy.load(tmp_path / "healthy.npz")
+    np.testing.assert_array_equal(back.spread, healthy.spread)
+    assert back.medians == healthy.medians
+
+
+def test_smoothing_does_not_draw_zeros_into_the_brain():
+    brain = np.zeros(SHAPE, bool)
+    brain[3:9, 3:8, 2:7] = True
+    smoothed = smooth(np.where(brain, 0.4, 7.0), brain)
+    np.testing.assert_allclose(smoothed[brain], 0.4, rtol=1e-5)
+    assert (smoothed[~brain] == 0).all()
+
+
+def test_maps_are_signed(maps):
+    residual, brain = maps[2].read()
+    healthy = Healthy(np.zeros(SHAPE, np.float32), np.full(SHAPE, 0.1, np.float32), {})
+    for signed in anomaly_maps(residual, brain, healthy).values():
+        assert signed[5, 5, 4] < 0
+
+
+def test_top_is_the_mean_of_the_largest():
+    values = np.arange(1000.0)
+    assert top(values) == pytest.approx(np.sort(values)[-round(1000 * LARGEST) :].mean())
+    assert top(values[:3]) == 2
+
+
+def test_the_score_that_finds_pasted_anomalies_is_chosen_and_ties_go_to_the_papers():
+    healthy = pd.DataFrame({"scan_id": ["a", "b"], "image": [1.0, 2.0], "total": [1.0, 2.0], "top": [1.0, 2.0]})
+    ill = pd.DataFrame({"scan_id": ["a", "b"], "image": [3.0, 4.0], "total": [1.5, 2.5], "top": [3.0, 4.0]})
+    ranking = choose(healthy, ill)
+    assert ranking["total"] == pytest.approx(3 / 4)
+    assert next(iter(ranking)) in ("image", "top")
+    assert next(iter(choose(healthy, ill.assign(total=[5.0, 6.0])))) == "total"
