@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from anomaly3d.detectors.fanogan import FAnoGAN
@@ -57,34 +58,41 @@ class GANPhase(Phase):
         if self.batches_seen % self.critic_steps == 0:
             self.generator_step(len(batch["image"]), generator_optimizer)
 
-    def critic_step(self, real: torch.Tensor, optimizer: Any) -> None:
-        """Minimise eq. 2."""
-        critic, step, size = self.detector.critic, self.batches_seen, len(real)
-        self.toggle_optimizer(optimizer)
-        with torch.no_grad():
-            fake = self.detector.generator(self.latent(size, step, CRITIC)).to(real.dtype)
-        epsilon = torch.rand(size, generator=self.noise(step, EPSILON)).to(real.device)
+    def critic_loss(self, real: Tensor, fake: Tensor, epsilon: Tensor) -> dict[str, Tensor]:
+        """Eq. 2 as ``critic_loss``, and its parts. Real and generated volumes pass the critic together."""
+        critic = self.detector.critic
         norm = gradient_norm(critic, interpolate(real, fake, epsilon))
-        wasserstein = critic(real).float().mean() - critic(fake).float().mean()
-        penalty = gradient_penalty(norm)
-        loss = -wasserstein + self.lambda_gp * penalty
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-        self.untoggle_optimizer(optimizer)
-        values = {
-            "critic_loss": loss,
+        of_real, of_fake = critic(torch.cat([real, fake])).float().chunk(2)
+        wasserstein, penalty = of_real.mean() - of_fake.mean(), gradient_penalty(norm)
+        return {
+            "critic_loss": -wasserstein + self.lambda_gp * penalty,
             "wasserstein": wasserstein,
             "penalty": penalty,
             "gradient_norm": norm.mean(),
         }
+
+    def generator_loss(self, z: Tensor) -> Tensor:
+        """Eq. 3."""
+        return -self.detector.critic(self.detector.generator(z)).float().mean()
+
+    def critic_step(self, real: Tensor, optimizer: Any) -> None:
+        """Minimise eq. 2."""
+        step, size = self.batches_seen, len(real)
+        self.toggle_optimizer(optimizer)
+        with torch.no_grad():
+            fake = self.detector.generator(self.latent(size, step, CRITIC)).to(real.dtype)
+        epsilon = torch.rand(size, generator=self.noise(step, EPSILON)).to(real.device)
+        values = self.critic_loss(real, fake, epsilon)
+        optimizer.zero_grad()
+        self.manual_backward(values["critic_loss"])
+        optimizer.step()
+        self.untoggle_optimizer(optimizer)
         self.log_dict({f"gan/{k}": v.detach() for k, v in values.items()}, batch_size=size)
 
     def generator_step(self, size: int, optimizer: Any) -> None:
         """Minimise eq. 3."""
         self.toggle_optimizer(optimizer)
-        fake = self.detector.generator(self.latent(size, self.batches_seen, GENERATOR))
-        loss = -self.detector.critic(fake).float().mean()
+        loss = self.generator_loss(self.latent(size, self.batches_seen, GENERATOR))
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
