@@ -5,20 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import nibabel as nib
-import numpy as np
 import pandas as pd
 import torch
-from monai.data import CacheDataset, DataLoader
+from monai.data import DataLoader, Dataset
 from torch import Tensor
 from torch.utils.data import Sampler, Subset
 
 from anomaly3d.cohorts.manifest import read_manifest
 from anomaly3d.errors import UserError
 from anomaly3d.pseudo_anomalies import write_pseudo_anomalies
+from anomaly3d.volume_store import load_stack
 
 PSEUDO = "pseudo"  # the split of validation scans with something pasted in
-VOLUMES = ("image", "twin", "pseudo")  # columns with prepared volumes
 
 
 class StepSampler(Sampler[list[int]]):
@@ -60,15 +58,6 @@ class StepSampler(Sampler[list[int]]):
             yield batch
 
 
-def load_item(item: dict[str, str]) -> dict[str, Any]:
-    """Replace the paths under ``VOLUMES`` by prepared volumes, ``(1, D, H, W)`` float32.
-
-    nibabel at once, because MONAI's LoadImage imports every reader there is and warns about those it does not find.
-    """
-    volumes = {k: nib.nifti1.Nifti1Image.from_filename(item[k]).dataobj for k in VOLUMES if k in item}
-    return item | {k: torch.from_numpy(np.asarray(v, np.float32))[None] for k, v in volumes.items()}
-
-
 class HeadCTDataModule(L.LightningDataModule):
     """Prepared volumes by split. A batch is a dictionary: ``image (B, 1, D, H, W)`` float32 in [-1, 1], ``scan_id``.
 
@@ -80,15 +69,24 @@ class HeadCTDataModule(L.LightningDataModule):
         batch: volumes a step and process.
         steps_per_epoch: steps between two validations.
         tested: the split that ``trainer.test`` goes through.
+        memory_gb: volumes of a split that take more are memory-mapped; None: half of the free memory.
     """
 
-    def __init__(self, folder: Path, batch: int, steps_per_epoch: int, seed: int = 0, tested: str = "test") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        batch: int,
+        steps_per_epoch: int,
+        seed: int = 0,
+        tested: str = "test",
+        memory_gb: float | None = None,
+    ) -> None:
         super().__init__()
-        self.tested = tested
+        self.tested, self.memory_gb = tested, memory_gb
         self.batch, self.steps_per_epoch, self.seed = batch, steps_per_epoch, seed
         self.table = read_manifest(folder / "manifest.csv")
         self.folder = folder
-        self.cache: dict[str, CacheDataset] = {}
+        self.stacks: dict[tuple[str, str], Tensor] = {}
 
     def split(self, name: str) -> pd.DataFrame:
         """The manifest's rows of one split; those of ``pseudo`` are validation's, with other images and label 1."""
@@ -111,21 +109,27 @@ class HeadCTDataModule(L.LightningDataModule):
                     "'split' of the manifest"
                 )
 
-    def dataset(self, split: str) -> CacheDataset:
-        """The volumes of a split, in memory."""
-        if split not in self.cache:
-            rows = self.split(split)
-            columns = ["image", "scan_id", *(["twin"] if len(rows) and (rows["twin"] != "").all() else [])]
-            if split == "validation":
-                rows, columns = rows.assign(pseudo=self.split(PSEUDO)["image"]), [*columns, "pseudo"]
-            items = rows[columns].to_dict("records")
-            self.cache[split] = CacheDataset(items, load_item, num_workers=2, progress=False)
-        return self.cache[split]
+    def volumes(self, split: str, kind: str = "image") -> Tensor:
+        """All volumes of a split ``(N, 1, D, H, W)``: its images, or their twins; read once."""
+        if (split, kind) not in self.stacks:
+            paths, cache = self.split(split)[kind].tolist(), self.folder / "memory-mapped"
+            self.stacks[split, kind] = load_stack(paths, cache, self.memory_gb, split)
+        return self.stacks[split, kind]
 
-    def volumes(self, split: str) -> Tensor:
-        """All volumes of a split ``(N, 1, D, H, W)``, for methods that learn from them at once."""
-        data = self.dataset(split)
-        return torch.stack([data[i]["image"] for i in range(len(data))])
+    def dataset(self, split: str) -> Dataset:
+        """The items of a split, as described above."""
+        rows = self.split(split)
+        stacks = {"image": self.volumes(split)}
+        if len(rows) and (rows["twin"] != "").all():
+            stacks["twin"] = self.volumes(split, "twin")
+        if split == "validation":
+            stacks["pseudo"] = self.volumes(PSEUDO)
+        scan_ids = rows["scan_id"].tolist()
+
+        def item(number: int) -> dict[str, Any]:
+            return {"scan_id": scan_ids[number], **{kind: stack[number] for kind, stack in stacks.items()}}
+
+        return Dataset(range(len(rows)), item)
 
     def train_dataloader(self) -> DataLoader:
         """Healthy training scans in steps."""

@@ -40,7 +40,7 @@ def fit_detector(config: DictConfig) -> int:
         say(f"{name}: run {config.run} has fitted it, in {folder.path}; overwrite=true fits it anew")
         return 0
     prepared = prepare_from_config(config)
-    data = HeadCTDataModule(prepared.folder, 1, 1)
+    data = HeadCTDataModule(prepared.folder, 1, 1, memory_gb=config.memory_gb)
     source = "labelled" if name == "supervised" else "train"
     data.require(source, "validation")
     say(f"{name}: fitting to {len(data.split(source))} scans")

@@ -1,13 +1,18 @@
 """Precision by the machine: ``trainer.precision=auto`` takes bfloat16 where the hardware multiplies in it."""
 
+from itertools import pairwise
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.errors import UserError
+from anomaly3d.upsampling import UpsampleConv
 
 
 def fast_bfloat16(accelerator: str) -> bool:
@@ -44,6 +49,24 @@ def trainer_options(config: DictConfig, batch_norm: bool = False) -> tuple[dict[
     where = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     chosen = f"{where}, {options['precision']}, channels last, {devices} process(es)"
     return {str(k): v for k, v in options.items()}, chosen
+
+
+def recompute_activations(detector: FAnoGAN) -> None:
+    """Keep only the inputs of the networks' convolutions; what lies between is computed again for gradients."""
+
+    def wrap(layers: nn.Sequential) -> None:
+        starts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d | nn.Conv3d | UpsampleConv)]
+        groups = [layers[a:b] for a, b in pairwise([*starts, len(layers)])]
+
+        def forward(x: Tensor) -> Tensor:
+            for group in groups:
+                x = checkpoint(group, x, use_reentrant=False)
+            return x
+
+        layers.forward = forward  # type: ignore[method-assign]
+
+    for layers in (detector.generator.blocks, detector.critic.trunk.layers, detector.encoder.trunk.layers):
+        wrap(layers)
 
 
 def make_trainer(options: dict[str, Any], **more: Any) -> L.Trainer:

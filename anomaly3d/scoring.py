@@ -60,7 +60,7 @@ def score_new(config: DictConfig) -> NewScans:
     prepared = prepare_cohort(manifest, settings, data_dir, worker_count(config))
     table, maps = pd.DataFrame({"scan_id": []}), []
     if prepared.with_verdict("accepted"):
-        data = HeadCTDataModule(prepared.folder, config.batch, 1)
+        data = HeadCTDataModule(prepared.folder, config.batch, 1, memory_gb=config.memory_gb)
         table = Inference(data, config).run(FAnoGAN.load(folder.model), "test", out, reconstructions=True)
         maps = maps_of(data.split("test"), out)
     images = read_manifest(manifest).set_index("scan_id")["image"]

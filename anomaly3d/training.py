@@ -14,7 +14,7 @@ from anomaly3d.data import HeadCTDataModule
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
 from anomaly3d.errors import UserError
 from anomaly3d.evaluation.callbacks import CollectScores, EpochLines, LogVolumes, log_evaluation
-from anomaly3d.hardware import has_batch_norm, make_trainer, trainer_options
+from anomaly3d.hardware import has_batch_norm, make_trainer, recompute_activations, trainer_options
 from anomaly3d.lineage import ORDER, PARENT, PhaseFolder, can_resume, describe, find_parent, require_same_data
 from anomaly3d.phases.base import Phase
 from anomaly3d.preparation import prepare_from_config
@@ -95,8 +95,16 @@ def train_phase(config: DictConfig) -> int:
         return 0
     options, chosen = trainer_options(config.trainer, has_batch_norm(config.model))
     phase = build_phase(config, parent)
+    if config.gradient_checkpointing:
+        recompute_activations(phase.detector)
     prepared = prepare_from_config(config)
-    data = HeadCTDataModule(prepared.folder, config.phase.batch, config.phase.steps_per_epoch, config.seed)
+    data = HeadCTDataModule(
+        prepared.folder,
+        config.phase.batch,
+        config.phase.steps_per_epoch,
+        config.seed,
+        memory_gb=config.memory_gb,
+    )
     data.require("train", "validation")
     if parent:
         require_same_data(PhaseFolder(parent.parent).read(), prepared.folder, parent)

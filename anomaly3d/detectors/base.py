@@ -21,9 +21,12 @@ class Detector(nn.Module, ABC):
     def score(self, x: Tensor) -> dict[str, Tensor]:
         """Distances of ``x (B, 1, D, H, W)`` from healthy, each ``(B,)``; ``total`` is the anomaly score."""
 
-    def score_batch(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """``score`` of a batch's ``image``; an oracle may look at more of the batch."""
-        return self.score(batch["image"])
+    def examine(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """Distances and reconstruction of a batch's ``image``, in one pass where the method can.
+
+        An oracle may look at more of the batch.
+        """
+        return self.score(batch["image"]), self.reconstruct(batch["image"])
 
 
 class FittedDetector(Detector):

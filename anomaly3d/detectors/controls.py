@@ -137,11 +137,12 @@ class Twin(Detector):
         return x
 
     def score(self, x: Tensor) -> dict[str, Tensor]:
-        raise NotImplementedError("the twin of a scan is in its batch: call score_batch")
+        raise NotImplementedError("the twin of a scan is in its batch: call examine")
 
-    def score_batch(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def examine(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
         smooth = F.avg_pool3d(batch["image"] - batch["twin"], 3, 1, 1).abs().flatten(1)
-        return {"total": smooth.topk(min(self.LARGEST, smooth.shape[1]), 1).values.mean(1)}
+        largest = smooth.topk(min(self.LARGEST, smooth.shape[1]), 1).values
+        return {"total": largest.mean(1)}, batch["twin"]
 
 
 CONTROLS: dict[str, type[FittedDetector]] = {

@@ -74,10 +74,15 @@ class FAnoGAN(Detector):
 
     def score(self, x: Tensor) -> dict[str, Tensor]:
         """``image``, ``feature``, ``total``, and ``latent`` = ||E(x) - E(x~)||^2 / dim."""
+        return self.examine({"image": x})[0]
+
+    def examine(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """``score`` and ``reconstruct`` with one pass of encoder and generator."""
+        x = batch["image"]
         z = self.encoder(x)
         reconstruction = self.generator(z)
         latent = image_distance(z, self.encoder(reconstruction))
-        return {**self.distances(x, reconstruction), "latent": latent}
+        return {**self.distances(x, reconstruction), "latent": latent}, reconstruction
 
     def save(self, path: Path) -> None:
         """Write config and weights; the file loads with ``weights_only=True``."""

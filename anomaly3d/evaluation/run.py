@@ -121,7 +121,7 @@ def evaluate_run(config: DictConfig) -> int:
     lineage = folder.read()
     assert lineage is not None
     prepared = prepared_folder(lineage, folder.path / "config.yaml", Path(config.data_dir))
-    data = HeadCTDataModule(prepared, config.batch, 1)
+    data = HeadCTDataModule(prepared, config.batch, 1, memory_gb=config.memory_gb)
     data.require("train", "validation", "test")
     require_same_data(lineage, prepared, folder.path)
     out = (run if name == "fanogan" else folder.path) / "evaluation"

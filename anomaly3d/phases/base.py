@@ -29,10 +29,12 @@ class Scoring(L.LightningModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Distances ``(B,)`` and reconstruction ``(B, 1, D, H, W)`` for each ``scan_id``."""
-        x = batch["image"]
-        distances = {k: v.double().cpu() for k, v in self.detector.score_batch(batch).items()}
-        reconstruction = self.detector.reconstruct(x).float().cpu()
-        return {"scan_id": batch["scan_id"], "distances": distances, "reconstruction": reconstruction}
+        distances, reconstruction = self.detector.examine(batch)
+        return {
+            "scan_id": batch["scan_id"],
+            "distances": {k: v.double().cpu() for k, v in distances.items()},
+            "reconstruction": reconstruction.float().cpu(),
+        }
 
 
 class Phase(Scoring):

@@ -82,7 +82,7 @@ def facts_of(folder: Path, scans: list[tuple[Part, Recipe]]) -> list[dict[str, A
 def scores_of(detector: Any, images: torch.Tensor, twins: torch.Tensor) -> np.ndarray:
     """Anomaly scores in batches of 16."""
     pairs = zip(images.split(16), twins.split(16), strict=True)
-    return torch.cat([detector.score_batch({"image": x, "twin": t})["total"] for x, t in pairs]).double().numpy()
+    return torch.cat([detector.examine({"image": x, "twin": t})[0]["total"] for x, t in pairs]).double().numpy()
 
 
 def make(seed: int, counts: dict[str, int], purpose: str, workers: int) -> tuple[Path, dict[str, list[Any]]]:

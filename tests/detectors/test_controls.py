@@ -77,8 +77,8 @@ def test_the_twin_sees_a_small_lesion_and_not_the_noise():
     again = volumes(2, 1) * 0.1
     lesion = quiet.clone()
     lesion[:, :, 2:5, 1:4, 3:6] += 0.5
-    healthy = Twin().score_batch({"image": quiet, "twin": again})["total"]
-    ill = Twin().score_batch({"image": lesion, "twin": again})["total"]
+    healthy = Twin().examine({"image": quiet, "twin": again})[0]["total"]
+    ill = Twin().examine({"image": lesion, "twin": again})[0]["total"]
     assert (ill > 5 * healthy).all()
 
 

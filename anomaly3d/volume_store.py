@@ -1,0 +1,72 @@
+"""Prepared volumes of a split as one array: in memory, or on disk and memory-mapped where memory would not do."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomaly3d.files import written_whole
+from anomaly3d.progress import say, track
+
+READERS = 2  # threads: decompression runs outside of Python's lock
+TOLD = 1e9  # bytes from which on a split's size is said before it is taken
+
+
+def free_memory() -> int:
+    """Bytes of main memory that are free."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def read_volume(path: str) -> np.ndarray:
+    """A prepared volume ``(D, H, W)`` float32.
+
+    nibabel at once, because MONAI's LoadImage imports every reader there is and warns about those it does not find.
+    """
+    return np.asarray(nib.nifti1.Nifti1Image.from_filename(path).dataobj, np.float32)
+
+
+def fill(array: np.ndarray, paths: Sequence[str], what: str) -> None:
+    """Read every file into its place of ``array (N, 1, D, H, W)``."""
+
+    def place(number: int) -> None:
+        array[number, 0] = read_volume(paths[number])
+
+    with ThreadPoolExecutor(READERS) as pool:
+        done = pool.map(place, range(len(paths)))
+        for _ in track(done, len(paths), what) if array.nbytes > TOLD else done:
+            pass
+
+
+def load_stack(paths: Sequence[str], cache: Path, limit_gb: float | None, what: str) -> Tensor:
+    """All volumes of a split, ``(N, 1, D, H, W)`` float32.
+
+    Args:
+        cache: folder of memory-mapped arrays; an array is made once and used by all processes.
+        limit_gb: a larger stack is memory-mapped; None: half of the free memory.
+        what: names the volumes where their size is told.
+    """
+    if not paths:
+        return torch.zeros(0, 1, 0, 0, 0)
+    shape = (len(paths), 1, *nib.nifti1.Nifti1Image.from_filename(paths[0]).shape)
+    size, limit = 4 * int(np.prod(shape)), free_memory() / 2 if limit_gb is None else limit_gb * 1e9
+    if size <= limit:
+        if size > TOLD:
+            say(f"{len(paths)} {what} volumes: {size / 1e9:.1f} GB of memory")
+        array = np.empty(shape, np.float32)
+        fill(array, paths, f"reading {what} volumes")
+        return torch.from_numpy(array)
+    stats = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
+    file = cache / f"{hashlib.sha256(repr(stats).encode()).hexdigest()[:16]}.npy"
+    say(f"{len(paths)} {what} volumes: {size / 1e9:.1f} GB are more than {limit / 1e9:.1f}, memory-mapped from {file}")
+    if not file.exists():
+        with written_whole(file) as beside:
+            mapped = np.lib.format.open_memmap(beside, "w+", np.float32, shape)
+            fill(mapped, paths, f"reading {what} volumes")
+            mapped.flush()
+    return torch.from_numpy(np.load(file, mmap_mode="c"))  # copy on write: nothing is written back

@@ -1,0 +1,58 @@
+import copy
+
+import pytest
+import torch
+
+from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
+from anomaly3d.hardware import recompute_activations
+from anomaly3d.losses import gradient_norm, gradient_penalty
+
+
+@pytest.fixture
+def pair():
+    """A detector, and the same with its activations computed again."""
+    torch.manual_seed(0)
+    detector = FAnoGAN(ModelConfig(4, 6, 16, "group", "none", "group", "tanh", 3))
+    again = copy.deepcopy(detector)
+    recompute_activations(again)
+    return detector, again
+
+
+def gradients(loss, network):
+    return torch.autograd.grad(loss, list(network.parameters()))
+
+
+def test_recomputed_activations_give_the_same_gradients(pair):
+    x = torch.randn(2, 1, 16, 16, 16)
+    sides = []
+    for detector in pair:
+        loss = detector.distances(x, detector.reconstruct(x))["total"].mean()
+        sides.append((loss, gradients(loss, detector.encoder)))
+    torch.testing.assert_close(sides[0], sides[1], rtol=0, atol=0)
+
+
+def test_so_do_gradients_of_gradients(pair):
+    x = torch.randn(2, 1, 16, 16, 16)
+    sides = [gradients(gradient_penalty(gradient_norm(d.critic, x)), d.critic.trunk) for d in pair]
+    torch.testing.assert_close(sides[0], sides[1], rtol=0, atol=0)
+
+
+def test_fewer_activations_are_kept(pair):
+    """Bytes that autograd holds for the backward pass."""
+    held = []
+    for detector in pair:
+        total = 0
+
+        def count(tensor):
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            detector.encoder(torch.randn(2, 1, 16, 16, 16))
+        held.append(total)
+    assert held[1] < 0.8 * held[0]
+
+
+def test_weights_keep_their_names(pair):
+    assert list(pair[0].state_dict()) == list(pair[1].state_dict())
