@@ -69,6 +69,15 @@ def recompute_activations(detector: FAnoGAN) -> None:
         wrap(layers)
 
 
+def round_weights(detector: nn.Module, precision: str) -> None:
+    """For a detector that only scores: round its matrices and kernels now, as mixed precision would in every batch."""
+    if precision != "bf16-mixed":
+        return
+    for layer in detector.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d | UpsampleConv):
+            layer.weight.data = layer.weight.data.bfloat16()
+
+
 def make_trainer(options: dict[str, Any], **more: Any) -> L.Trainer:
     """A Trainer without Lightning's own sampler, summary and sanity check.
 

@@ -108,6 +108,7 @@ class Trunk(nn.Module):
             ]
         self.layers = nn.Sequential(*layers)
         self.width = channels * 2 ** (doublings - 1)
+        self.features = self.width * self.base**spatial_dims
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, 1, D, H, W)`` -> ``(B, 8 * channels, base, base, base)``."""
@@ -124,7 +125,7 @@ class Critic(nn.Module):
     def __init__(self, channels: int = 64, resolution: int = 64, norm: Norm = "none", spatial_dims: int = 3) -> None:
         super().__init__()
         self.trunk = Trunk(channels, resolution, norm, spatial_dims)
-        self.head = CONV[spatial_dims](self.trunk.width, 1, self.trunk.base)
+        self.head = nn.Linear(self.trunk.features, 1)  # what a convolution over the whole of f(x) is
 
     def features(self, x: Tensor) -> Tensor:
         """f(x), after the LeakyReLU of the marked layer: ``(B, 1, D, H, W)`` -> ``(B, 512, 4, 4, 4)``."""
@@ -132,7 +133,7 @@ class Critic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, 1, D, H, W)`` -> ``(B,)``."""
-        return self.head(self.features(x)).flatten()
+        return self.head(self.features(x).flatten(1)).flatten()
 
 
 class Encoder(nn.Module):
@@ -154,11 +155,11 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.trunk = Trunk(channels, resolution, norm, spatial_dims)
-        self.head = CONV[spatial_dims](self.trunk.width, latent, self.trunk.base)
+        self.head = nn.Linear(self.trunk.features, latent)  # what a convolution over the whole of f(x) is
         if output not in ("tanh", "linear"):
             raise ValueError(f"encoder_output must be 'tanh' or 'linear', not {output!r}")
         self.output = nn.Tanh() if output == "tanh" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, 1, D, H, W)`` -> ``(B, latent)``."""
-        return self.output(self.head(self.trunk(x)).flatten(1))
+        return self.output(self.head(self.trunk(x).flatten(1)))

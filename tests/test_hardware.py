@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
-from anomaly3d.hardware import recompute_activations
+from anomaly3d.hardware import recompute_activations, round_weights
 from anomaly3d.losses import gradient_norm, gradient_penalty
 
 
@@ -56,3 +56,15 @@ def test_fewer_activations_are_kept(pair):
 
 def test_weights_keep_their_names(pair):
     assert list(pair[0].state_dict()) == list(pair[1].state_dict())
+
+
+def test_weights_rounded_once_score_as_mixed_precision_does(pair):
+    detector, x = pair[0], torch.randn(2, 1, 16, 16, 16)
+    rounded = copy.deepcopy(detector)
+    round_weights(rounded, "bf16-mixed")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected, found = detector.score(x), rounded.score(x)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    round_weights(detector, "32-true")
+    assert detector.encoder.head.weight.dtype == torch.float32

@@ -13,7 +13,7 @@ from anomaly3d.detectors.base import Detector
 from anomaly3d.errors import UserError
 from anomaly3d.evaluation.callbacks import CollectScores, read_scores
 from anomaly3d.files import sha256, written_whole
-from anomaly3d.hardware import make_trainer, trainer_options
+from anomaly3d.hardware import make_trainer, round_weights, trainer_options
 from anomaly3d.lineage import PhaseFolder
 from anomaly3d.phases.base import Scoring, freeze
 from anomaly3d.progress import is_leader, say
@@ -72,6 +72,7 @@ class Inference:
         self.data.tested = split
         collect = CollectScores(out, reconstructions)
         options, _ = trainer_options(self.config.trainer)
+        round_weights(detector, options["precision"])
         trainer = make_trainer(
             options,
             logger=False,

@@ -7,7 +7,6 @@ without gradient checkpointing. Peak memory comes from a process each.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from anomaly3d.data import HeadCTDataModule
 from anomaly3d.hardware import make_trainer, recompute_activations, trainer_options
 from anomaly3d.quiet import hush
 from anomaly3d.training import build_phase
-from experiments.speed.train import InTurn, config_of, fit, volumes
+from experiments.speed.train import InTurn, config_of, fit, peak_of_this_process, volumes
 
 SIZES = (100, 500, 2000)
 DIFFERENT = 20  # volumes on disk; the scans of a cohort are links to them
@@ -109,11 +108,7 @@ def growth_cell(resolution: int, batch: int, checkpointing: bool) -> None:
     in_turn = InTurn(None)
     fit(phase, config, 4, in_turn)
     seconds = float(np.median(in_turn.seconds["ours"][1:])) / batch
-    print(
-        json.dumps(
-            {"s_a_volume": round(seconds, 4), "mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)}
-        )
-    )
+    print(json.dumps({"s_a_volume": round(seconds, 4), "mb": round(peak_of_this_process())}))
 
 
 def growth(resolution: int, batch: int, checkpointing: bool) -> dict[str, float]:
