@@ -14,6 +14,7 @@ from anomaly3d.data import HeadCTDataModule
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
 from anomaly3d.errors import UserError
 from anomaly3d.evaluation.callbacks import CollectScores, EpochLines, LogVolumes, log_evaluation
+from anomaly3d.evaluation.health import Health
 from anomaly3d.hardware import has_batch_norm, make_trainer, recompute_activations, trainer_options
 from anomaly3d.lineage import ORDER, PARENT, PhaseFolder, can_resume, describe, find_parent, require_same_data
 from anomaly3d.phases.base import Phase
@@ -121,10 +122,11 @@ def train_phase(config: DictConfig) -> int:
     keep.CHECKPOINT_NAME_LAST = "last"
     collect = CollectScores(folder.path)
     pictures = config.dataset.kind == "phantom" if config.logger.images is None else config.logger.images
+    watching = [Health(folder.path, config.callbacks.abort)] if config.callbacks.health else []
     trainer = make_trainer(
         options,
         logger=False,
-        callbacks=[keep, collect, EpochLines(), LogVolumes(enabled=pictures)],
+        callbacks=[*watching, keep, collect, EpochLines(), LogVolumes(enabled=pictures)],
         max_epochs=config.phase.steps // config.phase.steps_per_epoch,
         enable_progress_bar=sys.stdout.isatty(),
         log_every_n_steps=min(10, config.phase.steps_per_epoch),

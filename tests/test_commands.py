@@ -19,7 +19,7 @@ from anomaly3d import calibrate, compare, evaluate, prepare, score, train
 from anomaly3d.detectors.controls import CONTROLS
 from anomaly3d.evaluation.callbacks import read_scores
 from anomaly3d.files import sha256
-from tests.conftest import TINY
+from tests.conftest import TINY, counts
 
 ROOT = Path(__file__).parents[1]
 
@@ -386,7 +386,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_written(tmp_path, capsys):
     if mounted.returncode:
         pytest.skip("this machine does not allow mounting a tmpfs")
     try:
-        code = prepare.main(["dataset.counts={train: 6}", "dataset.matrix=128", f"data_dir={small}", "workers=1"])
+        code = prepare.main([counts(train=6), "dataset.matrix=128", f"data_dir={small}", "workers=1"])
         refused(capsys, "disk is full")
         assert code == 2
         for path in small.rglob("*.nii.gz"):

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from rich.table import Table
 
@@ -16,7 +14,6 @@ from anomaly3d.detectors.base import Detector
 from anomaly3d.detectors.controls import CONTROLS, Twin
 from anomaly3d.detectors.registry import load_detector
 from anomaly3d.evaluation.calibration import OWN, Calibration, calibrate, calibration_folder
-from anomaly3d.evaluation.figures import Case, case_figure, group_figure, lesion_figure, roc_figure
 from anomaly3d.evaluation.inference import Inference, finished_stages, prepared_folder
 from anomaly3d.evaluation.localization import locate_scan, summarise_localization
 from anomaly3d.evaluation.metrics import auc_of, both_classes, ranked, summarise
@@ -27,17 +24,17 @@ from anomaly3d.evaluation.operating import (
     recall_by,
     site_shift,
 )
-from anomaly3d.evaluation.rescoring import Healthy, choose, load, maps_of, rescore, score_names
+from anomaly3d.evaluation.rescoring import Healthy, choose, maps_of, rescore, score_names
 from anomaly3d.files import written_whole
 from anomaly3d.lineage import PhaseFolder, require_same_data
 from anomaly3d.parallel import run_parallel
 from anomaly3d.preparation import worker_count
 from anomaly3d.progress import console, is_leader, say
 from anomaly3d.quiet import hush
-from anomaly3d.report.page import set_aside_text, write_page
+from anomaly3d.report.build import Context, present
+from anomaly3d.report.page import set_aside_text
 from anomaly3d.report.tables import auc_rows
 
-EXAMPLES = 2  # highest and lowest scores shown of each class
 TASKS = ("train", "validation", PSEUDO, "calibration", "test")  # splits that are scored
 MASKS = ("lesion_mask", "mass_effect_mask")
 
@@ -156,14 +153,8 @@ def evaluate_run(config: DictConfig) -> int:
     }
     with written_whole(out / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))
-    curves = {"this model": tables["test"], **others}
-    figures = {
-        "roc": save(roc_figure({n.replace("_", " "): t for n, t in curves.items()}), out / "figures" / "roc"),
-        "lesions": save(lesion_figure(tables["test"]), out / "figures" / "lesions"),
-        "cases": save(case_figure(choose_cases(tables["test"], data, out)), out / "figures" / "cases", ".png"),
-        "groups": save(group_figure(tables["test"]), out / "figures" / "groups"),
-    }
-    write_page(out / "report.html", config.run, metrics, tables["test"], figures, lineage)
+    context = Context(config.run, run, out, data, lineage, config.images)
+    present(context, scored.tables["test"], others, scored.calibrations, metrics)
     show(metrics)
     if metrics["set_aside"]:
         say(f"test scans without a score: {set_aside_text(metrics['set_aside'])}")
@@ -222,37 +213,6 @@ def read_set_aside(prepared: Path) -> pd.DataFrame:
     quality = pd.read_csv(prepared / "quality.csv", dtype=str, keep_default_na=False)
     scored = (quality["verdict"] == "accepted") | (quality["group"] == "low_quality")
     return quality[(quality["split"] == "test") & ~scored]
-
-
-def choose_cases(table: pd.DataFrame, data: HeadCTDataModule, out: Path) -> list[Case]:
-    """The highest and the lowest scores of abnormal and of other scans, which are the detector's hits and errors."""
-    cases = []
-    rows = data.table.set_index("scan_id")
-    for abnormal, name in ((True, "abnormal"), (False, "normal")):
-        ordered = table[(table["label"] == "1") == abnormal].sort_values("total", ascending=False)
-        picks = pd.concat([ordered.head(EXAMPLES), ordered.tail(EXAMPLES)]).drop_duplicates("scan_id")
-        for row in picks.to_dict("records"):
-            scan = rows.loc[row["scan_id"]]
-            lesion = load(scan.lesion_mask) if scan.lesion_mask else None
-            kind = row["lesions"] or (name if row["label"] else "unlabelled")
-            cases.append(
-                Case(
-                    f"{kind}\nscore {row['total']:.3f}",
-                    load(scan.image),
-                    load(out / "reconstruction" / f"{row['scan_id']}.nii.gz"),
-                    lesion,
-                )
-            )
-    return cases
-
-
-def save(figure: Figure, stem: Path, shown: str = ".svg") -> Path:
-    """Write a figure as SVG and PNG; returns the file that the page shows."""
-    for suffix in (".svg", ".png"):
-        with written_whole(stem.with_suffix(suffix)) as path:
-            figure.savefig(path, dpi=110, metadata={"Date": None} if suffix == ".svg" else None)
-    plt.close(figure)
-    return stem.with_suffix(shown)
 
 
 def show(metrics: dict[str, Any]) -> None:

@@ -1,21 +1,28 @@
 """One self-contained HTML page from metrics, scores and figures; opens from disk without network."""
 
 import base64
+import json
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
 
 from anomaly3d.files import written_whole
 from anomaly3d.report.tables import auc_rows, tables
 
 CAPTIONS = {
-    "roc": "ROC curves on the test scans (the paper's Fig. 4), beside trivial detectors that learn nothing of anatomy.",
+    "roc": "ROC curves on the test scans (the paper's Fig. 4) with 95 % bands over subjects, and beside them those of "
+    "controls that learn nothing of anatomy. In the legends: AUC [95 %], normal + abnormal scans.",
     "lesions": "Precision and recall by lesion type against all normal scans (Fig. 5).",
     "cases": "Inputs, reconstructions and signed residuals in three planes (Fig. 6): the highest and lowest scores of "
     "abnormal and normal scans.",
     "groups": "Anomaly scores by group (Fig. 7); the bar is the median.",
+    "volumes": "Recall at the locked threshold against lesion volume; dots above are scans found, below missed.",
+    "conformal": "Do conformal p-values keep their promise on healthy test scans? On the diagonal they do.",
 }
 
 
@@ -40,15 +47,71 @@ def verdict(metrics: dict[str, Any], run: str) -> str:
     )
 
 
-def write_page(
-    path: Path,
-    run: str,
-    metrics: dict[str, Any],
-    table: pd.DataFrame,
-    figures: dict[str, Path],
-    lineage: dict[str, Any],
-) -> None:
-    """Write the page; ``figures`` are SVG or PNG files that are taken into it."""
+@dataclass(frozen=True)
+class Page:
+    """Everything that a report shows.
+
+    ``table``: test scans with their scores; ``flagged``: by the locked threshold, None where there is none;
+    ``figures``: SVG or PNG files by name; ``thumbnails`` and ``volumes``: of ``report.viewer``, empty where no scan may
+    be shown; ``window``: HU at -1 and 1; ``alarms``: ``phase, epoch, words``.
+    """
+
+    run: str
+    metrics: dict[str, Any]
+    table: pd.DataFrame
+    flagged: pd.Series | None
+    figures: dict[str, Path]
+    thumbnails: dict[str, str]
+    volumes: dict[str, dict[str, Any]]
+    window: tuple[float, float]
+    alarms: list[dict[str, Any]]
+    lineage: dict[str, Any]
+
+
+def found(label: str, flagged: bool) -> str:
+    """What became of a scan at the locked threshold."""
+    words = {("1", True): "found", ("1", False): "missed", ("0", True): "false alarm", ("0", False): "true negative"}
+    return words.get((label, flagged), "flagged" if flagged else "not flagged")
+
+
+def parts(row: dict[Any, Any]) -> list[str]:
+    """What the viewer's title says of a scan."""
+    ml = f"{float(row['lesion_ml']):.1f} ml" if row.get("lesion_ml") else ""
+    return [row["scan_id"], row["group"], row["lesions"].replace(";", " and "), ml, f"score {row['total']:.4f}"]
+
+
+def scan_rows(page: Page) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns of the table of scans, and its rows, the highest score first."""
+    shown = page.table.assign(flagged=page.flagged if page.flagged is not None else False)
+    shown = shown.sort_values("total", ascending=False)
+    columns = [c for c in ("scan_id", "cohort", "group", "lesions", "lesion_ml", "age", "sex") if c in shown]
+    distances = [c for c in ("total", "image", "feature", "latent") if c in shown]
+    rows = []
+    for row in shown.to_dict("records"):
+        outcome = found(row["label"], row["flagged"]) if page.flagged is not None else ""
+        rows.append(
+            {
+                "id": row["scan_id"],
+                "title": " · ".join(p for p in (*parts(row), outcome) if p),
+                "opens": row["scan_id"] in page.volumes,
+                "thumbnail": page.thumbnails.get(row["scan_id"], ""),
+                "cells": [
+                    *(str(row[c]).replace(";", "; ") for c in columns),
+                    *(f"{row[c]:.4f}" for c in distances),
+                    *([outcome] if page.flagged is not None else []),
+                ],
+            }
+        )
+    return [*columns, *distances, *(["at threshold"] if page.flagged is not None else [])], rows
+
+
+def script_safe(text: str) -> Markup:
+    """Text for inside a script element: nothing in it ends the element."""
+    return Markup(text.replace("</", "<\\/").replace("<!--", "<\\!--"))
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write the page as one file that asks no host for anything."""
     environment = Environment(
         loader=PackageLoader("anomaly3d.report"),
         autoescape=select_autoescape(),
@@ -61,21 +124,28 @@ def write_page(
             "type": "svg+xml" if file.suffix == ".svg" else "png",
             "caption": CAPTIONS[name],
         }
-        for name, file in figures.items()
+        for name, file in page.figures.items()
     ]
-    columns = [c for c in ("scan_id", "cohort", "label", "group", "lesions") if c in table]
-    distances = [c for c in ("total", "image", "feature", "latent") if c in table]
-    shown = table.sort_values("total", ascending=False)
-    rows = [[str(row[c]) for c in columns] + [f"{row[c]:.5f}" for c in distances] for row in shown.to_dict("records")]
+    low, high = page.window
+    columns, rows = scan_rows(page)
+    data = {"volumes": page.volumes, "window": [low, high], "middle": (low + high) / 2, "half": (high - low) / 2}
+    templates = files("anomaly3d.report") / "templates"
     html = environment.get_template("page.html").render(
-        verdict=verdict(metrics, run),
-        rows=auc_rows(metrics),
-        tables=[t for t in tables(metrics) if t.rows],
-        set_aside=set_aside_text(metrics["set_aside"]),
+        run=page.run,
+        verdict=verdict(page.metrics, page.run),
+        alarms=page.alarms,
+        rows=auc_rows(page.metrics),
+        tables=[t for t in tables(page.metrics) if t.rows],
+        set_aside=set_aside_text(page.metrics["set_aside"]),
         figures=images,
-        columns=columns + distances,
+        images=bool(page.thumbnails),
+        volumes=len(page.volumes),
+        columns=columns,
         scans=rows,
-        lineage=lineage,
+        lineage=page.lineage,
+        data=script_safe(json.dumps(data)),
+        niivue=script_safe((files("nilearn") / "_assets/js/niivue.umd.js").read_text()),
+        script=script_safe((templates / "page.js").read_text()),
     )
     with written_whole(path) as beside:
         beside.write_text(html)

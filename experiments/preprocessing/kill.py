@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly3d.cohorts.phantom.cohort import PARTS
+
 HERE = Path(__file__).parent
 WORK = Path("runs/experiments/preprocessing/kill")
 KILLS = 20
 COHORT = [
-    "dataset.counts={train: 12, validation: 0, calibration: 0, test_normal: 0, test_lesion: 0}",
+    "dataset.counts={" + ", ".join(f"{part}: {12 if part == 'train' else 0}" for part in PARTS) + "}",
     "dataset.seed=77",
     "workers=2",
 ]

@@ -29,7 +29,6 @@ from experiments.speed.train import InTurn, config_of, fit, peak_of_this_process
 SIZES = (100, 500, 2000)
 DIFFERENT = 20  # volumes on disk; the scans of a cohort are links to them
 RESOLUTIONS, BATCHES = (32, 64, 96, 128), (1, 4, 8, 16)
-SMALL = ["model.channels=8", "model.latent=128"]  # so that 128^3 fits in memory
 
 
 def prepared_cohort(folder: Path, scans: int) -> Path:
@@ -101,7 +100,7 @@ def train_on(scans: int, steps: int, memory_gb: float | None, folder: Path) -> d
 
 def growth_cell(resolution: int, batch: int, checkpointing: bool) -> None:
     """Print seconds a volume and the peak of this process in MB."""
-    config = config_of("gan", "compact", f"model.resolution={resolution}", f"++phase.batch={batch}", *SMALL)
+    config = config_of("gan", "compact", f"model.resolution={resolution}", f"++phase.batch={batch}")
     phase = build_phase(config, None)
     if checkpointing:
         recompute_activations(phase.detector)
@@ -137,7 +136,7 @@ def main() -> None:
             print(scans, table["cohorts"][scans], flush=True)
     for resolution in RESOLUTIONS:
         table["resolution"][resolution] = {
-            name: growth(resolution, 2, on) for name, on in (("plain", False), ("checkpointing", True))
+            name: growth(resolution, 4, on) for name, on in (("plain", False), ("checkpointing", True))
         }
         print(resolution, table["resolution"][resolution], flush=True)
     for batch in BATCHES:

@@ -1,0 +1,135 @@
+"use strict";
+const scans = JSON.parse(document.getElementById("scans-data").textContent);
+const table = document.querySelector(".scans"), body = table.tBodies[0], rows = [...body.rows];
+const find = (name) => document.getElementById(name);
+
+// ---- the table: sort by a column, filter by words
+table.querySelectorAll("th button").forEach((button) => button.addEventListener("click", () => {
+  const head = button.parentElement, column = head.cellIndex;
+  const up = head.getAttribute("aria-sort") !== "ascending";
+  table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  const value = (row) => { const text = row.cells[column].textContent; return text === "" || isNaN(text) ? text : Number(text); };
+  const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0) * (up ? 1 : -1);
+  rows.sort((a, b) => compare(value(a), value(b)));
+  body.append(...rows);
+}));
+const applyFilter = () => {
+  const words = find("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0;
+  for (const row of rows) {
+    const text = row.textContent.toLowerCase();
+    row.hidden = !words.every((word) => text.includes(word));
+    shown += row.hidden ? 0 : 1;
+  }
+  find("count").textContent = `${shown} of ${rows.length} scans`;
+};
+find("filter").addEventListener("input", applyFilter);
+applyFilter();
+
+// ---- the viewer
+const dialog = find("viewer");
+const HU = (byte) => (byte / 127.5 - 1) * scans.half + scans.middle;
+const GREY = { colormap: "gray", cal_min: scans.window[0], cal_max: scans.window[1] };
+const MASK = { cal_min: 0.5, cal_max: 1 };
+// from the bottom up; NiiVue names volumes by their files, so a layer is known by its place
+const LAYERS = [
+  { name: "input", opacity: 1, options: GREY },
+  { name: "reconstruction", opacity: 1, options: GREY },
+  { name: "residual", opacity: 0.75, options: { colormap: "warm", colormapNegative: "winter", cal_min: 8, cal_max: 40 } },
+  { name: "lesion", opacity: 0.45, options: { colormap: "green", ...MASK } },
+  { name: "displaced", opacity: 0.35, options: { colormap: "violet", ...MASK } },
+  { name: "brain", opacity: 0.25, options: { colormap: "blue", ...MASK } },
+];
+let viewer = null, current = null;
+
+async function unpack(scan) {
+  const zipped = Uint8Array.from(atob(scan.data), (c) => c.charCodeAt(0));
+  const stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const bytes = new Uint8Array(await new Response(stream).arrayBuffer()), count = bytes.length / 3;
+  const image = Float32Array.from(bytes.subarray(0, count), HU);
+  const reconstruction = Float32Array.from(bytes.subarray(count, 2 * count), HU);
+  const bits = bytes.subarray(2 * count);
+  return {
+    input: image,
+    reconstruction,
+    residual: image.map((value, i) => (bits[i] & 1 ? value - reconstruction[i] : 0)),
+    brain: Float32Array.from(bits, (b) => b & 1),
+    lesion: Float32Array.from(bits, (b) => (b & 2) / 2),
+    displaced: Float32Array.from(bits, (b) => (b & 4) / 4),
+  };
+}
+
+// a NIfTI-1 file of 32-bit floats, which is what NiiVue reads
+function nifti(values, scan, name) {
+  const buffer = new ArrayBuffer(352 + 4 * values.length), view = new DataView(buffer);
+  view.setInt32(0, 348, true);
+  [3, ...scan.shape, 1, 1, 1, 1].forEach((n, i) => view.setInt16(40 + 2 * i, n, true));
+  view.setInt16(70, 16, true);
+  view.setInt16(72, 32, true);
+  const size = [0, 1, 2].map((j) => Math.hypot(...[0, 1, 2].map((i) => scan.affine[i][j])));
+  [1, ...size].forEach((n, i) => view.setFloat32(76 + 4 * i, n, true));
+  view.setFloat32(108, 352, true);
+  view.setFloat32(112, 1, true);
+  view.setUint8(123, 2);
+  view.setInt16(254, 1, true);
+  scan.affine.flat().forEach((n, i) => view.setFloat32(280 + 4 * i, n, true));
+  [110, 43, 49].forEach((c, i) => view.setUint8(344 + i, c));
+  new Float32Array(buffer, 352).set(values);
+  return new File([buffer], `${name}.nii`);
+}
+
+async function show(id) {
+  const scan = scans.volumes[id];
+  if (!scan) return;
+  current = id;
+  const row = rows.find((r) => r.dataset.id === id);
+  find("viewer-title").textContent = row.dataset.title;
+  if (!dialog.open) dialog.showModal();
+  if (!viewer) {
+    viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: "warn" });
+    await viewer.attachToCanvas(find("canvas"));
+    viewer.setSliceType(viewer.sliceTypeMultiplanar);
+  }
+  const maps = await unpack(scan);
+  if (current !== id) return;
+  while (viewer.volumes.length) viewer.removeVolume(viewer.volumes[viewer.volumes.length - 1]);
+  for (const { name, options } of LAYERS) {
+    viewer.addVolume(await niivue.NVImage.loadFromFile({ file: nifti(maps[name], scan, name), ...options }));
+  }
+  settle();
+  dialog.dataset.shown = id;
+}
+
+function settle() {
+  if (!viewer || viewer.volumes.length < LAYERS.length) return;
+  const threshold = Number(find("threshold").value);
+  find("threshold-value").textContent = `${threshold} HU`;
+  LAYERS.forEach((layer, i) => {
+    const box = find(`show-${layer.name}`), volume = viewer.volumes[i];
+    volume.opacity = box && !box.checked ? 0 : layer.opacity;
+    if (layer.name === "residual") { volume.cal_min = threshold; volume.cal_minNeg = -40; volume.cal_maxNeg = -threshold; }
+  });
+  viewer.updateGLVolume();
+}
+
+function step(by) {
+  const open = rows.filter((row) => !row.hidden && scans.volumes[row.dataset.id]);
+  const place = open.findIndex((row) => row.dataset.id === current);
+  if (open.length) show(open[(place + by + open.length) % open.length].dataset.id);
+}
+
+body.addEventListener("click", (event) => show(event.target.closest("tr").dataset.id));
+body.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault(); // else the same key presses the button that the dialog puts in focus
+  show(event.target.closest("tr").dataset.id);
+});
+dialog.querySelectorAll("input").forEach((input) => input.addEventListener("input", settle));
+find("close").addEventListener("click", () => dialog.close());
+find("previous").addEventListener("click", () => step(-1));
+find("next").addEventListener("click", () => step(1));
+dialog.addEventListener("keydown", (event) => {
+  if (event.target.type === "range") return;
+  if (event.key === "ArrowLeft" || event.key === "ArrowRight") { event.preventDefault(); step(event.key === "ArrowLeft" ? -1 : 1); }
+});

@@ -1,0 +1,155 @@
+"""The report of the shared tiny run in headless Chromium, opened from disk."""
+
+import base64
+import io
+import shutil
+import time
+
+import matplotlib.image
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium with a log of console and network; the CI installs it, so its absence is an error."""
+    assert shutil.which("chromium"), "chromium is missing: apt-get install chromium chromium-driver"
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.set_window_size(1280, 900)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, tiny_run):
+    """The report, just opened."""
+    browser.get((tiny_run / "evaluation" / "report.html").as_uri())
+    return browser
+
+
+def rows(page):
+    return [r for r in page.find_elements(By.CSS_SELECTOR, ".scans tbody tr") if r.is_displayed()]
+
+
+def column(page, name):
+    heads = [h.text.split(" ")[0] for h in page.find_elements(By.CSS_SELECTOR, ".scans th")]
+    return [r.find_elements(By.TAG_NAME, "td")[heads.index(name)].text for r in rows(page)]
+
+
+def picture(shown):
+    """A screenshot of the page or of an element as an array ``(rows, columns, 3)`` in [0, 1]."""
+    text = shown.screenshot_as_base64 if hasattr(shown, "screenshot_as_base64") else shown.get_screenshot_as_base64()
+    return matplotlib.image.imread(io.BytesIO(base64.b64decode(text)))[..., :3]
+
+
+def opened(page, scan):
+    """Wait until the viewer shows a scan, and two frames more."""
+    WebDriverWait(page, 60).until(lambda p: p.find_element(By.ID, "viewer").get_attribute("data-shown") == scan)
+    time.sleep(0.5)
+
+
+def wait_for_canvas(page):
+    """The canvas once something is drawn on it."""
+
+    def drawn(p):
+        shot = picture(p.find_element(By.ID, "canvas"))
+        return (shot,) if shot.std() > 0.02 else None
+
+    return WebDriverWait(page, 60).until(drawn)[0]
+
+
+def test_it_asks_no_host_and_has_no_error(page, browser):
+    browser.get_log("performance")
+    browser.get(browser.current_url)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    asked = [e["message"] for e in browser.get_log("performance") if "Network.requestWillBeSent" in e["message"]]
+    assert asked
+    assert not [m for m in asked if '"url":"http' in m or '"url":"ws' in m]
+    assert "AUC of" in page.find_element(By.CLASS_NAME, "verdict").text
+    for image in page.find_elements(By.TAG_NAME, "figure"):
+        assert image.find_element(By.TAG_NAME, "img").get_property("naturalWidth") > 100
+
+
+def test_the_table_sorts_and_filters(page):
+    assert [float(v) for v in column(page, "total")] == sorted((float(v) for v in column(page, "total")), reverse=True)
+    button = next(b for b in page.find_elements(By.CSS_SELECTOR, ".scans th button") if b.text == "total")
+    button.click()
+    assert [float(v) for v in column(page, "total")] == sorted(float(v) for v in column(page, "total"))
+    button.send_keys(Keys.ENTER)
+    assert [float(v) for v in column(page, "total")] == sorted((float(v) for v in column(page, "total")), reverse=True)
+    page.find_element(By.ID, "filter").send_keys("epidural tbi")
+    assert len(rows(page)) == 1
+    assert page.find_element(By.ID, "count").text == "1 of 5 scans"
+
+
+def test_a_scan_opens_and_its_residual_follows_the_threshold(page, tiny_run):
+    (first, *_) = rows(page)
+    scan = first.get_attribute("data-id")
+    first.click()
+    opened(page, scan)
+    assert scan in page.find_element(By.ID, "viewer-title").text
+    low = wait_for_canvas(page)
+    page.execute_script(
+        "const t = document.getElementById('threshold'); t.value = 38; t.dispatchEvent(new Event('input'));"
+    )
+    time.sleep(0.5)
+    high = wait_for_canvas(page)
+
+    def colourful(shot):
+        return float((shot.max(2) - shot.min(2) > 0.1).mean())
+
+    assert colourful(low) > colourful(high)
+    assert page.find_element(By.ID, "threshold-value").text == "38 HU"
+    assert [e for e in page.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+def test_the_keyboard_is_enough(page):
+    first, second, *_ = rows(page)
+    first.send_keys(Keys.ENTER)
+    opened(page, first.get_attribute("data-id"))
+    webdriver.ActionChains(page).send_keys(Keys.ARROW_RIGHT).perform()
+    opened(page, second.get_attribute("data-id"))
+    webdriver.ActionChains(page).send_keys(Keys.ESCAPE).perform()
+    assert not page.find_element(By.ID, "viewer").is_displayed()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_the_window_and_the_light(page, browser, width, scheme):
+    emulate = {"width": width, "height": 850, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", emulate)
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    page.refresh()
+    try:
+        assert page.execute_script("return document.documentElement.scrollWidth") <= width
+        shot = picture(page)
+        corner = shot[-30:, :8].mean()
+        assert corner < 0.3 if scheme == "dark" else corner > 0.9
+        assert shot.std() > 0.05
+        assert np.isfinite(shot).all()
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

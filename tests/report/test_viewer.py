@@ -1,0 +1,78 @@
+import base64
+import gzip
+import io
+
+import matplotlib.image
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomaly3d.report import viewer
+from anomaly3d.report.page import found, script_safe
+from anomaly3d.report.viewer import eight_bits, pack, pick, pictures
+
+SHAPE = (6, 5, 4)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """A prepared scan, its reconstruction, its masks: rows of a manifest."""
+    rng = np.random.default_rng(0)
+    volumes = {
+        "image": rng.uniform(-1, 1, SHAPE).astype(np.float32),
+        "reconstruction": rng.uniform(-1, 1, SHAPE).astype(np.float32),
+        "brain_mask": (rng.random(SHAPE) < 0.7).astype(np.uint8),
+        "lesion_mask": (rng.random(SHAPE) < 0.2).astype(np.uint8),
+    }
+    row = {"mass_effect_mask": ""}
+    for name, volume in volumes.items():
+        path = tmp_path / name / "a.nii.gz"
+        path.parent.mkdir()
+        nib.save(nib.Nifti1Image(volume, np.diag([2.5, 3, 3.5, 1])), path)
+        row[name] = str(path)
+    return row, volumes
+
+
+def test_a_packed_scan_holds_its_volumes(scan, tmp_path):
+    row, volumes = scan
+    made = pack(row, tmp_path / "reconstruction" / "a.nii.gz")
+    data = np.frombuffer(gzip.decompress(base64.b64decode(made["data"])), np.uint8)
+    image, reconstruction, bits = (part.reshape(SHAPE, order="F") for part in data.reshape(3, -1))
+    assert made["shape"] == list(SHAPE)
+    assert made["affine"][2] == [0, 0, 3.5, 0]
+    np.testing.assert_allclose(image / 127.5 - 1, volumes["image"], atol=1 / 255 + 1e-6)
+    np.testing.assert_array_equal(reconstruction, eight_bits(volumes["reconstruction"]))
+    np.testing.assert_array_equal(bits & 1, volumes["brain_mask"])
+    np.testing.assert_array_equal((bits & 2) // 2, volumes["lesion_mask"])
+    assert (bits & 4 == 0).all()
+
+
+def test_misses_and_false_alarms_come_first():
+    table = pd.DataFrame({"scan_id": list("abcdef"), "label": list("010101"), "total": [0.1, 0.2, 0.9, 0.3, 0.2, 0.8]})
+    flagged = table["total"] > 0.5
+    chosen = pick(table, flagged, 3)
+    assert chosen == ["d", "c", "b"] or chosen[:2] == ["d", "c"]
+    assert set(pick(table, flagged)) == set("abcdef")
+
+
+def test_volumes_stop_at_the_budget_and_thumbnails_do_not(scan, tmp_path, monkeypatch):
+    row, _ = scan
+    table = pd.DataFrame({"scan_id": ["a"], "label": ["1"], "total": [1.0]})
+    rows = pd.DataFrame([row], index=["a"])
+    thumbnails, packed = pictures(table, pd.Series([False]), rows, tmp_path)
+    assert list(thumbnails) == list(packed) == ["a"]
+    image = matplotlib.image.imread(io.BytesIO(base64.b64decode(thumbnails["a"])))
+    assert image.shape[:2] == (SHAPE[1], 2 * SHAPE[0])
+    monkeypatch.setattr(viewer, "BUDGET", 10)
+    assert pictures(table, pd.Series([False]), rows, tmp_path)[1] == {}
+
+
+def test_outcomes_in_words():
+    assert found("1", False) == "missed"
+    assert found("0", True) == "false alarm"
+    assert found("", True) == "flagged"
+
+
+def test_nothing_in_a_script_ends_it():
+    assert "</" not in script_safe("if (a) '</script><!--'")
