@@ -5,10 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
-from anomaly3d.lineage import PhaseFolder
+from anomaly3d.files import sha256
+from anomaly3d.lineage import PARENT, PhaseFolder, flatten
 from anomaly3d.progress import is_leader, say
 
 PRIVATE = ("root", "scans", "manifest", "data_dir", "runs_dir", "parent")
@@ -81,6 +83,61 @@ def make_logger(config: DictConfig, folder: PhaseFolder, lineage: dict[str, Any]
             wandb.teardown()
             chosen = logger("offline")
     return chosen
+
+
+def log_model(logger: Logger | None, folder: PhaseFolder, lineage: dict[str, Any]) -> None:
+    """The phase's networks as an artifact that names its parent's digest, linked to the parent's where W&B is online.
+
+    Offline it would only be a second copy on this disk, so only the digests are kept there.
+    """
+    if not isinstance(logger, WandbLogger) or not is_leader():
+        return
+    import wandb
+
+    run, digest = logger.experiment, sha256(folder.model)
+    run.summary.update({"model_sha256": digest, "parent_sha256": lineage["parent_sha256"]})
+    if run.settings.mode != "online":
+        return
+    name = str(run.group)
+    if parent := PARENT[folder.path.name]:
+        run.use_artifact(f"{name}-{parent}:latest")
+    artifact = wandb.Artifact(f"{name}-{folder.path.name}", "model", metadata={"sha256": digest})
+    artifact.add_file(str(folder.model))
+    run.log_artifact(artifact)
+
+
+def log_report(
+    config: DictConfig,
+    lineage: dict[str, Any],
+    metrics: dict[str, Any],
+    table: pd.DataFrame,
+    figures: dict[str, Path],
+) -> None:
+    """An evaluation as a W&B run of the group: every number, the figures, a table of scans without their names.
+
+    Args:
+        table: rescored test scans.
+        figures: files by name; those that show scans are left out by the caller.
+    """
+    logger = make_logger(config, PhaseFolder(Path(config.runs_dir) / config.run / "evaluation"), lineage)
+    if not isinstance(logger, WandbLogger):
+        return
+    import wandb
+
+    run = logger.experiment
+    numbers = {k: v for k, v in flatten(metrics, "evaluation/").items() if isinstance(v, int | float)}
+    run.summary.update(numbers)
+    known = ("cohort", "site", "group", "label", "lesions", "lesion_ml")
+    scans = table[[c for c in table if c in known or pd.api.types.is_float_dtype(table[c])]]
+    pictures = {f"evaluation/{n}": wandb.Image(str(f.with_suffix(".png"))) for n, f in figures.items()}
+    run.log({"evaluation/scans": wandb.Table(dataframe=scans.reset_index(drop=True)), **pictures})
+    if run.settings.mode == "online":
+        stage = "finetune" if "encoder_only" in metrics["auc"] else "encoder"
+        run.use_artifact(f"{config.run}-{stage}:latest")
+        artifact = wandb.Artifact(f"{config.run}-evaluation", "evaluation")
+        artifact.add(wandb.Table(dataframe=scans.reset_index(drop=True)), "scans")
+        run.log_artifact(artifact)
+    close_logger(logger)
 
 
 def close_logger(logger: Logger | None) -> None:

@@ -21,7 +21,7 @@ from anomaly3d.phases.base import Phase
 from anomaly3d.preparation import prepare_from_config
 from anomaly3d.progress import is_leader, say
 from anomaly3d.quiet import hush
-from anomaly3d.tracking import close_logger, make_logger
+from anomaly3d.tracking import close_logger, log_model, make_logger
 
 
 def plain_settings(config: DictConfig) -> dict[str, Any]:
@@ -153,6 +153,7 @@ def train_phase(config: DictConfig) -> int:
     if trainer.is_global_zero:
         phase.detector.save(folder.model)
         folder.write({**lineage, "finished": True})
+        log_model(logger, folder, lineage)
     if name != "gan" and not data.split("test").empty:
         trainer.test(phase, data, verbose=False)
         if trainer.is_global_zero:

@@ -34,6 +34,7 @@ from anomaly3d.quiet import hush
 from anomaly3d.report.build import Context, present
 from anomaly3d.report.page import set_aside_text
 from anomaly3d.report.tables import auc_rows
+from anomaly3d.tracking import log_report
 
 TASKS = ("train", "validation", PSEUDO, "calibration", "test")  # splits that are scored
 MASKS = ("lesion_mask", "mass_effect_mask")
@@ -154,7 +155,11 @@ def evaluate_run(config: DictConfig) -> int:
     with written_whole(out / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))
     context = Context(config.run, run, out, data, lineage, config.images)
-    present(context, scored.tables["test"], others, scored.calibrations, metrics)
+    figures = present(context, scored.tables["test"], others, scored.calibrations, metrics)
+    phantom = lineage["settings"]["dataset"]["kind"] == "phantom"
+    if not (phantom if config.logger.images is None else config.logger.images):
+        figures.pop("cases", None)
+    log_report(config, lineage, metrics, scored.tables["test"], figures)
     show(metrics)
     if metrics["set_aside"]:
         say(f"test scans without a score: {set_aside_text(metrics['set_aside'])}")

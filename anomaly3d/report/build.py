@@ -55,8 +55,8 @@ def present(
     others: dict[str, pd.DataFrame],
     calibrations: list[Calibration],
     metrics: dict[str, Any],
-) -> None:
-    """Write ``figures/`` and ``report.html``.
+) -> dict[str, Path]:
+    """Write ``figures/`` and ``report.html``; returns the figures that the page shows, as files by name.
 
     Args:
         table: rescored test scans.
@@ -88,6 +88,7 @@ def present(
         lineage=context.lineage,
     )
     write_page(context.out / "report.html", page)
+    return figures
 
 
 def draw(
