@@ -1,4 +1,4 @@
-"""The upper control: a small 3D network that is told which phantoms have a lesion, as no method here is."""
+"""The upper control: a small 3D network that is shown where lesions are, as no method here is."""
 
 from pathlib import Path
 from typing import Self
@@ -10,29 +10,55 @@ from torch import Tensor, nn
 from anomaly3d.detectors.base import FittedDetector
 from anomaly3d.progress import track
 
-CHANNELS = (16, 32, 64, 64)
-EPOCHS, BATCH, RATE = 30, 8, 1e-3
+WIDTH = 16  # channels of the first layer
+EPOCHS, BATCH, RATE = 30, 8, 2e-3
+STRIDE = 4  # of the grid on which lesions are located
+LARGEST = 8  # places of that grid whose mean evidence counts
+
+
+def layer(before: int, after: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Convolution, GroupNorm, ReLU."""
+    convolution = nn.Conv3d(before, after, 3, stride, dilation, dilation)
+    return nn.Sequential(convolution, nn.GroupNorm(8, after), nn.ReLU())
 
 
 class Supervised(FittedDetector):
-    """Four strided convolutions, the strongest evidence anywhere in the volume, one logit."""
+    """Evidence at each place of a coarse grid, its strongest places and the features' mean and maximum, one logit.
+
+    The network sees a volume and its difference to its mirror image.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in zip((1, *CHANNELS), CHANNELS, strict=False):
-            layers += [nn.Conv3d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.ReLU()]
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(2 * CHANNELS[-1], 1)
+        wide = 4 * WIDTH
+        self.features = nn.Sequential(
+            layer(2, WIDTH, 2),
+            layer(WIDTH, 2 * WIDTH, 2),
+            layer(2 * WIDTH, wide),
+            layer(wide, wide, dilation=2),
+            layer(wide, wide, dilation=4),
+        )
+        self.local = nn.Conv3d(wide, 1, 1)
+        self.head = nn.Linear(2 * wide + 1, 1)
+
+    def evidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of volumes ``(B, 1, D, H, W)``: of the scans ``(B,)`` and of places ``(B, 1, D/4, H/4, W/4)``."""
+        features = self.features(torch.cat([x, x - x.flip(2)], 1))
+        places, flat = self.local(features), features.flatten(2)
+        strongest = places.flatten(1).topk(min(LARGEST, places[0].numel()), 1).values.mean(1, keepdim=True)
+        return self.head(torch.cat([flat.mean(2), flat.amax(2), strongest], 1))[:, 0], places
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(B,)`` of volumes ``(B, 1, D, H, W)``."""
-        found = self.features(x).flatten(2)
-        return self.head(torch.cat([found.mean(2), found.amax(2)], 1))[:, 0]
+        """Logits ``(B,)`` of volumes ``(B, 1, D, H, W)``, the mean over both sides."""
+        return (self.evidence(x)[0] + self.evidence(x.flip(2))[0]) / 2
 
     @classmethod
-    def fit(cls, train: Tensor, validation: Tensor) -> Self:
-        """From labelled volumes: the first half of ``train`` is healthy, the second has lesions."""
+    def fit(cls, train: Tensor, validation: Tensor, lesions: Tensor | None = None) -> Self:
+        """From labelled volumes: the first half of ``train`` is healthy, the second has lesions.
+
+        Args:
+            lesions: their masks, of the shape of ``train``; None where only labels are known.
+        """
         labels = (torch.arange(len(train)) >= len(train) // 2).float()
         torch.manual_seed(0)
         detector = cls()
@@ -41,9 +67,17 @@ class Supervised(FittedDetector):
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, EPOCHS * steps)
         for _ in track(range(EPOCHS), EPOCHS, "supervised control"):
             for batch in torch.randperm(len(train))[: steps * BATCH].split(BATCH):
-                x = train[batch]
-                x = torch.where((torch.rand(BATCH) < 0.5).view(-1, 1, 1, 1, 1), x, x.flip(2))
-                loss = F.binary_cross_entropy_with_logits(detector(x), labels[batch])
+                mirrored = (torch.rand(len(batch)) < 0.5).view(-1, 1, 1, 1, 1)
+                shift = torch.randint(-2, 3, (3,)).tolist()
+
+                def change(volumes: Tensor, m: Tensor = mirrored, s: list[int] = shift) -> Tensor:
+                    return torch.where(m, volumes.flip(2), volumes).roll(s, (2, 3, 4))
+
+                scans, places = detector.evidence(change(train[batch]))
+                loss = F.binary_cross_entropy_with_logits(scans, labels[batch])
+                if lesions is not None:
+                    truth = F.max_pool3d(change(lesions[batch]).float(), STRIDE)
+                    loss = loss + F.binary_cross_entropy_with_logits(places, truth, pos_weight=torch.tensor(5.0))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
