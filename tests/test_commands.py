@@ -65,6 +65,17 @@ def test_a_detector_of_one_stage_is_fitted_and_evaluated(tiny_run, places, capsy
     assert "overwrite=true" in capsys.readouterr().out
 
 
+def test_the_supervised_control_is_fitted_to_labelled_scans(places, tmp_path, monkeypatch):
+    monkeypatch.setattr("anomaly3d.detectors.supervised.EPOCHS", 1)
+    monkeypatch.setattr("anomaly3d.detectors.supervised.BATCH", 2)
+    cohort = counts(train=3, validation=1, test_normal=1, test_lesion=1, labelled_normal=2, labelled_lesion=2)
+    small = [cohort, *(o for o in TINY[:4] if "counts" not in o), "dataset.name=labelled", "workers=2"]
+    assert train.main(["+phase=fit", "detector=supervised", "run=upper", *places, *small]) == 0
+    assert evaluate.main(["detector=supervised", "run=upper", *places, "logger=none"]) == 0
+    metrics = json.loads((Path(places[1].split("=")[1]) / "upper/supervised/evaluation/metrics.json").read_text())
+    assert set(metrics["auc"]) >= {"all", "pca"}
+
+
 def test_phases_and_detectors_that_do_not_belong_together_are_refused(places, capsys):
     assert train.main(["+phase=fit", "run=wrong", *places]) == 2
     refused(capsys, "fanogan", "detector=pca")
