@@ -18,6 +18,7 @@ from anomaly3d.errors import UserError
 
 CONF = str(Path(__file__).parent.parent / "conf")
 INTERRUPTED = 130
+NAMES = ("run", "site")
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callable[..., int]]:
@@ -28,6 +29,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
         failures: list[Exception] = []
 
         def remember(config: DictConfig) -> None:
+            for name in NAMES:  # run=2024 is a name, not a number
+                if name in config and config[name] is not None:
+                    config[name] = str(config[name])
             try:
                 codes.append(task(config))
             except (UserError, HydraException, OmegaConfBaseException) as error:

@@ -8,32 +8,23 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly3d.data import HeadCTDataModule
-from anomaly3d.detectors.base import FittedDetector
 from anomaly3d.detectors.registry import FITTED
-from anomaly3d.detectors.supervised import Supervised
 from anomaly3d.errors import UserError
 from anomaly3d.lineage import PhaseFolder, can_resume, describe
 from anomaly3d.preparation import prepare_from_config
 from anomaly3d.progress import say
 from anomaly3d.quiet import hush
 from anomaly3d.training import plain_settings
-from anomaly3d.volume_store import read_volume
+
+MINIMUM = 3  # scans from which a spread and a component can be told
 
 
-def fit_supervised(data: HeadCTDataModule) -> Supervised:
-    """From as many healthy as abnormal labelled volumes, whatever quality control left, and their masks, if any."""
-    rows = data.split("labelled").reset_index(drop=True)
-    healthy, ill = (np.flatnonzero(rows["label"] == label) for label in ("0", "1"))
+def labelled_halves(data: HeadCTDataModule) -> torch.Tensor:
+    """As many healthy as abnormal labelled volumes, the healthy first, whatever quality control left of them."""
+    labels = data.split("labelled")["label"].to_numpy()
+    healthy, ill = np.flatnonzero(labels == "0"), np.flatnonzero(labels == "1")
     count = min(len(healthy), len(ill))
-    chosen = np.concatenate([healthy[:count], ill[:count]])
-    volumes = data.volumes("labelled")[chosen]
-    lesions = torch.zeros_like(volumes)
-    paths = rows["lesion_mask"][chosen]
-    for place, path in enumerate(paths):
-        if path:
-            lesions[place, 0] = torch.from_numpy(read_volume(path))
-    known = (paths[count:] != "").all()
-    return Supervised.fit(volumes, data.volumes("validation"), lesions if known else None)
+    return data.volumes("labelled")[np.concatenate([healthy[:count], ill[:count]])]
 
 
 def fit_detector(config: DictConfig) -> int:
@@ -56,10 +47,10 @@ def fit_detector(config: DictConfig) -> int:
     data.require(source, "validation")
     say(f"{name}: fitting to {len(data.split(source))} scans")
     torch.manual_seed(config.seed)
-    if name == "supervised":
-        detector: FittedDetector = fit_supervised(data)
-    else:
-        detector = FITTED[name].fit(data.volumes(source), data.volumes("validation"))
+    train = labelled_halves(data) if source == "labelled" else data.volumes(source)
+    if len(train) < MINIMUM:
+        raise UserError(f"{name} needs at least {MINIMUM} {source} scans, and {prepared.folder} holds {len(train)}")
+    detector = FITTED[name].fit(train, data.volumes("validation"))
     if config.overwrite:
         shutil.rmtree(folder.path, ignore_errors=True)
     folder.write(describe(settings, prepared.folder, None))

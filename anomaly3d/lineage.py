@@ -1,5 +1,6 @@
 """Where a trained phase comes from: settings, data, parent and code, written beside its weights."""
 
+import csv
 import hashlib
 import json
 import subprocess
@@ -119,13 +120,20 @@ def can_resume(folder: PhaseFolder, settings: dict[str, Any], parent: Path | Non
     return folder.last_checkpoint.exists()
 
 
+def split_hash(prepared: Path) -> str:
+    """Twelve hex digits of which scans of whom are in which split, but for the test split: nothing learns from it."""
+    with (prepared / "manifest.csv").open(newline="") as file:
+        rows = [(r["split"], r["subject_id"], r["scan_id"]) for r in csv.DictReader(file) if r["split"] != "test"]
+    return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()[:12]
+
+
 def require_same_data(lineage: dict[str, Any] | None, prepared: Path, what: Path) -> None:
     """Refuse prepared data other than those of a lineage (None: nothing to compare).
 
     Raises:
         UserError: scans were added, removed, or moved between splits since.
     """
-    if lineage and lineage["split_hash"] != sha256(prepared / "manifest.csv")[:12]:
+    if lineage and lineage["split_hash"] != split_hash(prepared):
         raise UserError(
             f"the scans in {prepared} or their splits are not those that {what} was trained with: restore the "
             "manifest, or train all phases anew with overwrite=true"
@@ -142,7 +150,7 @@ def describe(settings: dict[str, Any], prepared: Path, parent: Path | None) -> d
         "git_commit": git_commit(),
         "cohort": prepared.parent.name,
         "prepared": prepared.name,
-        "split_hash": sha256(prepared / "manifest.csv")[:12],
+        "split_hash": split_hash(prepared),
         "parent_sha256": sha256(parent) if parent else None,
     }
 

@@ -76,7 +76,8 @@ def with_anomaly(volumes: list[np.ndarray], scan_ids: list[str], number: int) ->
 def write_pseudo_anomalies(folder: Path, images: list[str], scan_ids: list[str]) -> list[str]:
     """Volumes with an anomaly each as ``folder/pseudo-vN/ID.nii.gz``; makes what is missing and returns all paths."""
     paths = [folder / f"pseudo-v{VERSION}" / f"{scan_id}.nii.gz" for scan_id in scan_ids]
-    if not all(path.exists() for path in paths):
+    newest = max((Path(image).stat().st_mtime_ns for image in images), default=0)
+    if not all(path.exists() and path.stat().st_mtime_ns >= newest for path in paths):
         files = [nib.nifti1.Nifti1Image.from_filename(image) for image in images]
         volumes = [np.asarray(file.dataobj, np.float32) for file in files]
         for number, (path, file) in enumerate(zip(paths, files, strict=True)):

@@ -14,7 +14,7 @@ from anomaly3d.cohorts.manifest import read_manifest
 from anomaly3d.data import HeadCTDataModule
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.errors import UserError
-from anomaly3d.evaluation.calibration import OWN, Calibration, calibrate, calibration_folder
+from anomaly3d.evaluation.calibration import OWN, Calibration, calibrate, calibration_folder, check_rate
 from anomaly3d.evaluation.conformal import discoveries
 from anomaly3d.evaluation.inference import Inference, finished_stages
 from anomaly3d.evaluation.rescoring import Healthy, Maps, load, maps_of, rescore
@@ -126,7 +126,10 @@ def score_scans(config: DictConfig) -> int:
         say(f"  {row['scan_id']}: {in_words(row)}")
     say(f"scored with {new.stage} of run {config.run}; scores and maps are in {out}")
     if "p_value" not in table:
-        say(f"no threshold is known: 'python -m anomaly3d.evaluate run={config.run}' makes one from calibration scans")
+        say(
+            f"no threshold is known: 'python -m anomaly3d.evaluate run={config.run}' makes one where the cohort has a "
+            "calibration split"
+        )
     return 3 if (table["verdict"] != "accepted").any() else 0
 
 
@@ -148,11 +151,16 @@ def calibrate_site(config: DictConfig) -> int:
     """
     hush()
     run = Path(config.runs_dir) / config.run
-    if not config.site or config.site == OWN:
+    if not config.site or config.site == OWN or "/" in config.site:
         raise UserError(f"site=NAME is missing: another name than {OWN!r}, which is the run's own calibration split")
+    if config.false_positive_rate is not None:
+        check_rate("false_positive_rate", config.false_positive_rate)
     own = load_calibration(next(iter(finished_stages(run).values())).path, OWN)
     if own is None:
-        raise UserError(f"run {config.run} has no score yet: run 'python -m anomaly3d.evaluate run={config.run}' first")
+        raise UserError(
+            f"run {config.run} has not chosen a score: run 'python -m anomaly3d.evaluate run={config.run}' first; its "
+            "cohort needs a calibration split"
+        )
     healthy, before = own
     new = score_new(config)
     if new.table.empty:

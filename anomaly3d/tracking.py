@@ -13,7 +13,7 @@ from anomaly3d.files import sha256
 from anomaly3d.lineage import PARENT, PhaseFolder, flatten
 from anomaly3d.progress import is_leader, say
 
-PRIVATE = ("root", "scans", "manifest", "data_dir", "runs_dir", "parent")
+PRIVATE = ("root", "scans", "manifest", "data_dir", "runs_dir", "parent", "mask_command", "cohort")
 LOGIN_TIMEOUT = 20  # seconds
 
 
@@ -85,10 +85,13 @@ def make_logger(config: DictConfig, folder: PhaseFolder, lineage: dict[str, Any]
     return chosen
 
 
-def log_model(logger: Logger | None, folder: PhaseFolder, lineage: dict[str, Any]) -> None:
-    """The phase's networks as an artifact that names its parent's digest, linked to the parent's where W&B is online.
+def log_model(logger: Logger | None, folder: PhaseFolder, lineage: dict[str, Any], upload: bool) -> None:
+    """Digests of the phase's networks and of its parent's; where ``upload``, the networks as an artifact.
 
-    Offline it would only be a second copy on this disk, so only the digests are kept there.
+    The artifact is linked to the parent's. Offline it would only be a second copy on this disk.
+
+    Args:
+        upload: whether networks may leave this machine: a generator has learned its training scans.
     """
     if not isinstance(logger, WandbLogger) or not is_leader():
         return
@@ -96,18 +99,29 @@ def log_model(logger: Logger | None, folder: PhaseFolder, lineage: dict[str, Any
 
     run, digest = logger.experiment, sha256(folder.model)
     run.summary.update({"model_sha256": digest, "parent_sha256": lineage["parent_sha256"]})
-    if run.settings.mode != "online":
+    if run.settings.mode != "online" or not upload:
         return
     name = str(run.group)
     if parent := PARENT[folder.path.name]:
-        run.use_artifact(f"{name}-{parent}:latest")
+        link(run, f"{name}-{parent}")
     artifact = wandb.Artifact(f"{name}-{folder.path.name}", "model", metadata={"sha256": digest})
     artifact.add_file(str(folder.model))
     run.log_artifact(artifact)
 
 
+def link(run: Any, artifact: str) -> None:
+    """Say that a run used the latest version of an artifact; one that W&B does not know is not an error here."""
+    import wandb
+
+    try:
+        run.use_artifact(f"{artifact}:latest")
+    except (wandb.errors.Error, ValueError):
+        say(f"W&B does not know {artifact}: this run is not linked to it")
+
+
 def log_report(
     config: DictConfig,
+    stage: str,
     lineage: dict[str, Any],
     metrics: dict[str, Any],
     table: pd.DataFrame,
@@ -116,6 +130,7 @@ def log_report(
     """An evaluation as a W&B run of the group: every number, the figures, a table of scans without their names.
 
     Args:
+        stage: the phase or detector that was evaluated.
         table: rescored test scans.
         figures: files by name; those that show scans are left out by the caller.
     """
@@ -132,9 +147,8 @@ def log_report(
     pictures = {f"evaluation/{n}": wandb.Image(str(f.with_suffix(".png"))) for n, f in figures.items()}
     run.log({"evaluation/scans": wandb.Table(dataframe=scans.reset_index(drop=True)), **pictures})
     if run.settings.mode == "online":
-        stage = "finetune" if "encoder_only" in metrics["auc"] else "encoder"
-        run.use_artifact(f"{config.run}-{stage}:latest")
-        artifact = wandb.Artifact(f"{config.run}-evaluation", "evaluation")
+        link(run, f"{config.run}-{stage}")
+        artifact = wandb.Artifact(f"{config.run}-{stage}-evaluation", "evaluation")
         artifact.add(wandb.Table(dataframe=scans.reset_index(drop=True)), "scans")
         run.log_artifact(artifact)
     close_logger(logger)

@@ -59,6 +59,14 @@ def check(config: DictConfig) -> tuple[PhaseFolder, dict[str, Any], Path | None,
             f"model.resolution ({config.model.resolution}) and preprocessing.resolution "
             f"({config.preprocessing.resolution}) differ: set both to the same value"
         )
+    monitor, mode = config.phase.monitor, config.phase.mode
+    usual = {f"{config.phase.name}/val_loss": "min", f"{config.phase.name}/val_pseudo_auc": "max"}
+    if monitor is not None and (config.phase.name == "gan" or usual.get(monitor) != mode):
+        raise UserError(
+            f"phase.monitor={monitor} with phase.mode={mode}: phase {config.phase.name} has "
+            + ("none" if config.phase.name == "gan" else " or ".join(f"{k} (mode {v})" for k, v in usual.items()))
+            + "; give the phases of a run one by one where they differ"
+        )
     run = Path(config.runs_dir) / config.run
     folder = PhaseFolder(run / config.phase.name)
     parent = find_parent(config.phase.name, run, config.parent, settings)
@@ -153,7 +161,7 @@ def train_phase(config: DictConfig) -> int:
     if trainer.is_global_zero:
         phase.detector.save(folder.model)
         folder.write({**lineage, "finished": True})
-        log_model(logger, folder, lineage)
+        log_model(logger, folder, lineage, pictures if config.logger.models is None else config.logger.models)
     if name != "gan" and not data.split("test").empty:
         trainer.test(phase, data, verbose=False)
         if trainer.is_global_zero:

@@ -19,8 +19,9 @@ TOLD = 1e9  # bytes from which on a split's size is said before it is taken
 
 
 def free_memory() -> int:
-    """Bytes of main memory that are free."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """This process's share of the bytes of main memory that are free; of all there are, where that is not known."""
+    name = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def read_volume(path: str) -> np.ndarray:

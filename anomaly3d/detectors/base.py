@@ -11,7 +11,12 @@ from anomaly3d.files import written_whole
 
 
 class Detector(nn.Module, ABC):
-    """A method that has learned what is healthy."""
+    """A method that has learned what is healthy.
+
+    ``reconstructs`` is False where ``reconstruct`` only gives back what it got: then there is no map to look at.
+    """
+
+    reconstructs = True
 
     @abstractmethod
     def reconstruct(self, x: Tensor) -> Tensor:

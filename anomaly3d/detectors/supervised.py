@@ -1,4 +1,4 @@
-"""The upper control: a small 3D network that is shown where lesions are, as no method here is."""
+"""The upper control: a small 3D network that is told which phantoms have a lesion, as no method here is."""
 
 from pathlib import Path
 from typing import Self
@@ -8,26 +8,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly3d.detectors.base import FittedDetector
+from anomaly3d.errors import UserError
 from anomaly3d.hardware import fast_bfloat16
 from anomaly3d.progress import track
 
 WIDTH = 16  # channels of the first layer
-EPOCHS, BATCH, RATE = 30, 8, 2e-3
-STRIDE = 4  # of the grid on which lesions are located
-LARGEST = 8  # places of that grid whose mean evidence counts
+EPOCHS, BATCH, RATE = 30, 8, 1e-3
+LARGEST = 8  # places whose mean evidence counts
 
 
-def layer(before: int, after: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+def layer(before: int, after: int, stride: int) -> nn.Sequential:
     """Convolution, GroupNorm, ReLU."""
-    convolution = nn.Conv3d(before, after, 3, stride, dilation, dilation)
-    return nn.Sequential(convolution, nn.GroupNorm(8, after), nn.ReLU())
+    return nn.Sequential(nn.Conv3d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.ReLU())
 
 
 class Supervised(FittedDetector):
-    """Evidence at each place of a coarse grid, its strongest places and the features' mean and maximum, one logit.
-
-    The network sees a volume and its difference to its mirror image.
+    """Convolutions on a volume and its difference to its mirror image; then one logit from the mean and the maximum of
+    the features and from the places with the strongest evidence.
     """
+
+    reconstructs = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,52 +35,51 @@ class Supervised(FittedDetector):
         self.features = nn.Sequential(
             layer(2, WIDTH, 2),
             layer(WIDTH, 2 * WIDTH, 2),
-            layer(2 * WIDTH, wide),
-            layer(wide, wide, dilation=2),
-            layer(wide, wide, dilation=4),
+            layer(2 * WIDTH, wide, 1),
+            layer(wide, wide, 2),
+            layer(wide, wide, 1),
         )
         self.local = nn.Conv3d(wide, 1, 1)
         self.head = nn.Linear(2 * wide + 1, 1)
 
-    def evidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of volumes ``(B, 1, D, H, W)``: of the scans ``(B,)`` and of places ``(B, 1, D/4, H/4, W/4)``."""
+    def logits(self, x: Tensor) -> Tensor:
+        """Of volumes ``(B, 1, D, H, W)``, ``(B,)``."""
         features = self.features(torch.cat([x, x - x.flip(2)], 1))
-        places, flat = self.local(features), features.flatten(2)
-        strongest = places.flatten(1).topk(min(LARGEST, places[0].numel()), 1).values.mean(1, keepdim=True)
-        return self.head(torch.cat([flat.mean(2), flat.amax(2), strongest], 1))[:, 0], places
+        places, flat = self.local(features).flatten(1), features.flatten(2)
+        strongest = places.topk(min(LARGEST, places.shape[1]), 1).values.mean(1, keepdim=True)
+        return self.head(torch.cat([flat.mean(2), flat.amax(2), strongest], 1))[:, 0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B,)`` of volumes ``(B, 1, D, H, W)``, the mean over both sides."""
-        return (self.evidence(x)[0] + self.evidence(x.flip(2))[0]) / 2
+        return (self.logits(x) + self.logits(x.flip(2))) / 2
 
     @classmethod
-    def fit(cls, train: Tensor, validation: Tensor, lesions: Tensor | None = None) -> Self:
+    def fit(cls, train: Tensor, validation: Tensor) -> Self:
         """From labelled volumes: the first half of ``train`` is healthy, the second has lesions.
 
-        Args:
-            lesions: their masks, of the shape of ``train``; None where only labels are known.
+        Raises:
+            UserError: fewer volumes than a batch.
         """
+        if len(train) < BATCH:
+            raise UserError(
+                f"the supervised control needs {BATCH} labelled scans, half of them abnormal, and gets {len(train)}: "
+                "give more scans the split 'labelled' (phantoms: dataset.counts.labelled_normal and labelled_lesion)"
+            )
         labels = (torch.arange(len(train)) >= len(train) // 2).float()
         torch.manual_seed(0)
         detector = cls().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         fast = torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16("cpu"))
-        optimizer = torch.optim.AdamW(detector.parameters(), RATE, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(detector.parameters(), RATE, weight_decay=2e-2)
         steps = len(train) // BATCH
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, EPOCHS * steps)
         for _ in track(range(EPOCHS), EPOCHS, "supervised control"):
             for batch in torch.randperm(len(train))[: steps * BATCH].split(BATCH):
-                mirrored = (torch.rand(len(batch)) < 0.5).view(-1, 1, 1, 1, 1)
-                shift = torch.randint(-2, 3, (3,)).tolist()
-
-                def change(volumes: Tensor, m: Tensor = mirrored, s: list[int] = shift) -> Tensor:
-                    return torch.where(m, volumes.flip(2), volumes).roll(s, (2, 3, 4))
-
+                mirrored = (torch.rand(BATCH) < 0.5).view(-1, 1, 1, 1, 1)
+                x = torch.where(mirrored, train[batch].flip(2), train[batch])
+                x = x.roll(torch.randint(-1, 2, (3,)).tolist(), (2, 3, 4))
                 with fast:
-                    scans, places = (logits.float() for logits in detector.evidence(change(train[batch])))
-                loss = F.binary_cross_entropy_with_logits(scans, labels[batch])
-                if lesions is not None:
-                    truth = F.max_pool3d(change(lesions[batch]).float(), STRIDE)
-                    loss = loss + F.binary_cross_entropy_with_logits(places, truth, pos_weight=torch.tensor(5.0))
+                    logits = detector.logits(x)
+                loss = F.binary_cross_entropy_with_logits(logits.float(), labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -62,6 +62,16 @@ class Calibration:
             raise UserError(f"{path} is damaged: run 'python -m anomaly3d.evaluate' again") from error
 
 
+def check_rate(key: str, rate: float) -> None:
+    """Refuse a share that is none.
+
+    Raises:
+        UserError: names the key.
+    """
+    if not isinstance(rate, int | float) or not 0 < rate < 1:
+        raise UserError(f"{key} must be a share between 0 and 1, for example 0.1, not {rate}")
+
+
 def calibration_folder(stage: Path) -> Path:
     """Where the calibrations of a trained phase lie."""
     return stage / "calibration"

@@ -80,7 +80,8 @@ class CollectScores(L.Callback):
 
 def read_scores(path: Path) -> pd.DataFrame:
     """A table of scores; manifest columns as text, distances as numbers."""
-    return pd.read_csv(path, dtype={c: str for c in ("scan_id", *FEATURES)}, keep_default_na=False)
+    table = pd.read_csv(path, dtype={c: str for c in ("scan_id", *FEATURES)}, keep_default_na=False)
+    return table.astype({c: float for c in table if c not in ("scan_id", *FEATURES)})
 
 
 def middle_planes(volume: torch.Tensor) -> np.ndarray:

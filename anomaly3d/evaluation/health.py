@@ -92,6 +92,8 @@ def alikeness(volumes: Tensor) -> float:
     """Mean MS-SSIM over pairs of volumes ``(N, 1, D, H, W)`` in [-1, 1]."""
     metric = MultiScaleSSIMMetric(3, data_range=2.0, kernel_size=KERNEL, weights=SCALES)
     pairs = list(combinations(range(len(volumes)), 2))
+    if not pairs:
+        return 0.0
     first, second = (volumes[[pair[side] for pair in pairs]] for side in (0, 1))
     return float(torch.as_tensor(metric(first, second)).nanmean())
 
@@ -112,6 +114,8 @@ def gan_health(module: Any, train: Tensor, validation: Tensor) -> dict[str, floa
     count = min(len(samples), len(validation), len(train))
     real = validation[:count].to(samples.device)
     flat, generated = real.flatten(1), samples[:count].flatten(1)
+    if count < 2:
+        return {}  # one head has no spread to compare with
     variance = flat.var(0).sum()
     distance = MMDMetric()(flat, generated) / variance
     of_train, of_validation, of_samples = (

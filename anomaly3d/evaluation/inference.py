@@ -1,5 +1,6 @@
 """Running a trained detector over a split: distances to ``scores.csv``, reconstructions beside it. Nothing twice."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,9 +87,15 @@ class Inference:
 
     def once(self, detector: Detector, model: Path, split: str, out: Path) -> pd.DataFrame:
         """As ``run`` with reconstructions, but read back where the same model has scored the same scans before."""
-        manifest = sha256(self.data.folder / "manifest.csv")
         options, _ = trainer_options(self.config.trainer)
-        key = {"model": sha256(model), "manifest": manifest, "split": split, "precision": str(options["precision"])}
+        images = [(Path(p).name, Path(p).stat().st_mtime_ns) for p in self.data.split(split)["image"]]
+        key = {
+            "model": sha256(model),
+            "manifest": sha256(self.data.folder / "manifest.csv"),
+            "images": hashlib.sha256(repr(images).encode()).hexdigest(),
+            "split": split,
+            "precision": str(options["precision"]),
+        }
         note = out / "inference.json"
         if note.exists() and (out / "scores.csv").exists() and json.loads(note.read_text()) == key:
             return read_scores(out / "scores.csv")

@@ -128,11 +128,13 @@ def site_shift(table: pd.DataFrame, score: str) -> dict[str, Any]:
     if len(counts) < 2:
         return {}
     home = str(counts.index[0])
-    own = well[well["site"] == home][score].to_numpy(float)
     found: dict[str, Any] = {}
     for site in counts.index[1:]:
-        other = well[well["site"] == site][score].to_numpy(float)
-        estimate = auc(np.r_[np.zeros(len(own), int), np.ones(len(other), int)], np.r_[own, other])
+        both = pd.concat([well[well["site"] == home], well[well["site"] == site]])
+        labels = (both["site"] == site).astype(int).to_numpy()
+        scores = both[score].to_numpy(float)
+        own, other = scores[labels == 0], scores[labels == 1]
+        estimate = auc(labels, scores, both["subject_id"].to_numpy())
         found[str(site)] = {
             "against": home,
             "auc": estimate.value,

@@ -137,6 +137,8 @@ def rescore(table: pd.DataFrame, maps: list[Maps], healthy: Healthy, workers: in
         for kappa in KAPPAS:
             found[f"kappa_{kappa:g}"] = table["image"] + kappa * table["feature"]
         found["balanced"] = sum(table[c] / healthy.medians[c] for c in ("image", "feature"))
+    if not maps:
+        return found
     rows = pd.DataFrame(run_parallel(scores_from_maps, [(scan, healthy) for scan in maps], workers, what))
     return found.merge(rows, on="scan_id", how="left", validate="one_to_one")
 

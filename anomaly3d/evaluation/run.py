@@ -13,7 +13,8 @@ from anomaly3d.data import PSEUDO, HeadCTDataModule
 from anomaly3d.detectors.base import Detector
 from anomaly3d.detectors.controls import CONTROLS, Twin
 from anomaly3d.detectors.registry import load_detector
-from anomaly3d.evaluation.calibration import OWN, Calibration, calibrate, calibration_folder
+from anomaly3d.errors import UserError
+from anomaly3d.evaluation.calibration import OWN, Calibration, calibrate, calibration_folder, check_rate
 from anomaly3d.evaluation.inference import Inference, finished_stages, prepared_folder
 from anomaly3d.evaluation.localization import locate_scan, summarise_localization
 from anomaly3d.evaluation.metrics import auc_of, both_classes, ranked, summarise
@@ -26,7 +27,8 @@ from anomaly3d.evaluation.operating import (
 )
 from anomaly3d.evaluation.rescoring import Healthy, choose, maps_of, rescore, score_names
 from anomaly3d.files import written_whole
-from anomaly3d.lineage import PhaseFolder, require_same_data
+from anomaly3d.fitting import MINIMUM
+from anomaly3d.lineage import PhaseFolder, require_same_data, split_hash
 from anomaly3d.parallel import run_parallel
 from anomaly3d.preparation import worker_count
 from anomaly3d.progress import console, is_leader, say
@@ -60,17 +62,25 @@ def folder_of(out: Path, split: str) -> Path:
     return out if split == "test" else out / split
 
 
-def rescore_all(data: HeadCTDataModule, tables: dict[str, pd.DataFrame], out: Path, config: DictConfig) -> Scored:
-    """From tables of distances to every score, the chosen one, and its threshold; no test scan decides anything."""
+def rescore_all(
+    data: HeadCTDataModule, tables: dict[str, pd.DataFrame], out: Path, config: DictConfig, reconstructs: bool
+) -> Scored:
+    """From tables of distances to every score, the chosen one, and its threshold; no test scan decides anything.
+
+    Args:
+        reconstructs: whether the detector has residual maps to score.
+    """
     workers = worker_count(config)
     maps = {split: maps_of(data.split(split), folder_of(out, split)) for split in tables}
     healthy = Healthy.measure(maps["train"], tables["train"])
     rescored = {
-        split: rescore(table, maps[split], healthy, workers, f"scores of {split} scans")
+        split: rescore(table, maps[split] if reconstructs else [], healthy, workers, f"scores of {split} scans")
         for split, table in tables.items()
         if split != "train"
     }
     ranking = choose(rescored["validation"], rescored[PSEUDO])
+    if config.score and config.score not in ranking:
+        raise UserError(f"score={config.score}: this detector has {', '.join(ranking)}")
     chosen = config.score or next(iter(ranking))
     ranking = {chosen: ranking[chosen], **ranking}
     calibrations = [
@@ -95,18 +105,25 @@ def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: int) ->
     rows = data.split("test").set_index("scan_id")
     table = ranked(scored.tables["test"])
     wanted = rows.loc[table["scan_id"]].reset_index()
-    has_mask = wanted["lesion_mask"] != ""
+    has_mask = (wanted["lesion_mask"] != "") & (wanted["label"] == "1")
     if not scored.calibrations or not has_mask.any():
         return {}
     wanted = wanted[has_mask | (wanted["label"] == "0")]
-    masks = [{m: r[m] for m in MASKS if r[m]} for r in wanted.to_dict("records")]
+    masks = [{m: r[m] for m in MASKS if r[m] and r["label"] == "1"} for r in wanted.to_dict("records")]
     thresholds = scored.calibrations[0].voxel_thresholds
     jobs = [(m, k, scored.healthy, thresholds) for m, k in zip(maps_of(wanted, out), masks, strict=True)]
     found = [row for part in run_parallel(locate_scan, jobs, workers, "localization") for row in part]
+    if not found:
+        return {}
     located = pd.DataFrame(found).merge(wanted[["scan_id", "subject_id"]], on="scan_id")
     with written_whole(out / "localization.csv") as path:
         located.sort_values(["scan_id", "map", "mask"]).to_csv(path, index=False, float_format="%.6g")
-    return summarise_localization(located)
+    summary = summarise_localization(located)
+    for mask in MASKS:  # the smallest lesions have no voxel left at this resolution: they count as not shown
+        there = int(((wanted[mask] != "") & (wanted["label"] == "1")).sum())
+        for entry in summary.get(mask, {}).values():
+            entry["n_vanished"] = there - entry["n_scans"]
+    return summary
 
 
 def evaluate_run(config: DictConfig) -> int:
@@ -121,7 +138,12 @@ def evaluate_run(config: DictConfig) -> int:
     prepared = prepared_folder(lineage, folder.path / "config.yaml", Path(config.data_dir))
     data = HeadCTDataModule(prepared, config.batch, 1, memory_gb=config.memory_gb)
     data.require("train", "validation", "test")
-    require_same_data(lineage, prepared, folder.path)
+    if len(data.split("train")) < MINIMUM:
+        raise UserError(f"{prepared} holds fewer than {MINIMUM} training scans: the controls cannot be fitted")
+    for name_of_rate in ("false_positive_rate", "voxel_false_positive_rate"):
+        check_rate(name_of_rate, config[name_of_rate])
+    for phase in stages.values():
+        require_same_data(phase.read(), prepared, phase.path)
     out = (run if name == "fanogan" else folder.path) / "evaluation"
     inference = Inference(data, config)
     say(f"evaluate: run {config.run}, {stage}, into {out}")
@@ -136,11 +158,11 @@ def evaluate_run(config: DictConfig) -> int:
         model = stages["encoder"].model
         others["encoder_only"] = inference.once(load_detector("encoder", model), model, "test", out / "encoder_only")
     say("evaluate: the test scans with controls")
-    for control, other in controls(run, data, stage).items():
-        others[control] = inference.run(other, "test", out / control)
+    for control, method in controls(run, data, stage).items():
+        others[control] = inference.run(method, "test", out / control)
     if not is_leader():
         return 0
-    scored = rescore_all(data, tables, out, config)
+    scored = rescore_all(data, tables, out, config, detector.reconstructs)
     store(scored, folder.path, out)
     metrics = {
         **summarise(
@@ -149,8 +171,8 @@ def evaluate_run(config: DictConfig) -> int:
             read_set_aside(prepared),
             scored.chosen if scored.chosen != "total" else None,
         ),
-        **beyond_ranking(scored),
-        "localization": localize(data, scored, out, worker_count(config)),
+        **beyond_ranking(scored, bool(config.score)),
+        "localization": localize(data, scored, out, worker_count(config)) if detector.reconstructs else {},
     }
     with written_whole(out / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))
@@ -159,13 +181,13 @@ def evaluate_run(config: DictConfig) -> int:
     phantom = lineage["settings"]["dataset"]["kind"] == "phantom"
     if not (phantom if config.logger.images is None else config.logger.images):
         figures.pop("cases", None)
-    log_report(config, lineage, metrics, scored.tables["test"], figures)
     show(metrics)
     if metrics["set_aside"]:
         say(f"test scans without a score: {set_aside_text(metrics['set_aside'])}")
     if not scored.calibrations:
         say("no threshold is locked: the cohort has no calibration split")
     say(f"report: {(out / 'report.html').resolve()}")
+    log_report(config, stage, lineage, metrics, scored.tables["test"], figures)
     return 0
 
 
@@ -179,13 +201,22 @@ def store(scored: Scored, stage: Path, out: Path) -> None:
         scored.tables["test"].to_csv(path, index=False, float_format="%.9g")
 
 
-def beyond_ranking(scored: Scored) -> dict[str, Any]:
-    """What thresholds do, whom they hit, and how every score ranks with (oracle) and without looking at labels."""
+def beyond_ranking(scored: Scored, named: bool) -> dict[str, Any]:
+    """What thresholds do, whom they hit, and how every score ranks with (oracle) and without looking at labels.
+
+    Args:
+        named: the config names the score, so it was not chosen here.
+    """
     test = scored.tables["test"]
     rows = ranked(test)
     oracle = {n: auc_of(rows, n).as_json() for n in score_names(test)} if both_classes(rows) else {}
     found: dict[str, Any] = {
-        "score": {"chosen": scored.chosen, "pseudo_auc": scored.ranking, "oracle_test_auc": oracle},
+        "score": {
+            "chosen": scored.chosen,
+            "by": "config" if named else "pseudo-anomalies",
+            "pseudo_auc": scored.ranking,
+            "oracle_test_auc": oracle,
+        },
         "operating_points": operating_points(test, scored.calibrations),
         "site_shift": site_shift(test, scored.chosen),
     }
@@ -206,8 +237,11 @@ def controls(run: Path, data: HeadCTDataModule, but: str) -> dict[str, Detector]
     train, validation = data.volumes("train"), data.volumes("validation")
     found: dict[str, Detector] = {n: c.fit(train, validation) for n, c in CONTROLS.items() if n != but}
     supervised = PhaseFolder(run / "supervised")
-    if but != "supervised" and supervised.model.exists():
-        found["supervised"] = load_detector("supervised", supervised.model)
+    if but != "supervised" and (lineage := supervised.read()) and lineage["finished"]:
+        if lineage["split_hash"] == split_hash(data.folder):
+            found["supervised"] = load_detector("supervised", supervised.model)
+        else:
+            say("the supervised control of this run was fitted to other scans and is left out")
     if (data.split("test")["twin"] != "").all():
         found["twin"] = Twin()
     return found

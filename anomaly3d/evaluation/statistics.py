@@ -152,27 +152,32 @@ def average_precision(labels: np.ndarray, scores: np.ndarray, subjects: np.ndarr
 
     Student's t for the smaller class takes the place of the normal quantile. Of the intervals tried in
     ``experiments/statistics`` this one covers best at the paper's two sample sizes. Where the error is zero or
-    undefined (a perfect AP, one abnormal subject), Wilson's interval stands in with the number of abnormal scans.
+    undefined (a perfect AP, one subject of a class), Wilson's interval stands in with the size of the smaller class.
     """
     error, smaller = jackknife_error(labels, subjects, lambda weights: weighted_ap(labels, scores, weights))
     value = float(weighted_ap(labels, scores, np.ones((1, len(labels))))[0])
     m, n = int((labels == 1).sum()), int((labels == 0).sum())
-    if 0 < value < 1 and error > 0:
+    if 0 < value < 1 and error > 0 and smaller > 1:
         low, high = on_logit(value, error, float(student.ppf(0.975, smaller - 1)))
     else:
-        low, high = wilson(value, m)
+        low, high = wilson(value, min(m, n) or m)
     return Estimate(value, low, high, n, m)
 
 
 def compare_auc(
     labels: np.ndarray, scores: np.ndarray, others: np.ndarray, subjects: np.ndarray | None = None
 ) -> Difference:
-    """Paired test of two detectors' AUCs on the same scans (DeLong; Obuchowski where subjects repeat)."""
+    """Paired test of two detectors' AUCs on the same scans (DeLong; Obuchowski where subjects repeat).
+
+    Where its variance is undefined or zero (a class of one scan, perfect scores) nothing is known: [-1, 1] and p = 1.
+    """
     values, covariance = auc_covariance(labels, np.stack([scores, others], 1), subjects)
     value, contrast = float(values[0] - values[1]), np.array([1, -1])
     variance = float(contrast @ covariance @ contrast)
+    if not np.isfinite(variance) or (variance < 1e-24 and abs(value) > 1e-12):
+        return Difference(value, -1.0, 1.0, 1.0)
     spread = np.sqrt(max(variance, 0.0))
-    p = float(2 * norm.sf(abs(value) / spread)) if spread > 1e-12 else float(abs(value) < 1e-12)
+    p = float(2 * norm.sf(abs(value) / spread)) if spread > 1e-12 else 1.0
     return Difference(value, value - Z95 * spread, value + Z95 * spread, p)
 
 

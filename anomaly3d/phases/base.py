@@ -32,7 +32,7 @@ class Scoring(L.LightningModule):
         distances, reconstruction = self.detector.examine(batch)
         return {
             "scan_id": batch["scan_id"],
-            "distances": {k: v.double().cpu() for k, v in distances.items()},
+            "distances": {k: v.cpu().double() for k, v in distances.items()},
             "reconstruction": reconstruction.float().cpu(),
         }
 

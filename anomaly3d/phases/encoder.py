@@ -46,7 +46,7 @@ class EncoderPhase(Phase):
         healthy = self.measure(batch["image"], "val_")
         x = batch["pseudo"]
         ill = self.detector.distances(x, self.detector.reconstruct(x))["total"]
-        scores = torch.cat([healthy, ill]).double()
+        scores = torch.cat([healthy, ill])
         labels = torch.arange(len(scores), device=scores.device) >= len(healthy)
         self.pseudo_auc.update(scores / (1 + scores), labels.long())  # the metric wants [0, 1]; the order stays
         self.log(f"{self.name}/val_pseudo_auc", self.pseudo_auc, on_step=False, on_epoch=True, prog_bar=True)

@@ -84,7 +84,9 @@ def present(
         thumbnails=thumbnails,
         volumes=volumes,
         window=(low, high),
-        alarms=read_alarms(context.folder),
+        alarms=read_alarms(context.folder)
+        if context.out.parent == context.folder
+        else [],  # the GAN's, not a control's
         lineage=context.lineage,
     )
     write_page(context.out / "report.html", page)

@@ -8,7 +8,7 @@ from anomaly3d.evaluation.metrics import as_text
 
 NAMES = {
     "all": "All cohorts",
-    "selected": "All cohorts, the score chosen without labels",
+    "selected": "All cohorts, the score that thresholds belong to",
     "encoder_only": "Before fine-tuning (phase 2)",
     "image_distance": "Image distance alone",
     "feature_distance": "Feature distance alone",
@@ -137,7 +137,7 @@ def localization(metrics: dict[str, Any]) -> Table:
             f"{as_text(entry['ap'])}, chance {entry['chance_ap']['value']:.3f}",
             as_text(entry["dice"]),
             percent(entry["found"]) if "found" in entry else "none",
-            str(entry["n_scans"]),
+            f"{entry['n_scans']}, {entry['n_vanished']} vanish",
         )
         for mask in MASKS
         for name, entry in found.get(mask, {}).items()
@@ -145,7 +145,8 @@ def localization(metrics: dict[str, Any]) -> Table:
     false = ", ".join(f"{n} {as_text(e)}" for n, e in found.get("healthy_false_parts", {}).items())
     return Table(
         "Where the lesion is",
-        f"Inside the brain, means over scans; Dice and lesions found at the locked voxel threshold. Separate places "
+        f"Inside the brain, means over scans whose lesion is still there at this resolution; Dice and lesions found at "
+        f"the locked voxel threshold. Separate places "
         f"flagged in a healthy scan: {false}.",
         ("Truth", "Map", "Voxel AUROC", "Voxel AP", "Dice", "Lesions found", "Scans"),
         rows,
@@ -177,8 +178,13 @@ def choice(metrics: dict[str, Any]) -> Table:
     score = metrics["score"]
     return Table(
         "Scores",
-        f"Chosen: {score['chosen']}, by how well healthy validation scans are told from the same scans with something "
-        "pasted in. The test AUC of each score is an oracle: nothing was chosen by it.",
+        f"Thresholds belong to {score['chosen']}, "
+        + (
+            "which the command named. "
+            if score["by"] == "config"
+            else "chosen by how well healthy validation scans are told from the same scans with something pasted in. "
+        )
+        + "The test AUC of each score is an oracle.",
         ("Score", "AUC, pasted anomalies", "Test AUC [95 %], oracle"),
         [
             (name, f"{value:.3f}", as_text(score["oracle_test_auc"][name]) if score["oracle_test_auc"] else "")

@@ -45,7 +45,6 @@ def prepare_recipe(folder: Path, part: Part, recipe: Recipe, settings: Settings,
         as_read(phantom.hu, phantom.affine),
         settings,
         template_path,
-        masks={"lesion_mask": as_read(phantom.lesion, phantom.affine)} if part.split == "labelled" else None,
         twin=as_read(twin.hu, twin.affine) if twin else None,
     )
     blood = phantom.lesion > 0
@@ -58,13 +57,11 @@ def prepare_recipe(folder: Path, part: Part, recipe: Recipe, settings: Settings,
         "lesions": recipe.lesions,
         "age": phantom.subject.age,
     }
-    mask = prepared.extra.pop("lesion_mask", np.zeros(0, np.uint8))
     volumes = {"image": prepared.image, **prepared.extra}
     with written_whole(done) as path:
         np.savez_compressed(
             path,
             facts=json.dumps(facts),
-            lesion_mask=mask,
             **{k: np.rint(v * WINDOW).astype(np.int16) for k, v in volumes.items()},
         )
 
@@ -108,9 +105,7 @@ def train_supervised(each: int, purpose: str, workers: int) -> Supervised:
     path = folder / f"supervised-{2 * each}.pt"
     if not path.exists():
         volumes = load(folder, by["labelled"])
-        masks = [np.load(folder / f"{recipe.scan_id}.npz")["lesion_mask"] for _, recipe in by["labelled"]]
-        lesions = torch.stack([torch.from_numpy(m if m.size else np.zeros(volumes.shape[2:], np.uint8)) for m in masks])
-        Supervised.fit(volumes, volumes[:0], lesions[:, None]).save(path)
+        Supervised.fit(volumes, volumes[:0]).save(path)
     return Supervised.load(path)
 
 

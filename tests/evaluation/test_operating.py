@@ -48,6 +48,7 @@ def table():
     return pd.DataFrame(
         {
             "scan_id": list("abcdefgh"),
+            "subject_id": list("abcdefgh"),
             "label": list("00000111"),
             "group": ["normal"] * 5 + ["tbi"] * 3,
             "site": list("AAABBAAA"),

@@ -197,3 +197,13 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
     assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
     assert holm([]) == []
+
+
+def test_a_class_of_one_scan_proves_nothing():
+    labels = np.array([0, 1, 1, 1, 1])
+    difference = compare_auc(labels, np.array([0.5, 1, 2, 3, 0.2]), np.array([0.1, 1, 2, 3, 4]))
+    assert (difference.p, difference.low, difference.high) == (1, -1, 1)
+    perfect = compare_auc(np.array([0, 0, 1, 1]), np.arange(4.0), np.zeros(4))
+    assert perfect.p == 1
+    estimate = average_precision(labels, np.array([0.5, 1, 2, 3, 0.2]))
+    assert 0 <= estimate.low < estimate.value < estimate.high <= 1
