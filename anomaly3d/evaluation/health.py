@@ -7,7 +7,6 @@ scan, and nothing is chosen by it.
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -73,7 +72,11 @@ ALARMS = {
             "samples lie closer to training scans than other healthy heads do: they are copied",
         ),
         Alarm(
-            "gradient_norm", 0.5, 2.0, "the penalty should hold it near 1; raise lambda_gp or lower the learning rate"
+            "gradient_norm",
+            0.5,
+            2.5,
+            "the penalty should hold it near 1; raise lambda_gp or lower the learning rate",
+            6,
         ),
         Alarm("wasserstein", -math.inf, math.inf, "the critic has run away from the generator", 2, True),
         Alarm("overfitting", -math.inf, 0.7, "the critic tells training heads from other healthy heads: too few scans"),
@@ -103,11 +106,14 @@ def nearest(volumes: Tensor, training: Tensor) -> Tensor:
     return torch.cdist(volumes.flatten(1), training.flatten(1)).amin(1)
 
 
-def gan_health(module: Any, train: Tensor, validation: Tensor) -> dict[str, float]:
+def gan_health(module: Any, train: Tensor, validation: Tensor, of_real: float) -> dict[str, float]:
     """``sameness``: MS-SSIM among samples minus that among real heads. ``distance``: MMD of samples and real heads in
     units of the real heads' variance. ``copying``: how near samples come to training heads, over how near other healthy
     heads come. ``overfitting``: the critic's mean for training heads minus that for validation heads, over the gap
     between training heads and samples.
+
+    Args:
+        of_real: mean MS-SSIM among real heads.
     """
     detector = module.detector
     samples = detector.generator(module.latent(COUNT, 0, SAMPLES)).float()
@@ -123,7 +129,7 @@ def gan_health(module: Any, train: Tensor, validation: Tensor) -> dict[str, floa
     )
     near, usual = (nearest(v.cpu(), train[:NEIGHBOURS]).median() for v in (samples, real))
     return {
-        "sameness": alikeness(samples) - alikeness(real),
+        "sameness": alikeness(samples) - of_real,
         "distance": float(distance.clamp_min(0)),
         "copying": float(near / usual),
         "overfitting": (of_train - of_validation) / max(abs(of_train - of_samples), 1e-6),
@@ -149,13 +155,6 @@ def encoder_health(module: Any, train: Tensor, validation: Tensor) -> dict[str, 
     }
 
 
-MEASURES: dict[str, Callable[..., dict[str, float]]] = {
-    "gan": gan_health,
-    "encoder": encoder_health,
-    "finetune": encoder_health,
-}
-
-
 class Health(L.Callback):
     """Measure, log under ``PHASE/health_NAME``, warn, and keep all of it in ``health.json``.
 
@@ -166,6 +165,7 @@ class Health(L.Callback):
 
     def __init__(self, folder: Path, abort: bool = False) -> None:
         self.file, self.abort = folder / "health.json", abort
+        self.of_real: float | None = None  # alikeness of real heads, which does not change
         self.history: list[dict[str, float]] = []
         self.alarms: list[dict[str, Any]] = []
 
@@ -178,7 +178,12 @@ class Health(L.Callback):
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
         data = trainer.datamodule
-        found = MEASURES[module.name](module, data.volumes("train"), data.volumes("validation"))
+        train, validation = data.volumes("train"), data.volumes("validation")
+        if module.name == "gan":
+            self.of_real = alikeness(validation[:COUNT]) if self.of_real is None else self.of_real
+            found = gan_health(module, train, validation, self.of_real)
+        else:
+            found = encoder_health(module, train, validation)
         module.log_dict({f"{module.name}/health_{k}": v for k, v in found.items()}, rank_zero_only=True)
         alarms: list[str] = []
         if trainer.is_global_zero:

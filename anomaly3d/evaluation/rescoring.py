@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import ndimage
 
 from anomaly3d.evaluation.bootstrap import weighted_auc
+from anomaly3d.evaluation.statistics import compare_auc
 from anomaly3d.files import written_whole
 from anomaly3d.parallel import run_parallel
 
@@ -23,6 +24,7 @@ SMOOTHING = 1.0  # voxels, sigma
 LARGEST = 0.01  # share of the brain's voxels in the top-k scores
 KAPPAS = (0.1, 10.0)  # weights of the feature distance; 0 is ``image``, infinity ``feature``
 SPREAD_SMOOTHING = 2.0  # voxels, sigma, of the healthy spread
+BEYOND_CHANCE = 0.05  # p-value below which a score is better than A(x) on validation scans
 FLOOR = 0.02  # of the healthy spread: 1.2 HU
 
 
@@ -148,15 +150,18 @@ def score_names(table: pd.DataFrame) -> list[str]:
     return sorted((str(c) for c in table if pd.api.types.is_float_dtype(table[c])), key=lambda name: name != "total")
 
 
-def choose(validation: pd.DataFrame, pseudo: pd.DataFrame) -> dict[str, float]:
-    """AUC of every score for validation scans against the same scans with something pasted in, the best first.
+def choose(validation: pd.DataFrame, pseudo: pd.DataFrame) -> tuple[str, dict[str, float]]:
+    """The score that best tells validation scans from the same scans with something pasted in, and the AUC of each.
 
-    A tie with A(x) goes to A(x).
+    Another score takes the place of A(x) only where it is better beyond chance (paired test over subjects, 5 %): few
+    validation scans cannot rank many scores.
     """
     labels = np.r_[np.zeros(len(validation), int), np.ones(len(pseudo), int)]
+    subjects = np.r_[validation["subject_id"], pseudo["subject_id"]]
+    scores = {name: np.r_[validation[name], pseudo[name]].astype(float) for name in score_names(validation)}
     ones = np.ones((1, len(labels)))
-    found = {
-        name: float(weighted_auc(labels, np.r_[validation[name], pseudo[name]], ones)[0])
-        for name in score_names(validation)
-    }
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    ranking = {name: float(weighted_auc(labels, values, ones)[0]) for name, values in scores.items()}
+    ranking = dict(sorted(ranking.items(), key=lambda item: -item[1]))
+    best = next(iter(ranking))
+    difference = compare_auc(labels, scores[best], scores["total"], subjects)
+    return (best if difference.p < BEYOND_CHANCE else "total"), ranking

@@ -49,12 +49,8 @@ class Scored:
     tables: dict[str, pd.DataFrame]
     healthy: Healthy
     ranking: dict[str, float]  # AUC of every score against pseudo-anomalies, the best first
+    chosen: str  # the score that thresholds belong to
     calibrations: list[Calibration]  # of the chosen score, and of A(x) where that is another
-
-    @property
-    def chosen(self) -> str:
-        """The score that was chosen without a label."""
-        return next(iter(self.ranking))
 
 
 def folder_of(out: Path, split: str) -> Path:
@@ -78,11 +74,10 @@ def rescore_all(
         for split, table in tables.items()
         if split != "train"
     }
-    ranking = choose(rescored["validation"], rescored[PSEUDO])
+    chosen, ranking = choose(rescored["validation"], rescored[PSEUDO])
     if config.score and config.score not in ranking:
         raise UserError(f"score={config.score}: this detector has {', '.join(ranking)}")
-    chosen = config.score or next(iter(ranking))
-    ranking = {chosen: ranking[chosen], **ranking}
+    chosen = config.score or chosen
     calibrations = [
         calibrate(
             OWN,
@@ -97,7 +92,7 @@ def rescore_all(
         for score in dict.fromkeys([chosen, "total"])
         if "calibration" in rescored
     ]
-    return Scored(rescored, healthy, ranking, calibrations)
+    return Scored(rescored, healthy, ranking, chosen, calibrations)
 
 
 def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: int) -> dict[str, Any]:

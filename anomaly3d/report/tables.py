@@ -182,7 +182,8 @@ def choice(metrics: dict[str, Any]) -> Table:
         + (
             "which the command named. "
             if score["by"] == "config"
-            else "chosen by how well healthy validation scans are told from the same scans with something pasted in. "
+            else "chosen by how well healthy validation scans are told from the same scans with something pasted in; "
+            "another score replaces A(x), total, only where it is better beyond chance. "
         )
         + "The test AUC of each score is an oracle.",
         ("Score", "AUC, pasted anomalies", "Test AUC [95 %], oracle"),

@@ -93,10 +93,29 @@ def test_top_is_the_mean_of_the_largest():
     assert top(values[:3]) == 2
 
 
-def test_the_score_that_finds_pasted_anomalies_is_chosen_and_ties_go_to_the_papers():
-    healthy = pd.DataFrame({"scan_id": ["a", "b"], "image": [1.0, 2.0], "total": [1.0, 2.0], "top": [1.0, 2.0]})
-    ill = pd.DataFrame({"scan_id": ["a", "b"], "image": [3.0, 4.0], "total": [1.5, 2.5], "top": [3.0, 4.0]})
-    ranking = choose(healthy, ill)
-    assert ranking["total"] == pytest.approx(3 / 4)
-    assert next(iter(ranking)) in ("image", "top")
-    assert next(iter(choose(healthy, ill.assign(total=[5.0, 6.0])))) == "total"
+def pasted(count, gain=1.5, seed=0):
+    """Validation scans, and the same with something pasted in that ``top`` sees better than A(x) does."""
+    rng = np.random.default_rng(seed)
+    ids = {"scan_id": [str(i) for i in range(count)], "subject_id": [str(i) for i in range(count)]}
+    base = rng.normal(size=count)
+    healthy = pd.DataFrame({**ids, "image": base, "total": base, "top": base})
+    ill = pd.DataFrame({**ids, "image": base, "total": base + 0.3, "top": base + gain + rng.normal(0, 0.1, count)})
+    return healthy, ill
+
+
+def test_a_score_that_finds_pasted_anomalies_better_is_chosen():
+    chosen, ranking = choose(*pasted(60))
+    assert chosen == "top"
+    assert list(ranking) == ["top", "total", "image"]
+    assert ranking["image"] == pytest.approx(0.5)
+
+
+def test_few_scans_do_not_replace_the_papers_score():
+    chosen, ranking = choose(*pasted(10, gain=0.6))
+    assert chosen == "total"
+    assert next(iter(ranking)) == "top"
+
+
+def test_the_papers_score_stays_where_it_is_the_best():
+    healthy, ill = pasted(60)
+    assert choose(healthy, ill.assign(total=ill["top"] + 1))[0] == "total"
