@@ -121,7 +121,8 @@ def lesion_figure(table: pd.DataFrame) -> Figure:
 
 def group_figure(table: pd.DataFrame, seed: int = 0) -> Figure:
     """Fig. 7: the logarithm of the score of every scan, by group and cohort, with each median."""
-    figure, axes = new_axes(5.2, 3.4)
+    groups = table[table["group"].isin(GROUPS)].groupby(["group", "cohort"]).ngroups
+    figure, axes = new_axes(max(5.2, 1.1 * groups), 3.4)
     rng = np.random.default_rng(seed)
     places: list[str] = []
     for colour, group in zip(COLOURS, GROUPS, strict=False):
