@@ -33,7 +33,7 @@ LAYOUT: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
 )
 MEDIA = ("gan/samples", "encoder/reconstructions", "finetune/reconstructions")
 EVALUATION = ("roc", "lesions", "groups", "volumes", "conformal", "cases")
-SCALARS = ("evaluation/auc.all.value", "evaluation/auc.selected.value", "evaluation/ap.all.value")
+SCALARS = ("evaluation/auc.all.value", "evaluation/ap.all.value")
 
 
 def build(entity: str, project: str) -> Any:

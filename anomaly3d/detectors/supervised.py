@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from anomaly3d.detectors.base import FittedDetector
 from anomaly3d.errors import UserError
-from anomaly3d.hardware import fast_bfloat16
 from anomaly3d.progress import track
 
 WIDTH = 16  # channels of the first layer
@@ -67,8 +66,7 @@ class Supervised(FittedDetector):
             )
         labels = (torch.arange(len(train)) >= len(train) // 2).float()
         torch.manual_seed(0)
-        detector = cls().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        fast = torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16("cpu"))
+        detector = cls()
         optimizer = torch.optim.AdamW(detector.parameters(), RATE, weight_decay=2e-2)
         steps = len(train) // BATCH
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, EPOCHS * steps)
@@ -77,14 +75,12 @@ class Supervised(FittedDetector):
                 mirrored = (torch.rand(BATCH) < 0.5).view(-1, 1, 1, 1, 1)
                 x = torch.where(mirrored, train[batch].flip(2), train[batch])
                 x = x.roll(torch.randint(-1, 2, (3,)).tolist(), (2, 3, 4))
-                with fast:
-                    logits = detector.logits(x)
-                loss = F.binary_cross_entropy_with_logits(logits.float(), labels[batch])
+                loss = F.binary_cross_entropy_with_logits(detector.logits(x), labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-        return detector.to(memory_format=torch.contiguous_format).eval()
+        return detector.eval()
 
     @classmethod
     def load(cls, path: Path) -> Self:
