@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly3d.data import HeadCTDataModule
+from anomaly3d.detectors.controls import FEWEST
 from anomaly3d.detectors.registry import FITTED
 from anomaly3d.errors import UserError
 from anomaly3d.lineage import PhaseFolder, can_resume, describe
@@ -15,8 +16,6 @@ from anomaly3d.preparation import prepare_from_config
 from anomaly3d.progress import say
 from anomaly3d.quiet import hush
 from anomaly3d.training import plain_settings
-
-MINIMUM = 3  # scans from which a spread and a component can be told
 
 
 def labelled_halves(data: HeadCTDataModule) -> torch.Tensor:
@@ -48,8 +47,8 @@ def fit_detector(config: DictConfig) -> int:
     say(f"{name}: fitting to {len(data.split(source))} scans")
     torch.manual_seed(config.seed)
     train = labelled_halves(data) if source == "labelled" else data.volumes(source)
-    if len(train) < MINIMUM:
-        raise UserError(f"{name} needs at least {MINIMUM} {source} scans, and {prepared.folder} holds {len(train)}")
+    if len(train) < FEWEST:
+        raise UserError(f"{name} needs at least {FEWEST} {source} scans, and {prepared.folder} holds {len(train)}")
     detector = FITTED[name].fit(train, data.volumes("validation"))
     if config.overwrite:
         shutil.rmtree(folder.path, ignore_errors=True)

@@ -168,7 +168,7 @@ def calibrate_site(config: DictConfig) -> int:
     workers = worker_count(config)
     table = rescore(new.table, new.maps, healthy, workers, "scores")
     rate = before.rate if config.false_positive_rate is None else config.false_positive_rate
-    made = calibrate(config.site, before.score, table, new.maps, healthy, rate, before.voxel_rate, workers)
+    (made,) = calibrate(config.site, [before.score], table, new.maps, healthy, rate, before.voxel_rate, workers)
     path = calibration_folder(new.folder) / f"{config.site}.json"
     made.save(path)
     flagged = float(np.mean(table[before.score] >= before.threshold))

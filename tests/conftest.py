@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, W&B inside the test's own folder, and one tiny trained run."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,25 @@ def tiny_run(places: list[str]) -> Path:
     assert train.main(["-m", "+phase=gan,encoder,finetune", "run=tiny", *places, *TINY]) == 0
     assert evaluate.main(["run=tiny", *places]) == 0
     return Path(places[1].split("=")[1]) / "tiny"
+
+
+def refused(capsys, *words):
+    """The last error is one line with these words and there is no traceback."""
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, error
+    assert "Traceback" not in error
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture
+def bad_and_good(tiny_run, tmp_path):
+    """A folder with one phantom, one text file that calls itself NIfTI and one cut file."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    phantom = sorted(tiny_run.parents[1].glob("data/raw/*/ct/subdural*-0001.nii.gz"))[0]
+    shutil.copy(phantom, folder / "good.nii.gz")
+    (folder / "text.nii").write_text("hello")
+    (folder / "cut.nii.gz").write_bytes(phantom.read_bytes()[:5000])
+    return folder

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomaly3d.detectors.base import Detector, FittedDetector
 
+FEWEST = 3  # training volumes from which a spread and a component can be told
 BLOOD = 0.25  # 55 HU in the paper's window
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # of the principal components, those that validation chooses from
 

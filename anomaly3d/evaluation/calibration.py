@@ -86,16 +86,16 @@ def voxel_quantiles(scan: Maps, healthy: Healthy, rate: float) -> dict[str, floa
 
 def calibrate(
     site: str,
-    score: str,
+    scores: list[str],
     table: pd.DataFrame,
     maps: list[Maps],
     healthy: Healthy,
     rate: float,
     voxel_rate: float,
     workers: int,
-) -> Calibration:
-    """From the rescored table and the maps of healthy scans that neither trained the detector nor chose its score."""
+) -> list[Calibration]:
+    """One a score, from table and maps of healthy scans that neither trained the detector nor chose its score."""
     jobs = [(scan, healthy, voxel_rate) for scan in maps]
     levels = pd.DataFrame(run_parallel(voxel_quantiles, jobs, workers, "voxel thresholds"))
     medians = {str(name): float(value) for name, value in levels.median().items()}
-    return Calibration(site, score, rate, sorted(table[score].tolist()), voxel_rate, medians)
+    return [Calibration(site, score, rate, sorted(table[score].tolist()), voxel_rate, medians) for score in scores]

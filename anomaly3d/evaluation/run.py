@@ -11,7 +11,7 @@ from rich.table import Table
 
 from anomaly3d.data import PSEUDO, HeadCTDataModule
 from anomaly3d.detectors.base import Detector
-from anomaly3d.detectors.controls import CONTROLS, Twin
+from anomaly3d.detectors.controls import CONTROLS, FEWEST, Twin
 from anomaly3d.detectors.registry import load_detector
 from anomaly3d.errors import UserError
 from anomaly3d.evaluation.calibration import OWN, Calibration, calibrate, calibration_folder, check_rate
@@ -27,7 +27,6 @@ from anomaly3d.evaluation.operating import (
 )
 from anomaly3d.evaluation.rescoring import Healthy, choose, maps_of, rescore, score_names
 from anomaly3d.files import written_whole
-from anomaly3d.fitting import MINIMUM
 from anomaly3d.lineage import PhaseFolder, require_same_data, split_hash
 from anomaly3d.parallel import run_parallel
 from anomaly3d.preparation import worker_count
@@ -78,10 +77,11 @@ def rescore_all(
     if config.score and config.score not in ranking:
         raise UserError(f"score={config.score}: this detector has {', '.join(ranking)}")
     chosen = config.score or chosen
-    calibrations = [
-        calibrate(
+    calibrations = []
+    if "calibration" in rescored:
+        calibrations = calibrate(
             OWN,
-            score,
+            list(dict.fromkeys([chosen, "total"])),
             rescored["calibration"],
             maps["calibration"],
             healthy,
@@ -89,9 +89,6 @@ def rescore_all(
             config.voxel_false_positive_rate,
             workers,
         )
-        for score in dict.fromkeys([chosen, "total"])
-        if "calibration" in rescored
-    ]
     return Scored(rescored, healthy, ranking, chosen, calibrations)
 
 
@@ -111,8 +108,9 @@ def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: int) ->
     if not found:
         return {}
     located = pd.DataFrame(found).merge(wanted[["scan_id", "subject_id"]], on="scan_id")
+    located = located.sort_values(["scan_id", "map", "mask"])  # they came as they finished, and a sum has an order
     with written_whole(out / "localization.csv") as path:
-        located.sort_values(["scan_id", "map", "mask"]).to_csv(path, index=False, float_format="%.6g")
+        located.to_csv(path, index=False, float_format="%.6g")
     summary = summarise_localization(located)
     for mask in MASKS:  # the smallest lesions have no voxel left at this resolution: they count as not shown
         there = int(((wanted[mask] != "") & (wanted["label"] == "1")).sum())
@@ -133,8 +131,8 @@ def evaluate_run(config: DictConfig) -> int:
     prepared = prepared_folder(lineage, folder.path / "config.yaml", Path(config.data_dir))
     data = HeadCTDataModule(prepared, config.batch, 1, memory_gb=config.memory_gb)
     data.require("train", "validation", "test")
-    if len(data.split("train")) < MINIMUM:
-        raise UserError(f"{prepared} holds fewer than {MINIMUM} training scans: the controls cannot be fitted")
+    if len(data.split("train")) < FEWEST:
+        raise UserError(f"{prepared} holds fewer than {FEWEST} training scans: the controls cannot be fitted")
     for name_of_rate in ("false_positive_rate", "voxel_false_positive_rate"):
         check_rate(name_of_rate, config[name_of_rate])
     for phase in stages.values():

@@ -1,0 +1,112 @@
+"""``anomaly3d.evaluate`` and ``anomaly3d.compare`` as a user types them, on the tiny run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from anomaly3d import compare, evaluate, train
+from anomaly3d.detectors.controls import CONTROLS
+from anomaly3d.evaluation.callbacks import read_scores
+from tests.conftest import TINY, refused
+
+
+def test_a_run_has_all_its_files(tiny_run):
+    for phase in ("gan", "encoder", "finetune"):
+        assert (tiny_run / phase / "model.pt").exists()
+        lineage = json.loads((tiny_run / phase / "lineage.json").read_text())
+        assert lineage["finished"]
+    assert lineage["parent_sha256"] is not None
+    metrics = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())
+    for name in ("all", "encoder_only", *CONTROLS):
+        entry = metrics["auc"][name]
+        assert entry["ci95"][0] <= entry["value"] <= entry["ci95"][1]
+        assert (entry["n_normal"], entry["n_abnormal"]) == (2, 3)
+    page = (tiny_run / "evaluation" / "report.html").read_text()
+    assert "oracle" in page.lower()
+
+
+def test_a_detector_of_one_stage_is_fitted_and_evaluated(tiny_run, places, capsys):
+    arguments = ["detector=pca", "run=tiny", *places]
+    assert evaluate.main(arguments) == 2
+    refused(capsys, "+phase=fit", "detector=pca")
+    assert train.main(["+phase=fit", *arguments, *TINY[:5], "workers=1"]) == 0
+    assert evaluate.main(arguments) == 0
+    alone = json.loads((tiny_run / "pca" / "evaluation" / "metrics.json").read_text())["auc"]
+    beside = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())["auc"]
+    assert alone["all"] == beside["pca"]
+    assert "pca" not in alone
+    capsys.readouterr()
+    assert train.main(["+phase=fit", *arguments, *TINY[:5], "workers=1"]) == 0
+    assert "overwrite=true" in capsys.readouterr().out
+
+
+def test_the_choice_of_score_and_its_threshold_are_kept_with_the_model(tiny_run):
+    metrics = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())
+    stored = json.loads((tiny_run / "finetune" / "calibration" / "own.json").read_text())
+    ranking = metrics["score"]["pseudo_auc"]
+    assert stored["score"] == metrics["score"]["chosen"] == "total"  # two validation scans prove no other better
+    assert len(stored["scores"]) == 1
+    assert stored["threshold"] is None  # one calibration scan allows no threshold at 10 %
+    table = read_scores(tiny_run / "evaluation" / "rescored.csv")
+    assert set(ranking) <= set(table)
+    assert metrics["operating_points"][0]["rule"].startswith("locked")
+    assert set(metrics["localization"]["lesion_mask"]) == {"residual", "standardised"}
+    assert metrics["localization"]["healthy_false_parts"]["residual"]["n_scans"] == 2
+    assert (table["lesion_ml"][table["label"] == "1"].astype(float) > 0.2).all()
+
+
+def test_a_second_evaluation_runs_no_network(tiny_run, places, capsys):
+    before = (tiny_run / "evaluation" / "metrics.json").read_text()
+    maps = {p: p.stat().st_mtime_ns for p in (tiny_run / "evaluation").rglob("reconstruction/*")}
+    assert len(maps) >= 14
+    assert evaluate.main(["run=tiny", *places, "score=masked", "false_positive_rate=0.5"]) == 0
+    assert maps == {p: p.stat().st_mtime_ns for p in maps}
+    stored = json.loads((tiny_run / "finetune" / "calibration" / "own.json").read_text())
+    assert stored["score"] == "masked"
+    assert np.isfinite(stored["threshold"])
+    assert evaluate.main(["run=tiny", *places]) == 0
+    assert (tiny_run / "evaluation" / "metrics.json").read_text() == before
+
+
+def test_scores_are_distances_of_the_test_scans_in_manifest_order(tiny_run):
+    scores = read_scores(tiny_run / "evaluation" / "scores.csv")
+    assert len(scores) == 5
+    np.testing.assert_allclose(scores["total"], scores["image"] + scores["feature"])
+    assert list(scores["label"]) == ["0", "0", "1", "1", "1"]
+
+
+def test_scans_that_moved_between_splits_are_noticed(tiny_run, places, capsys):
+    manifest = next((tiny_run.parents[1] / "data").glob("phantom-*/*/manifest.csv"))
+    before = manifest.read_text()
+    try:
+        manifest.write_text(before.replace(",validation,", ",train,", 1))
+        assert evaluate.main(["run=tiny", *places]) == 2
+    finally:
+        manifest.write_text(before)
+    refused(capsys, "splits")
+
+
+@pytest.mark.parametrize("override", ["score=tootal", "false_positive_rate=10", "voxel_false_positive_rate=1.5"])
+def test_evaluation_mistakes_name_the_key(tiny_run, places, capsys, override):
+    assert evaluate.main(["run=tiny", *places, "logger=none", override]) == 2
+    refused(capsys, override.split("=")[0])
+
+
+def test_runs_are_compared_on_the_same_scans(tiny_run, places, tmp_path, capsys):
+    out = tmp_path / "compared.json"
+    named = "detectors={ours: [tiny], encoder: [tiny/evaluation/encoder_only], mirror: [tiny/evaluation/mirror]}"
+    assert compare.main([named, places[1], f"out={out}"]) == 0
+    found = json.loads(out.read_text())
+    metrics = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())
+    assert found["auc"]["ours"]["value"] == pytest.approx(metrics["auc"]["all"]["value"])
+    delong = found["difference"]["mirror"]["delong"]
+    assert delong["value"] == pytest.approx(metrics["compared"]["mirror"]["value"])
+    assert set(found["difference"]) == {"encoder", "mirror"}
+    capsys.readouterr()
+    assert compare.main(["detectors={a: [nobody]}", places[1]]) == 2
+    refused(capsys, "run=nobody")
+    assert compare.main([places[1]]) == 2
+    refused(capsys, "detectors=")
+    assert compare.main([named, places[1], "score=masked"]) == 2
+    refused(capsys, "masked", "encoder_only")

@@ -1,0 +1,79 @@
+"""``anomaly3d.prepare`` as a user types it: bad scans, a kill, a full disk."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import pandas as pd
+import pytest
+
+from anomaly3d import prepare
+from tests.conftest import counts, refused
+
+
+def test_manifest_mistakes_come_before_any_work(tmp_path, capsys):
+    table = pd.DataFrame({"scan_id": ["a", "a"], "subject_id": "p", "image": "x.nii", "label": "0", "split": "train"})
+    table.to_csv(tmp_path / "manifest.csv", index=False)
+    arguments = ["dataset=manifest", f"dataset.manifest={tmp_path}/manifest.csv", f"data_dir={tmp_path}/data"]
+    assert prepare.main(arguments) == 2
+    refused(capsys, "duplicate scan_id a", "row 2, 3", "x.nii")
+    assert not (tmp_path / "data").exists()
+
+
+def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, capsys):
+    arguments = ["dataset=folder", f"dataset.root={bad_and_good}", f"data_dir={tmp_path}/data", "workers=1"]
+    arguments.append("preprocessing.registration_enough=0")
+    assert prepare.main(arguments) == 3
+    assert "text: unreadable: not a NIfTI image" in capsys.readouterr().out
+    quality = pd.read_csv(next(tmp_path.glob("data/folder-*/*/quality.csv"))).set_index("scan_id")
+    assert quality["verdict"]["good"] == "accepted"
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("data/folder-*/*/image/*")}
+    assert len(files) == 1
+    assert prepare.main(arguments) == 3  # a second call does nothing anew
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_a_killed_prepare_goes_on_and_gives_the_same_bytes(tiny_run, tmp_path):
+    data = tiny_run.parents[1] / "data"
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for i in range(3):
+        shutil.copy(next(data.glob(f"raw/*/ct/train-{i:04d}.nii.gz")), folder)
+    arguments = ["dataset=folder", f"dataset.root={folder}", f"data_dir={tmp_path}/data", "workers=1"]
+    arguments += ["preprocessing.resolution=32", "preprocessing.registration_enough=0"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "anomaly3d.prepare", *arguments], stdout=subprocess.DEVNULL
+    ) as process:
+        for _ in range(600):
+            if list(tmp_path.glob("data/folder-*/*/verdicts/*.json")) or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.kill()
+    done = list(tmp_path.glob("data/folder-*/*/verdicts/train-*.json"))
+    assert 1 <= len(done) <= 3
+    assert prepare.main(arguments) == 0
+    for i in range(3):
+        name = f"image/train-{i:04d}.nii.gz"
+        (made,) = tmp_path.glob(f"data/folder-*/*/{name}")
+        assert made.read_bytes() == next(data.glob(f"phantom-*/*/{name}")).read_bytes()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_is_one_sentence_and_nothing_half_written(tmp_path, capsys):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine does not allow mounting a tmpfs")
+    try:
+        code = prepare.main([counts(train=6), "dataset.matrix=128", f"data_dir={small}", "workers=1"])
+        refused(capsys, "disk is full")
+        assert code == 2
+        for path in small.rglob("*.nii.gz"):
+            nib.load(path).get_fdata()  # every file that is there is whole
+        assert not [p for p in small.rglob("*") if p.name.startswith(".")]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

@@ -1,0 +1,50 @@
+"""``anomaly3d.score`` and ``anomaly3d.calibrate`` as a user types them."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomaly3d import calibrate, score
+from tests.conftest import refused
+
+
+def test_scoring_new_scans_writes_maps_on_their_own_grid(tiny_run, places, bad_and_good, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert score.main(["run=tiny", f"root={bad_and_good}", f"out={out}", *places]) == 3
+    table = pd.read_csv(out / "scores.csv").set_index("scan_id")
+    assert list(table["verdict"]) == ["unreadable", "accepted", "unreadable"]
+    assert "cut short" in table["reasons"]["cut"]
+    original = nib.load(bad_and_good / "good.nii.gz")
+    maps = {n: nib.load(out / "good" / f"{n}.nii.gz") for n in ("input", "reconstruction", "residual", "brain_mask")}
+    for image in maps.values():
+        assert image.shape == original.shape
+        np.testing.assert_allclose(image.affine, original.affine)
+    brain = maps["brain_mask"].get_fdata() > 0
+    ml = brain.sum() * abs(np.linalg.det(original.affine)) / 1000
+    assert 900 < ml < 2200
+    hu = np.clip(original.get_fdata(), -20, 100)
+    back = maps["input"].get_fdata()
+    inner = brain & (hu < 90)
+    assert np.corrcoef(hu[inner], back[inner])[0, 1] > 0.3  # the same head at the same place
+    difference = maps["input"].get_fdata() - maps["reconstruction"].get_fdata() - maps["residual"].get_fdata()
+    assert np.abs(difference[brain]).max() <= 2  # HU, rounding
+
+
+def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_path, capsys):
+    arguments = ["run=tiny", *places]
+    assert calibrate.main([*arguments, f"root={bad_and_good}"]) == 2
+    refused(capsys, "site=NAME")
+    assert score.main([*arguments, f"root={bad_and_good}", "site=utrecht"]) == 2
+    refused(capsys, "anomaly3d.calibrate site=utrecht")
+    new = [*arguments, f"root={bad_and_good}", "site=utrecht", f"out={tmp_path}/out"]
+    assert calibrate.main([*new, "false_positive_rate=0.5"]) == 3  # two scans of the folder cannot be read
+    stored = json.loads((tiny_run / "finetune" / "calibration" / "utrecht.json").read_text())
+    assert len(stored["scores"]) == 1
+    assert score.main(new) == 3
+    row = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id").loc["good"]
+    assert row["score"] == pytest.approx(stored["scores"][0])
+    assert row["p_value"] == 1
+    assert not row["flagged"]

@@ -1,0 +1,70 @@
+"""What Weights & Biases gets, read back from the offline files of the tiny run."""
+
+import os
+import subprocess
+import sys
+
+from anomaly3d import dashboard
+from tests.conftest import refused
+
+
+def test_weights_and_biases_run_read_back(tiny_run):
+    """The offline files hold the losses, the curves, the lineage and nothing that names this machine."""
+    runs = sorted(tiny_run.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(runs) >= 4  # three phases and each evaluation
+    texts = [
+        subprocess.run(
+            [sys.executable, "-m", "wandb", "leet", "inspect", str(r), "--json"], capture_output=True, text=True
+        ).stdout
+        or r.read_bytes().decode("latin-1")
+        for r in runs
+    ]
+    keys = {
+        "gan": [
+            "gan/critic_loss",
+            "gan/health_sameness",
+            "gan/health_copying",
+            "gan/gradient_norm",
+            "gan/wasserstein",
+            "gan/generator_loss",
+            "gan/samples",
+        ],
+        "encoder": [
+            "encoder/image",
+            "encoder/val_pseudo_auc",
+            "encoder/health_saturation",
+            "encoder/feature",
+            "encoder/val_loss",
+            "encoder/test_auc_all",
+            "encoder/test_roc",
+        ],
+        "finetune": [
+            "finetune/image",
+            "finetune/health_gap",
+            "model_sha256",
+            "finetune/val_loss",
+            "finetune/test_pr",
+            "finetune/reconstructions",
+        ],
+    }
+    keys["evaluation"] = ["evaluation/auc.all.value", "evaluation/roc", "evaluation/cases", "evaluation/scans"]
+    whole = "\n".join(texts)
+    for phase, wanted in keys.items():
+        text = next(t for t in texts if f"{phase}/" in t)
+        for key in [*wanted, "config_hash", "parent_sha256"]:
+            assert key in text, key
+    assert str(tiny_run.parent) not in whole
+    assert os.uname().nodename not in whole or len(os.uname().nodename) < 5
+    assert "train-0000" not in whole
+    assert "epidural-0000" not in whole
+
+
+def test_the_dashboard_holds_what_runs_log(tiny_run, capsys):
+    assert dashboard.main(["dry_run=true"]) == 0
+    assert "1 Is the GAN healthy?: 6 panels" in capsys.readouterr().out
+    assert dashboard.main([]) == 2
+    refused(capsys, "entity=NAME")
+    logged = "".join(r.read_bytes().decode("latin-1") for r in tiny_run.glob("wandb/offline-run-*/run-*.wandb"))
+    keys = [key for _, panels in dashboard.LAYOUT for _, names in panels for key in names]
+    for key in [*keys, *dashboard.SCALARS, *(f"evaluation/{name}" for name in dashboard.EVALUATION)]:
+        assert key in logged, key

@@ -1,0 +1,111 @@
+"""``anomaly3d.train`` as a user types it, on one tiny run that all tests share."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from anomaly3d import evaluate, train
+from anomaly3d.files import sha256
+from tests.conftest import TINY, counts, refused
+
+
+def test_critic_is_the_same_in_all_phases_and_generator_only_until_finetuning(tiny_run):
+    def weights(phase, network):
+        state = torch.load(tiny_run / phase / "model.pt", weights_only=True)["state"]
+        return {k: v for k, v in state.items() if k.startswith(network)}
+
+    def same(a, b):
+        return all(torch.equal(v, b[k]) for k, v in a.items())
+
+    assert same(weights("gan", "critic"), weights("finetune", "critic"))
+    assert same(weights("gan", "generator"), weights("encoder", "generator"))
+    assert not same(weights("gan", "generator"), weights("finetune", "generator"))
+    assert not same(weights("gan", "encoder"), weights("encoder", "encoder"))
+
+
+def test_a_finished_phase_is_left_alone(tiny_run, places, capsys):
+    before = (tiny_run / "gan" / "model.pt").stat().st_mtime_ns
+    assert train.main(["+phase=gan", "run=tiny", *places, *TINY]) == 0
+    assert "overwrite=true" in capsys.readouterr().out
+    assert train.main(["+phase=gan", "run=tiny", *places, *TINY, "seed=5"]) == 2
+    refused(capsys, "seed", "overwrite=true")
+    assert (tiny_run / "gan" / "model.pt").stat().st_mtime_ns == before
+
+
+def test_more_steps_resume_and_give_what_one_go_gives(tiny_run, places):
+    """4 + 4 steps equal 8 steps bit for bit in float32."""
+    exact = [*places, *TINY, "trainer.precision=32-true", "logger=none", "+phase=gan"]
+    assert train.main([*exact, "run=halves"]) == 0
+    assert train.main([*exact, "run=halves", "++phase.steps=8"]) == 0
+    assert train.main([*exact, "run=whole", "++phase.steps=8"]) == 0
+    states = [
+        torch.load(tiny_run.parent / r / "gan" / "model.pt", weights_only=True)["state"] for r in ("halves", "whole")
+    ]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_test_scans_do_not_reach_training(tiny_run, places, tmp_path):
+    """Phases 2 and 3 without any test row give the very weights and the very choice of checkpoint."""
+    raw = next((tiny_run.parents[1] / "data" / "raw").glob("phantom-*/manifest.csv"))
+    table = pd.read_csv(raw, dtype=str, keep_default_na=False)
+    for column in ("image", "lesion_mask", "mass_effect_mask"):
+        table[column] = [str(raw.parent / p) if p else "" for p in table[column]]
+    digests = []
+    for name, rows in (("with", table), ("without", table[table["split"] != "test"])):
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+        arguments = ["dataset=manifest", f"dataset.manifest={tmp_path}/{name}.csv", f"data_dir={tmp_path}/{name}"]
+        tiny = [o for o in TINY if not o.startswith("dataset.")]
+        arguments += [*tiny, f"runs_dir={tmp_path}/{name}", "logger=none", "trainer.precision=32-true"]
+        assert train.main(["-m", "+phase=gan,encoder,finetune", *arguments]) == 0
+        digests.append([sha256(tmp_path / name / "demo" / p / "model.pt") for p in ("gan", "encoder", "finetune")])
+    assert digests[0] == digests[1]
+
+
+def test_a_missing_parent_is_named_before_any_work(places, tmp_path, capsys):
+    assert train.main(["+phase=encoder", f"data_dir={tmp_path}/data", f"runs_dir={tmp_path}/runs"]) == 2
+    refused(capsys, "+phase=gan", "demo")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_retrained_parent_makes_its_children_stale(tiny_run, places, tmp_path, capsys):
+    run = tiny_run.parent / "stale"
+    shutil.copytree(tiny_run, run)
+    arguments = ["run=stale", *places, *TINY, "logger=none"]
+    assert train.main(["+phase=gan", *arguments, "overwrite=true", "seed=3"]) == 0
+    capsys.readouterr()
+    assert train.main(["+phase=encoder", *arguments]) == 2
+    refused(capsys, "overwrite=true")
+
+
+def test_a_parent_of_another_model_is_refused(tiny_run, places, capsys):
+    arguments = ["+phase=encoder", "run=other", f"parent={tiny_run}/gan", *places, *TINY, "model.latent=20"]
+    assert train.main(arguments) == 2
+    refused(capsys, "model.latent")
+
+
+def test_a_checkpoint_is_not_kept_for_being_the_worst(tiny_run, places, capsys):
+    arguments = ["+phase=encoder", "run=tiny", *places, *TINY, "++phase.monitor=encoder/val_pseudo_auc"]
+    assert train.main(arguments) == 2
+    refused(capsys, "phase.mode=min", "mode max")
+
+
+def test_phases_and_detectors_that_do_not_belong_together_are_refused(places, capsys):
+    assert train.main(["+phase=fit", "run=wrong", *places]) == 2
+    refused(capsys, "fanogan", "detector=pca")
+    assert train.main(["+phase=gan", "detector=pca", "run=wrong", *places]) == 2
+    refused(capsys, "+phase=fit")
+
+
+def test_the_supervised_control_is_fitted_to_labelled_scans(places, tmp_path, monkeypatch):
+    monkeypatch.setattr("anomaly3d.detectors.supervised.EPOCHS", 1)
+    monkeypatch.setattr("anomaly3d.detectors.supervised.BATCH", 2)
+    cohort = counts(train=3, validation=1, test_normal=1, test_lesion=1, labelled_normal=2, labelled_lesion=2)
+    small = [cohort, *(o for o in TINY[:4] if "counts" not in o), "dataset.name=labelled", "workers=2"]
+    assert train.main(["+phase=fit", "detector=supervised", "run=upper", *places, *small]) == 0
+    assert evaluate.main(["detector=supervised", "run=upper", *places, "logger=none"]) == 0
+    metrics = json.loads((Path(places[1].split("=")[1]) / "upper/supervised/evaluation/metrics.json").read_text())
+    assert set(metrics["auc"]) >= {"all", "pca"}
