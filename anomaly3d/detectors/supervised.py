@@ -75,6 +75,8 @@ class Supervised(FittedDetector):
                 mirrored = (torch.rand(BATCH) < 0.5).view(-1, 1, 1, 1, 1)
                 x = torch.where(mirrored, train[batch].flip(2), train[batch])
                 x = x.roll(torch.randint(-1, 2, (3,)).tolist(), (2, 3, 4))
+                # float32: the bfloat16 weight gradient of a 3-wide convolution on 2^3 voxels reads unwritten memory
+                # (torch 2.13, CPU); the other networks' layers were tried and do not
                 loss = F.binary_cross_entropy_with_logits(detector.logits(x), labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
