@@ -4,17 +4,20 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 T = TypeVar("T")
 LOG_EVERY = 15.0  # seconds between lines where no terminal shows a bar
@@ -36,18 +39,63 @@ def say(message: str) -> None:
     console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
-def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yield from ``items`` while showing how many of ``total`` are done and the time left."""
-    if sys.stdout.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-            yield from progress.track(items, total=total, description=what)
-        return
-    started = shown = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
+class Rate(ProgressColumn):
+    """How many a second, or how many seconds one takes."""
+
+    def render(self, task: Task) -> Text:
+        if not task.speed:
+            return Text("")
+        return Text(f"{task.speed:.1f}/s" if task.speed >= 1 else f"{1 / task.speed:.1f} s each")
+
+
+class Bar:
+    """What is done, how many of ``total``, the rate and the time left.
+
+    A live bar in a terminal; elsewhere a line every ``LOG_EVERY`` seconds and at the end.
+
+    Args:
+        done: how many were done before.
+        lines: whether there are lines where no terminal shows the bar.
+    """
+
+    def __init__(self, what: str, total: int, done: int = 0, lines: bool = True) -> None:
+        self.what, self.total, self.first, self.lines = what, total, done, lines
+        self.started = self.shown = time.monotonic()
+        self.live: Progress | None = None
+        if console.is_terminal and is_leader():
+            columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), Rate())
+            self.live = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+            self.task = self.live.add_task(what, total=total, completed=done)
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def left(self, done: int) -> str:
+        """How long it has taken and how long it will."""
+        spent = time.monotonic() - self.started
+        rest = spent / max(done - self.first, 1) * (self.total - done)
+        return f"{spent:.0f} s, {rest:.0f} s left"
+
+    def show(self, done: int) -> None:
+        """``done`` of ``total`` are done."""
+        if self.live:
+            self.live.update(self.task, completed=done)
+            return
         now = time.monotonic()
-        if now - shown > LOG_EVERY or done == total:
-            left = (now - started) / done * (total - done)
-            say(f"{what}: {done}/{total}, {now - started:.0f} s, {left:.0f} s left")
-            shown = now
+        if self.lines and (now - self.shown > LOG_EVERY or done == self.total):
+            say(f"{self.what}: {done}/{self.total}, {self.left(done)}")
+            self.shown = now
+
+
+def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Yield from ``items`` under a ``Bar``."""
+    with Bar(what, total) as bar:
+        for done, item in enumerate(items, start=1):
+            yield item
+            bar.show(done)

@@ -1,7 +1,6 @@
 """One phase of one run: check, prepare, train, keep the best, score the test set, write where it came from."""
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from anomaly3d.data import HeadCTDataModule
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
 from anomaly3d.errors import UserError
-from anomaly3d.evaluation.callbacks import CollectScores, EpochLines, LogVolumes, log_evaluation
+from anomaly3d.evaluation.callbacks import CollectScores, LogVolumes, ShowProgress, log_evaluation
 from anomaly3d.evaluation.health import Health
 from anomaly3d.hardware import has_batch_norm, make_trainer, recompute_activations, trainer_options
 from anomaly3d.lineage import ORDER, PARENT, PhaseFolder, can_resume, describe, find_parent, require_same_data
@@ -134,9 +133,9 @@ def train_phase(config: DictConfig) -> int:
     trainer = make_trainer(
         options,
         logger=False,
-        callbacks=[*watching, keep, collect, EpochLines(), LogVolumes(enabled=pictures)],
+        callbacks=[*watching, keep, collect, ShowProgress(), LogVolumes(enabled=pictures)],
         max_epochs=config.phase.steps // config.phase.steps_per_epoch,
-        enable_progress_bar=sys.stdout.isatty(),
+        enable_progress_bar=False,
         log_every_n_steps=min(10, config.phase.steps_per_epoch),
         default_root_dir=folder.path,
     )

@@ -1,7 +1,5 @@
 """Lightning callbacks: test scores from all processes, volumes and curves to the logger, progress lines."""
 
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from anomaly3d.evaluation.metrics import both_classes, labels_and_scores, ranked, summarise
 from anomaly3d.files import written_whole
 from anomaly3d.phases.gan import SAMPLES
-from anomaly3d.progress import say
+from anomaly3d.progress import Bar, say
 
 FEATURES = ("cohort", "site", "subject_id", "label", "group", "lesions", "lesion_ml", "age", "sex")
 
@@ -117,25 +115,43 @@ class LogVolumes(L.Callback):
         trainer.logger.log_image(f"{module.name}/reconstructions", images)
 
 
-class EpochLines(L.Callback):
-    """A line after each validation where no terminal shows a bar."""
+class ShowProgress(L.Callback):
+    """Steps of training, scans of a test: a live bar in a terminal; in a log a line after each validation."""
 
-    def on_train_start(self, trainer: Any, module: L.LightningModule) -> None:
-        self.started, self.first = time.monotonic(), trainer.current_epoch
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        steps = trainer.datamodule.steps_per_epoch
+        self.bar = Bar(f"{module.name}, steps", trainer.max_epochs * steps, trainer.current_epoch * steps, lines=False)
+        self.bar.__enter__()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.bar.show(trainer.current_epoch * trainer.datamodule.steps_per_epoch + batch_idx + 1)
 
     def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
-        if not trainer.is_global_zero or sys.stdout.isatty():
+        if not trainer.is_global_zero:
             return
-        done = trainer.current_epoch + 1
-        spent = time.monotonic() - self.started
-        left = spent / (done - self.first) * (trainer.max_epochs - done)
+        done = (trainer.current_epoch + 1) * trainer.datamodule.steps_per_epoch
         names = sorted(k for k in trainer.callback_metrics if k.startswith(f"{module.name}/"))
         numbers = ", ".join(f"{k.split('/')[1]} {float(trainer.callback_metrics[k]):.4g}" for k in names)
-        steps = trainer.datamodule.steps_per_epoch
-        say(
-            f"{module.name}: step {done * steps}/{trainer.max_epochs * steps}, {spent:.0f} s, {left:.0f} s left; "
-            f"{numbers}"
-        )
+        say(f"{module.name}: step {done}/{self.bar.total}, {self.bar.left(done)}; {numbers}")
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        self.bar.__exit__()
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        self.bar.__exit__()
+
+    def on_test_start(self, trainer: Any, module: Any) -> None:
+        scans = len(trainer.datamodule.split(trainer.datamodule.tested))
+        self.bar = Bar(f"{trainer.datamodule.tested} scans", scans)
+        self.bar.__enter__()
+        self.done = 0
+
+    def on_test_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self.done += trainer.world_size * len(set(batch["scan_id"]))
+        self.bar.show(min(self.done, self.bar.total))
+
+    def on_test_end(self, trainer: Any, module: Any) -> None:
+        self.bar.__exit__()
 
 
 def log_evaluation(logger: Logger | None, table: pd.DataFrame, stage: str) -> None:

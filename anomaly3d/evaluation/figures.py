@@ -201,25 +201,29 @@ def planes(volume: np.ndarray, centre: tuple[int, int, int]) -> np.ndarray:
 
 
 def case_figure(cases: Sequence[Case]) -> Figure:
-    """Fig. 6: input with the true lesion's outline, reconstruction, signed residual x - G(E(x)); three planes each."""
+    """Fig. 6, S1 to S3: input with the true lesion outlined, reconstruction, signed and absolute residual, three planes."""
     figure, grid = plt.subplots(
-        len(cases), 3, figsize=(11, 1.02 * len(cases) + 0.4), layout="constrained", squeeze=False
+        len(cases), 4, figsize=(14, 1.0 * len(cases) + 0.7), layout="constrained", squeeze=False
     )
     for row, case in zip(grid, cases, strict=True):
         centre = case.centre()
         image, reconstruction = planes(case.image, centre), planes(case.reconstruction, centre)
+        residual = image - reconstruction
         row[0].imshow(image, cmap="gray", vmin=-1, vmax=1)
         if case.lesion is not None and case.lesion.any():
             row[0].contour(planes(case.lesion, centre), [0.5], colors=COLOURS[1], linewidths=0.8)
         row[1].imshow(reconstruction, cmap="gray", vmin=-1, vmax=1)
-        residual = row[2].imshow(image - reconstruction, cmap="RdBu_r", vmin=-RESIDUAL_LIMIT, vmax=RESIDUAL_LIMIT)
+        signed = row[2].imshow(residual, cmap="RdBu_r", vmin=-RESIDUAL_LIMIT, vmax=RESIDUAL_LIMIT)
+        absolute = row[3].imshow(np.abs(residual), cmap="magma", vmin=0, vmax=RESIDUAL_LIMIT)
         row[0].set_ylabel(case.title, fontsize=7, rotation=0, ha="right", va="center")
         for axes in row:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-    for axes, title in zip(
-        grid[0], ("Input x, true lesion outlined", "Reconstruction G(E(x))", "x - G(E(x))"), strict=True
-    ):
+    titles = ("Input x, true lesion outlined", "Reconstruction G(E(x))", "x - G(E(x))", "|x - G(E(x))|")
+    for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=9)
-    figure.colorbar(residual, ax=grid[:, 2], shrink=0.6, label="brighter than healthy → red")
+    for column, drawn, label in ((2, signed, "red: brighter than healthy"), (3, absolute, "anomaly map")):
+        bar = figure.colorbar(drawn, ax=grid[:, column], location="bottom", shrink=0.5, aspect=30, pad=0.01)
+        bar.set_label(label, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     return figure
