@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,14 +15,24 @@ from anomaly3d.preparation import prepare_from_config
 from anomaly3d.progress import say
 from anomaly3d.quiet import hush
 from anomaly3d.training import plain_settings
+from anomaly3d.volume_store import read_volume
 
 
 def labelled_halves(data: HeadCTDataModule) -> torch.Tensor:
-    """As many healthy as abnormal labelled volumes, the healthy first, whatever quality control left of them."""
-    labels = data.split("labelled")["label"].to_numpy()
-    healthy, ill = np.flatnonzero(labels == "0"), np.flatnonzero(labels == "1")
+    """Labelled volumes and their lesion masks ``(N, 2, D, H, W)``, empty where there is no mask file.
+
+    As many healthy as abnormal ones, the healthy first, whatever quality control left of them.
+    """
+    rows = data.split("labelled").reset_index(drop=True)
+    healthy, ill = (rows.index[rows["label"] == label] for label in "01")
     count = min(len(healthy), len(ill))
-    return data.volumes("labelled")[np.concatenate([healthy[:count], ill[:count]])]
+    chosen = [*healthy[:count], *ill[:count]]
+    images = data.volumes("labelled")[chosen]
+    masks = torch.zeros_like(images)
+    for place, path in enumerate(rows["lesion_mask"][chosen]):
+        if path:
+            masks[place, 0] = torch.from_numpy(read_volume(path))
+    return torch.cat([images, masks], 1)
 
 
 def fit_detector(config: DictConfig) -> int:

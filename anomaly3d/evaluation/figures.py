@@ -201,7 +201,7 @@ def planes(volume: np.ndarray, centre: tuple[int, int, int]) -> np.ndarray:
 
 
 def case_figure(cases: Sequence[Case]) -> Figure:
-    """Fig. 6, S1 to S3: input with the true lesion outlined, reconstruction, signed and absolute residual, three planes."""
+    """Fig. 6, S1 to S3: input with the lesion outlined, reconstruction, signed and absolute residual, three planes."""
     figure, grid = plt.subplots(
         len(cases), 4, figsize=(14, 1.0 * len(cases) + 0.7), layout="constrained", squeeze=False
     )

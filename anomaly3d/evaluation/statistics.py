@@ -81,8 +81,8 @@ def auc_covariance(
     def unbiased(count: int) -> float:
         return count / (count - 1) if count > 1 else np.inf
 
-    cross = abnormal.T @ normal * (unbiased(len(names)) / (m * n))
     with np.errstate(invalid="ignore"):
+        cross = abnormal.T @ normal * (unbiased(len(names)) / (m * n))
         own = abnormal.T @ abnormal * (unbiased(with_abnormal) / m**2)
         other = normal.T @ normal * (unbiased(with_normal) / n**2)
     return value, own + other + cross + cross.T

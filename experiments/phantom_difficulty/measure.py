@@ -41,10 +41,12 @@ def prepare_recipe(folder: Path, part: Part, recipe: Recipe, settings: Settings,
     size = {"site": recipe.site, "matrix": recipe.matrix, "slices": recipe.slices}
     phantom = generate(recipe.seed, recipe.lesions, **size)  # type: ignore[arg-type]
     twin = generate(recipe.seed, [], twin=True, **size) if part.split == "test" else None  # type: ignore[arg-type]
+    lesion = {"lesion": as_read(phantom.lesion, phantom.affine)} if part.split == "labelled" else {}
     prepared = prepare_volume(
         as_read(phantom.hu, phantom.affine),
         settings,
         template_path,
+        masks=lesion,
         twin=as_read(twin.hu, twin.affine) if twin else None,
     )
     blood = phantom.lesion > 0
@@ -104,7 +106,7 @@ def train_supervised(each: int, purpose: str, workers: int) -> Supervised:
     folder, by = make(LABELLED_SEED, counts, purpose, workers)
     path = folder / f"supervised-{2 * each}.pt"
     if not path.exists():
-        volumes = load(folder, by["labelled"])
+        volumes = torch.cat([load(folder, by["labelled"], kind) for kind in ("image", "lesion")], 1)
         Supervised.fit(volumes, volumes[:0]).save(path)
     return Supervised.load(path)
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from anomaly3d.detectors.controls import CONTROLS, PCA, BrightVolume, MeanVolume, Mirror, Twin, ZScore
 from anomaly3d.detectors.registry import load_detector
-from anomaly3d.detectors.supervised import Supervised
+from anomaly3d.detectors.supervised import WEIGHT, Supervised
 from anomaly3d.errors import UserError
 
 SHAPE = (1, 8, 6, 10)
@@ -86,8 +87,9 @@ def test_the_twin_sees_a_small_lesion_and_not_the_noise():
 @pytest.mark.parametrize("name", [*CONTROLS, "supervised"])
 def test_a_saved_detector_scores_the_same(tmp_path, name, monkeypatch):
     monkeypatch.setattr("anomaly3d.detectors.supervised.EPOCHS", 1)
-    train = torch.rand(16, 1, 32, 24, 16)
-    detector = {**CONTROLS, "supervised": Supervised}[name].fit(train, train[:4])
+    channels = 2 if name == "supervised" else 1
+    train = torch.rand(16, channels, 32, 24, 16)
+    detector = {**CONTROLS, "supervised": Supervised}[name].fit(train, train[:4, :1])
     detector.save(tmp_path / "model.pt")
     x = torch.rand(2, 1, 32, 24, 16)
     with torch.no_grad():
@@ -100,13 +102,26 @@ def test_the_supervised_control_learns_what_it_is_shown(monkeypatch):
     monkeypatch.setattr("anomaly3d.detectors.supervised.EPOCHS", 15)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(32, 1, 16, 16, 16, generator=generator) * 0.2
-    x[16:, :, 4:9, 4:9, 4:9] += 0.8
-    detector = Supervised.fit(x, x)
+    lesion = torch.zeros_like(x)
+    lesion[16:, :, 4:9, 4:9, 4:9] = 1
+    x += 0.8 * lesion
+    detector = Supervised.fit(torch.cat([x, lesion], 1), x)
     with torch.no_grad():
         scores = detector.score(x)["total"]
+        places = detector.logits(x[16:])[1].mean(0)[0]
     assert scores[16:].min() > scores[:16].max()
+    assert places[1:3, 1:3, 1:3].min() > places[0].max()  # it also knows where
+
+
+def test_a_scan_without_a_mask_teaches_its_label_only():
+    detector, x = Supervised(), torch.rand(2, 1, 16, 16, 16)
+    none, ill = torch.zeros_like(x), torch.tensor([0.0, 1.0])
+    scan, places = detector.logits(x)
+    silent = F.softplus(places[0]).mean() * WEIGHT / 2  # of the healthy scan, where no place holds a lesion
+    expected = F.binary_cross_entropy_with_logits(scan, ill) + silent
+    assert torch.isclose(detector.loss(x, none, ill), expected)
 
 
 def test_too_few_labelled_scans_are_refused():
     with pytest.raises(UserError, match="labelled_lesion"):
-        Supervised.fit(torch.zeros(4, 1, 8, 8, 8), torch.zeros(0))
+        Supervised.fit(torch.zeros(4, 2, 8, 8, 8), torch.zeros(0))
