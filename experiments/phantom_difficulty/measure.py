@@ -64,7 +64,7 @@ def prepare_recipe(folder: Path, part: Part, recipe: Recipe, settings: Settings,
         np.savez_compressed(
             path,
             facts=json.dumps(facts),
-            **{k: np.rint(v * WINDOW).astype(np.int16) for k, v in volumes.items()},
+            **{k: np.rint(v.astype(np.float32) * WINDOW).astype(np.int16) for k, v in volumes.items()},
         )
 
 
