@@ -17,11 +17,9 @@ $(VENV)/installed: pyproject.toml constraints-cpu.txt
 
 install: $(VENV)/installed  ## make .venv
 
-demo: install    ## phantom cohort, three phases, evaluation, report (CPU, under half an hour)
+demo: install    ## phantom cohort, three phases, evaluation, report (a quarter of an hour on two CPU cores)
 	$(RUN) anomaly3d.prepare
-	$(RUN) anomaly3d.train +phase=gan
-	$(RUN) anomaly3d.train +phase=encoder
-	$(RUN) anomaly3d.train +phase=finetune
+	$(RUN) anomaly3d.train -m +phase=gan,encoder,finetune
 	$(RUN) anomaly3d.evaluate
 
 test: install    ## the whole test suite
