@@ -56,7 +56,7 @@ def total_push(lesions: Sequence[Lesion], points: Tensor, depth: Tensor) -> Tens
 
 
 def smooth_coordinates(subject: Subject, scan: Scan) -> tuple[Tensor, Tensor, Tensor]:
-    """For every sub-slice voxel ``(X, Y, 2S, 3)``: MNI mm of the skull, of the brain, and the person's texture.
+    """For every sub-slice voxel ``(2S, X, Y, 3)``: MNI mm of the skull, of the brain, and the person's texture.
 
     Each slice is sampled at two depths, which is its thickness profile. All three are smooth, so they are computed on
     every fourth voxel and interpolated.
@@ -72,7 +72,7 @@ def smooth_coordinates(subject: Subject, scan: Scan) -> tuple[Tensor, Tensor, Te
     brain = skull + sample_field(subject.brain_warp, skull) * (depth / 10).clamp(0, 1)[:, None]
     every = torch.cat([skull, brain, sample_field(subject.texture, skull)], 1)
     every = every.view(*voxels.shape[:3], 9).permute(3, 2, 0, 1)
-    full = F.interpolate(every, size=(nx, ny), mode="bilinear", align_corners=True).permute(2, 3, 1, 0)
+    full = F.interpolate(every, size=(nx, ny), mode="bilinear", align_corners=True).permute(1, 2, 3, 0)
     return full[..., :3], full[..., 3:6], full[..., 6:]
 
 
@@ -139,11 +139,14 @@ def paint(subject: Subject, lesions: Sequence[Lesion], scan: Scan, surgery: Surg
         hu[head] = surgery.paint(hu[head], skull_points[head], inner_table[head])
 
     def slices(values: Tensor) -> np.ndarray:
+        return np.ascontiguousarray(values.view(-1, 2, *grid[1:]).mean(1).permute(1, 2, 0).numpy())
+
+    def everywhere(values: Tensor) -> Tensor:
         full = torch.zeros_like(hu)
         full[inside] = values
-        return full.view(*grid[:2], -1, 2).mean(-1).numpy()
+        return full
 
-    return Painted(hu.view(*grid[:2], -1, 2).mean(-1).numpy(), slices(blood), slices(share), slices(moved * share))
+    return Painted(slices(hu), *(slices(everywhere(values)) for values in (blood, share, moved * share)))
 
 
 def generate(
