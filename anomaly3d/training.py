@@ -123,7 +123,7 @@ def train_phase(config: DictConfig) -> int:
         "best",
         monitor=config.phase.monitor,
         save_last=True,
-        save_top_k=1,
+        save_top_k=1 if config.phase.monitor else 0,
         mode=config.phase.mode,
     )
     keep.CHECKPOINT_NAME_LAST = "last"
