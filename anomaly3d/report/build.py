@@ -20,6 +20,7 @@ from anomaly3d.evaluation.figures import (
     roc_figure,
     volume_figure,
 )
+from anomaly3d.evaluation.metrics import ranked
 from anomaly3d.evaluation.rescoring import load
 from anomaly3d.files import written_whole
 from anomaly3d.lineage import ORDER
@@ -121,16 +122,16 @@ def read_alarms(run: Path) -> list[dict[str, Any]]:
 
 
 def choose_cases(table: pd.DataFrame, context: Context) -> list[Case]:
-    """The highest and the lowest scores of abnormal and of other scans, which are the detector's hits and errors."""
-    cases = []
+    """The highest and the lowest scores of abnormal and of normal scans, which are the detector's hits and errors."""
+    cases, scored = [], ranked(table)
     rows = context.data.table.set_index("scan_id")
-    for abnormal, name in ((True, "abnormal"), (False, "normal")):
-        ordered = table[(table["label"] == "1") == abnormal].sort_values("total", ascending=False)
+    for label, name in (("1", "abnormal"), ("0", "normal")):
+        ordered = scored[scored["label"] == label].sort_values("total", ascending=False)
         picks = pd.concat([ordered.head(EXAMPLES), ordered.tail(EXAMPLES)]).drop_duplicates("scan_id")
         for row in picks.to_dict("records"):
             scan = rows.loc[row["scan_id"]]
             lesion = load(scan.lesion_mask) if scan.lesion_mask else None
-            kind = row["lesions"] or (name if row["label"] else "unlabelled")
+            kind = row["lesions"].replace(";", ", ") or name
             cases.append(
                 Case(
                     f"{kind}\nscore {row['total']:.3f}",
@@ -144,6 +145,7 @@ def choose_cases(table: pd.DataFrame, context: Context) -> list[Case]:
 
 def save(figure: Figure, stem: Path, shown: str = ".svg") -> Path:
     """Write a figure as SVG and PNG; returns the file that the page shows."""
+    figure.draw_without_rendering()  # a first pass: axes of equal scale take their size, and the second fits titles
     for suffix in (".svg", ".png"):
         with written_whole(stem.with_suffix(suffix)) as path:
             figure.savefig(path, dpi=110, metadata={"Date": None} if suffix == ".svg" else None)

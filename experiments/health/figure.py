@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from omegaconf import OmegaConf
 
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.evaluation.callbacks import middle_planes
@@ -25,15 +26,16 @@ LINTHRESH = 1.0  # up to where the axis is linear: a number that runs away needs
 
 
 def draw_number(axes: Axes, alarm: Alarm, runs: dict[str, dict[str, Any]]) -> None:
-    """One number of both runs by validation; its usual range in grey, alarms as crosses."""
+    """One number of both runs by critic step; its usual range in grey, alarms as crosses."""
     ends = np.clip([alarm.low, alarm.high], -1e3, 1e3)
     if np.isfinite([alarm.low, alarm.high]).any():
         axes.axhspan(*ends, color="0.92")
     for colour, (name, health) in zip(COLOURS, runs.items(), strict=False):
         values = [h.get(alarm.number, np.nan) for h in health["history"]]
-        axes.plot(range(1, len(values) + 1), values, color=colour, linewidth=1.6, label=name)
-        fired = [a["epoch"] for a in health["alarms"] if a["number"] == alarm.number]
-        axes.plot(fired, [values[e - 1] for e in fired], "x", color=colour, markersize=9, markeredgewidth=2)
+        steps = health["every"] * np.arange(1, len(values) + 1)
+        axes.plot(steps, values, color=colour, linewidth=1.6, label=name)
+        fired = np.array([a["epoch"] - 1 for a in health["alarms"] if a["number"] == alarm.number], int)
+        axes.plot(steps[fired], np.array(values)[fired], "x", color=colour, markersize=9, markeredgewidth=2)
     axes.set_yscale("symlog", linthresh=LINTHRESH)
     shown = [h.get(alarm.number, np.nan) for r in runs.values() for h in r["history"]]
     axes.set_ylim(min(-0.1, np.nanmin(shown) * 1.2), max(1.2, np.nanmax(shown) * 1.3))
@@ -57,7 +59,10 @@ def main() -> None:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     names = parser.parse_args()
     folders = {name: names.runs_dir / name / "gan" for name in names.runs}
-    runs = {name: json.loads((folder / "health.json").read_text()) for name, folder in folders.items()}
+    runs = {}
+    for name, folder in folders.items():
+        every = OmegaConf.load(folder / "config.yaml").phase.steps_per_epoch
+        runs[name] = {"every": every, **json.loads((folder / "health.json").read_text())}
     figure = plt.figure(figsize=(9, 4.2 + 1.1 * len(runs)), layout="constrained")
     places = [[a.number for a in ALARMS["gan"][i : i + 3]] for i in (0, 3)]
     axes: dict[Any, Axes] = figure.subplot_mosaic(
@@ -70,14 +75,14 @@ def main() -> None:
         axes[name].imshow(samples_of(folder / "model.pt"), cmap="gray", vmin=0, vmax=255)
         axes[name].set_title(f"{name}: {SAMPLES} samples", fontsize=9)
         axes[name].set(xticks=[], yticks=[])
-    figure.supxlabel("validation", fontsize=9)
+    figure.supxlabel("critic steps", fontsize=9)
     with written_whole(HERE / "health.png") as path:
         figure.savefig(path, dpi=110)
     with written_whole(HERE / "health.json") as path:
         path.write_text(json.dumps(runs, indent=1) + "\n")
     for name, health in runs.items():
         for alarm in health["alarms"]:
-            print(f"{name}: validation {alarm['epoch']}: {alarm['words']}")
+            print(f"{name}: step {health['every'] * alarm['epoch']}: {alarm['words']}")
 
 
 if __name__ == "__main__":
