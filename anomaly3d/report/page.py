@@ -18,8 +18,8 @@ CAPTIONS = {
     "roc": "ROC curves on the test scans (the paper's Fig. 4) with 95 % bands over subjects, and beside them those of "
     "controls that learn nothing of anatomy. In the legends: AUC [95 %], normal + abnormal scans.",
     "lesions": "Precision and recall by lesion type against all normal scans (Fig. 5).",
-    "cases": "Inputs, reconstructions, signed and absolute residuals in three planes (Fig. 6, S1 to S3): the highest and "
-    "lowest scores of abnormal and of normal scans.",
+    "cases": "Inputs, reconstructions, signed and absolute residuals in three planes (Fig. 6, S1 to S3): the highest "
+    "and lowest scores of abnormal and of normal scans.",
     "groups": "Anomaly scores by group (Fig. 7); the bar is the median.",
     "volumes": "Recall at the locked threshold against lesion volume; dots above are scans found, below missed.",
     "conformal": "Do conformal p-values keep their promise on healthy test scans? On the diagonal they do.",
