@@ -13,7 +13,7 @@ from anomaly3d.hardware import fast_bfloat16
 from anomaly3d.progress import track
 
 WIDTH = 16  # channels of the first layer
-EPOCHS, BATCH, RATE, DECAY = 60, 8, 1e-3, 2e-2
+EPOCHS, BATCH, RATE, DECAY = 100, 8, 1e-3, 2e-2
 LARGEST = 8  # places whose mean evidence counts
 WEIGHT, RARE = 3.0, 10.0  # of the loss at places, and there of a place with a lesion
 RARE_LOGIT = -3.0  # few places hold a lesion
