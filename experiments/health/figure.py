@@ -75,7 +75,8 @@ def main() -> None:
         axes[name].imshow(samples_of(folder / "model.pt"), cmap="gray", vmin=0, vmax=255)
         axes[name].set_title(f"{name}: {SAMPLES} samples", fontsize=9)
         axes[name].set(xticks=[], yticks=[])
-    figure.supxlabel("critic steps", fontsize=9)
+    for number in places[1]:
+        axes[number].set_xlabel("critic steps", fontsize=8)
     with written_whole(HERE / "health.png") as path:
         figure.savefig(path, dpi=110)
     with written_whole(HERE / "health.json") as path:
