@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(BATCH))
     parser.add_argument("--phases", nargs="+", default=list(PHASES))
     parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--drift", type=int, default=0, help="also train both for so many steps and compare weights")
+    parser.add_argument("--drift", type=int, default=0, help="no timing: train both for so many steps, compare weights")
     parser.add_argument("--memory", nargs=3, metavar=("SIDE", "PHASE", "MODEL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
@@ -295,12 +295,11 @@ def main() -> None:
     table: dict[str, Any] = {}
     for phase in arguments.phases:
         for model in arguments.models:
-            entry = {
-                "same": check(PHASES[phase], model),
-                **measure(PHASES[phase], model, arguments.steps, not arguments.no_memory),
-            }
             if arguments.drift:
-                entry["drift"] = drift(PHASES[phase], model, arguments.drift)
+                entry = drift(PHASES[phase], model, arguments.drift)
+            else:
+                timed = measure(PHASES[phase], model, arguments.steps, not arguments.no_memory)
+                entry = {"same": check(PHASES[phase], model), **timed}
             table.setdefault(phase, {})[model] = entry
             print(phase, model, {k: v for k, v in entry.items() if k != "same"}, flush=True)
             if arguments.json:
