@@ -4,7 +4,8 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Self, TypeVar
+from contextlib import closing
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -66,13 +67,10 @@ class Bar:
             columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), Rate())
             self.live = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
             self.task = self.live.add_task(what, total=total, completed=done)
-
-    def __enter__(self) -> Self:
-        if self.live:
             self.live.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Leave the bar as it is and give the terminal back."""
         if self.live:
             self.live.stop()
 
@@ -95,7 +93,7 @@ class Bar:
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yield from ``items`` under a ``Bar``."""
-    with Bar(what, total) as bar:
+    with closing(Bar(what, total)) as bar:
         for done, item in enumerate(items, start=1):
             yield item
             bar.show(done)

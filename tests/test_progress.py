@@ -1,6 +1,7 @@
 """Progress as a user sees it: a bar in a terminal, few lines in a log."""
 
 import io
+from contextlib import closing
 
 import pytest
 from rich.console import Console
@@ -27,7 +28,7 @@ def test_a_log_gets_the_last_line_and_one_in_a_while(monkeypatch: pytest.MonkeyP
 
 def test_a_terminal_gets_a_bar_with_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     file = shown(monkeypatch, terminal=True)
-    with Bar("gan, steps", 60, done=20) as bar:
+    with closing(Bar("gan, steps", 60, done=20)) as bar:
         bar.show(30)
         bar.show(40)
         bar.live.refresh()  # type: ignore[union-attr]

@@ -116,42 +116,47 @@ class LogVolumes(L.Callback):
 
 
 class ShowProgress(L.Callback):
-    """Steps of training, scans of a test: a live bar in a terminal; in a log a line after each validation."""
+    """Steps of training, scans of a test: a live bar in a terminal; in a log a line after each validation and test."""
+
+    bar: Bar | None = None  # while there is something to show
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         steps = trainer.datamodule.steps_per_epoch
         self.bar = Bar(f"{module.name}, steps", trainer.max_epochs * steps, trainer.current_epoch * steps, lines=False)
-        self.bar.__enter__()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        assert self.bar
         self.bar.show(trainer.current_epoch * trainer.datamodule.steps_per_epoch + batch_idx + 1)
 
     def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
-        if not trainer.is_global_zero:
-            return
+        assert self.bar
         done = (trainer.current_epoch + 1) * trainer.datamodule.steps_per_epoch
         names = sorted(k for k in trainer.callback_metrics if k.startswith(f"{module.name}/"))
         numbers = ", ".join(f"{k.split('/')[1]} {float(trainer.callback_metrics[k]):.4g}" for k in names)
         say(f"{module.name}: step {done}/{self.bar.total}, {self.bar.left(done)}; {numbers}")
 
-    def on_train_end(self, trainer: Any, module: Any) -> None:
-        self.bar.__exit__()
-
-    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-        self.bar.__exit__()
-
     def on_test_start(self, trainer: Any, module: Any) -> None:
-        scans = len(trainer.datamodule.split(trainer.datamodule.tested))
-        self.bar = Bar(f"{trainer.datamodule.tested} scans", scans)
-        self.bar.__enter__()
-        self.done = 0
+        data, self.done = trainer.datamodule, 0
+        self.bar = Bar(f"{type(module.detector).__name__}, {data.tested} scans", len(data.split(data.tested)))
 
     def on_test_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        assert self.bar
         self.done += trainer.world_size * len(set(batch["scan_id"]))
         self.bar.show(min(self.done, self.bar.total))
 
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self.bar:
+            self.bar.close()
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        self.close()
+
     def on_test_end(self, trainer: Any, module: Any) -> None:
-        self.bar.__exit__()
+        self.close()
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        self.close()
 
 
 def log_evaluation(logger: Logger | None, table: pd.DataFrame, stage: str) -> None:

@@ -12,12 +12,12 @@ from omegaconf import DictConfig
 from anomaly3d.data import HeadCTDataModule
 from anomaly3d.detectors.base import Detector
 from anomaly3d.errors import UserError
-from anomaly3d.evaluation.callbacks import CollectScores, read_scores
+from anomaly3d.evaluation.callbacks import CollectScores, ShowProgress, read_scores
 from anomaly3d.files import sha256, written_whole
 from anomaly3d.hardware import make_trainer, round_weights, trainer_options
 from anomaly3d.lineage import PhaseFolder
 from anomaly3d.phases.base import Scoring, freeze
-from anomaly3d.progress import is_leader, say
+from anomaly3d.progress import is_leader
 
 STAGES = ("finetune", "encoder")  # of f-AnoGAN, the most trained first
 
@@ -77,7 +77,7 @@ class Inference:
         trainer = make_trainer(
             options,
             logger=False,
-            callbacks=[collect],
+            callbacks=[collect, ShowProgress()],
             enable_progress_bar=False,
             enable_checkpointing=False,
             default_root_dir=out,
@@ -99,7 +99,6 @@ class Inference:
         note = out / "inference.json"
         if note.exists() and (out / "scores.csv").exists() and json.loads(note.read_text()) == key:
             return read_scores(out / "scores.csv")
-        say(f"evaluate: {len(self.data.split(split))} {split} scans")
         note.unlink(missing_ok=True)
         table = self.run(detector, split, out, reconstructions=True)
         if is_leader():

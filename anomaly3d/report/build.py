@@ -122,10 +122,14 @@ def read_alarms(run: Path) -> list[dict[str, Any]]:
 
 
 def choose_cases(table: pd.DataFrame, context: Context) -> list[Case]:
-    """The highest and the lowest scores of abnormal and of normal scans, which are the detector's hits and errors."""
-    cases, scored = [], ranked(table)
+    """The highest and the lowest scores of abnormal and of normal scans, which are the detector's hits and errors.
+
+    Without such scans, of all there are.
+    """
+    cases = []
+    scored = table if (labelled := ranked(table)).empty else labelled
     rows = context.data.table.set_index("scan_id")
-    for label, name in (("1", "abnormal"), ("0", "normal")):
+    for label, name in (("1", "abnormal"), ("0", "normal"), ("", "unlabelled")):
         ordered = scored[scored["label"] == label].sort_values("total", ascending=False)
         picks = pd.concat([ordered.head(EXAMPLES), ordered.tail(EXAMPLES)]).drop_duplicates("scan_id")
         for row in picks.to_dict("records"):

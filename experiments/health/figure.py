@@ -1,6 +1,6 @@
 """What a healthy and a collapsed phase 1 look like: health numbers with their usual range, and samples of both.
 
-``python -m experiments.health.figure demo collapsed`` reads two runs and writes ``health.png`` and ``health.json``.
+``python -m experiments.health.figure healthy collapsed`` reads two runs and writes ``health.png`` and ``health.json``.
 """
 
 import argparse
