@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from anomaly3d.errors import UserError
+from anomaly3d.memory import keep_freed_memory
 
 CONF = str(Path(__file__).parent.parent / "conf")
 INTERRUPTED = 130
@@ -45,6 +46,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
             codes.clear()
             failures.clear()
             program = sys.argv
+            keep_freed_memory()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
             if argv is not None:
                 sys.argv = [f"anomaly3d.{config_name}", *argv]

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.errors import UserError
-from anomaly3d.upsampling import UpsampleConv
+from anomaly3d.layers import DownsampleConv, UpsampleConv
 
 
 def fast_bfloat16(accelerator: str) -> bool:
@@ -20,6 +20,11 @@ def fast_bfloat16(accelerator: str) -> bool:
     if torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Channels last on a GPU; a CPU reorders by itself, and GroupNorm's gradient is slow in channels last there."""
+    return torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format
 
 
 def has_batch_norm(model: DictConfig) -> bool:
@@ -47,7 +52,8 @@ def trainer_options(config: DictConfig, batch_norm: bool = False) -> tuple[dict[
             "take model=paper, whose norms do not depend on the batch, or trainer=auto"
         )
     where = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    chosen = f"{where}, {options['precision']}, channels last, {devices} process(es)"
+    layout = "channels last" if on_gpu else "contiguous"
+    chosen = f"{where}, {options['precision']}, {layout}, {devices} process(es)"
     return {str(k): v for k, v in options.items()}, chosen
 
 
@@ -55,7 +61,7 @@ def recompute_activations(detector: FAnoGAN) -> None:
     """Keep only the inputs of the networks' convolutions; what lies between is computed again for gradients."""
 
     def wrap(layers: nn.Sequential) -> None:
-        starts = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d | nn.Conv3d | UpsampleConv)]
+        starts = [i for i, layer in enumerate(layers) if isinstance(layer, DownsampleConv | UpsampleConv)]
         groups = [layers[a:b] for a, b in pairwise([*starts, len(layers)])]
 
         def forward(x: Tensor) -> Tensor:
@@ -74,7 +80,7 @@ def round_weights(detector: nn.Module, precision: str) -> None:
     if precision != "bf16-mixed":
         return
     for layer in detector.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d | UpsampleConv):
+        if isinstance(layer, nn.Linear | nn.Conv3d | DownsampleConv | UpsampleConv):
             layer.weight.data = layer.weight.data.bfloat16()
 
 

@@ -11,13 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anomaly3d.upsampling import UpsampleConv
+from anomaly3d.layers import DownsampleConv, LeakyReLU, UpsampleConv
 
 Norm = Literal["batch", "group", "none"]
 
-CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 GROUPS = 8  # of GroupNorm
+SLOPE = 0.2  # of LeakyReLU
 
 
 def base_and_doublings(resolution: int) -> tuple[int, int]:
@@ -92,19 +92,18 @@ class Generator(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Strided convolutions shared in shape by critic and encoder: ``(B, 1, 64^3)`` -> ``(B, 512, 4^3)``."""
+    """Convolutions that halve, shared in shape by critic and encoder: ``(B, 1, 64^3)`` -> ``(B, 512, 4^3)``."""
 
     def __init__(self, channels: int, resolution: int, norm: Norm, spatial_dims: int) -> None:
         super().__init__()
         self.base, doublings = base_and_doublings(resolution)
-        conv = CONV[spatial_dims]
-        layers: list[nn.Module] = [conv(1, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [DownsampleConv(1, channels, spatial_dims), LeakyReLU(SLOPE)]
         for i in range(doublings - 1):
             narrow, wide = channels * 2**i, channels * 2 ** (i + 1)
             layers += [
-                conv(narrow, wide, 4, stride=2, padding=1),
+                DownsampleConv(narrow, wide, spatial_dims),
                 norm_layer(norm, wide, spatial_dims),
-                nn.LeakyReLU(0.2),
+                LeakyReLU(SLOPE),
             ]
         self.layers = nn.Sequential(*layers)
         self.width = channels * 2 ** (doublings - 1)

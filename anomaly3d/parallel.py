@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Any
 
 from anomaly3d.errors import UserError
+from anomaly3d.memory import keep_freed_memory
 from anomaly3d.progress import track
 
 
@@ -25,6 +26,7 @@ def disk_error(error: OSError) -> UserError | OSError:
 
 def begin_worker() -> None:
     """Ctrl-C is the parent's business, a worker ends its scan; but it does not outlive a parent that was killed."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from anomaly3d.detectors.base import Detector
 from anomaly3d.detectors.fanogan import FAnoGAN
+from anomaly3d.hardware import memory_format
 
 OptimizerFactory = Callable[..., Optimizer]
 
@@ -62,9 +63,8 @@ class Phase(Scoring):
         return self
 
     def configure_model(self) -> None:
-        """Channels last: the layout in which convolutions are fastest on CPU and GPU."""
-        layout = torch.channels_last_3d if self.detector.model.spatial_dims == 3 else torch.channels_last
-        self.detector.to(memory_format=layout)  # type: ignore[call-overload]
+        """Kernels in the layout in which the device trains fastest."""
+        self.detector.to(memory_format=memory_format(self.trainer.strategy.root_device))  # type: ignore[call-overload]
 
     def noise(self, step: int, purpose: int) -> torch.Generator:
         """A generator that depends on seed, step, purpose and process only, so that a resumed run repeats."""

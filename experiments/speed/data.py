@@ -22,6 +22,7 @@ import pandas as pd
 from anomaly3d.cohorts.manifest import write_manifest
 from anomaly3d.data import HeadCTDataModule
 from anomaly3d.hardware import make_trainer, recompute_activations, trainer_options
+from anomaly3d.memory import keep_freed_memory
 from anomaly3d.quiet import hush
 from anomaly3d.training import build_phase
 from experiments.speed.train import InTurn, config_of, fit, peak_of_this_process, volumes
@@ -74,6 +75,7 @@ class Waiting(L.Callback):
 def train_on(scans: int, steps: int, memory_gb: float | None, folder: Path) -> dict[str, float]:
     """Phase 1 on a cohort of so many scans."""
     hush()
+    keep_freed_memory()
     config = config_of("gan", "compact")
     started = time.perf_counter()
     data = HeadCTDataModule(prepared_cohort(folder, scans), config.phase.batch, steps, memory_gb=memory_gb)

@@ -10,20 +10,32 @@ import torch
 from torch import Tensor, nn
 
 from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.upsampling import UpsampleConv
+from anomaly3d.layers import DownsampleConv, LeakyReLU, UpsampleConv
 
 
 def plain_copy(detector: FAnoGAN) -> FAnoGAN:
     """The same networks and weights, float32 and contiguous, with the upsampling of the paper."""
     detector = copy.deepcopy(detector).float().to(memory_format=torch.contiguous_format)
-    for module in [m for m in detector.modules() if not isinstance(m, UpsampleConv)]:
+    ours = DownsampleConv | UpsampleConv | LeakyReLU
+    for module in [m for m in detector.modules() if not isinstance(m, ours)]:
         for name, child in list(module.named_children()):
-            if isinstance(child, UpsampleConv):
-                wide, narrow = child.weight.shape[1], child.weight.shape[0]
-                convolution = nn.Conv3d(wide, narrow, 3, padding=1, bias=False, device=child.weight.device)
-                convolution.weight = nn.Parameter(child.weight.detach().clone().contiguous())
-                setattr(module, name, nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), convolution))
+            if isinstance(child, ours):
+                setattr(module, name, plain_layer(child))
     return detector
+
+
+def plain_layer(layer: DownsampleConv | UpsampleConv | LeakyReLU) -> nn.Module:
+    """What the layer computes, by torch's own layers on the same weights."""
+    if isinstance(layer, LeakyReLU):
+        return nn.LeakyReLU(layer.slope)
+    wide, narrow = layer.weight.shape[1], layer.weight.shape[0]
+    if isinstance(layer, DownsampleConv):
+        convolution = nn.Conv3d(wide, narrow, 4, stride=2, padding=1)
+        convolution.weight, convolution.bias = layer.weight, layer.bias
+        return convolution
+    convolution = nn.Conv3d(wide, narrow, 3, padding=1, bias=False)
+    convolution.weight = layer.weight
+    return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), convolution)
 
 
 def critic_loss(detector: FAnoGAN, real: Tensor, z: Tensor, epsilon: Tensor, weight: float = 10.0) -> Tensor:

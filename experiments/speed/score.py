@@ -20,6 +20,7 @@ from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.evaluation.inference import finished_stages, prepared_folder
 from anomaly3d.evaluation.metrics import auc_of, ranked
 from anomaly3d.hardware import make_trainer, round_weights, trainer_options
+from anomaly3d.memory import keep_freed_memory
 from anomaly3d.phases.base import Scoring, freeze
 from anomaly3d.quiet import hush
 from anomaly3d.training import build_phase
@@ -63,6 +64,7 @@ class InTurn(Scoring):
 def test(module: InTurn, data: Any, config: Any) -> None:
     """Go through ``data`` as the evaluation does."""
     hush()
+    keep_freed_memory()
     options, _ = trainer_options(config.trainer)
     round_weights(module.detector, options["precision"])
     trainer = make_trainer(options, logger=False, enable_progress_bar=False, enable_checkpointing=False)

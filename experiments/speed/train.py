@@ -26,6 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from anomaly3d.cli import CONF
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.hardware import make_trainer, trainer_options
+from anomaly3d.memory import keep_freed_memory
 from anomaly3d.phases.base import Phase
 from anomaly3d.phases.gan import CRITIC, EPSILON, GENERATOR, GANPhase
 from anomaly3d.quiet import hush
@@ -105,6 +106,7 @@ class InTurn(L.Callback):
 def fit(phase: Phase, config: DictConfig, steps: int, callback: L.Callback) -> str:
     """Train for some steps as the product does; returns the line that says what was chosen."""
     hush()
+    keep_freed_memory()
     options, chosen = trainer_options(config.trainer)
     trainer = make_trainer(
         options,
@@ -159,7 +161,6 @@ def check(phase_name: str, model: str) -> dict[str, Any]:
     """Losses and gradients of the product and of the plain algorithm in float32, from the same weights and noise."""
     config = config_of(phase_name, model)
     phase = build_phase(config, None)
-    phase.configure_model()
     x, detector = volumes(2, config.model.resolution), phase.detector
     plain = plain_copy(detector)
     found: dict[str, Any] = {}
