@@ -1,8 +1,9 @@
 """How hard the phantom cohort is: AUC of the controls on cohorts of several seeds; its bleeds in numbers.
 
-``python -m experiments.phantom_difficulty.measure`` writes ``table.json``. Scans are prepared in
-memory and kept as 64^3 volumes under ``runs/experiments/phantom_difficulty``; a second call does only what is missing.
-The supervised control learns once, from labelled scans of a seed that no cohort uses, and is tested on every cohort.
+``python -m experiments.phantom_difficulty.measure`` writes ``table.json`` and the tables of the README. Scans are
+prepared in memory and kept as 64^3 volumes under ``runs/experiments/phantom_difficulty``; a second call does only what
+is missing. The supervised control learns once, from labelled scans of a seed that no cohort uses, and is tested on
+every cohort.
 """
 
 import argparse
@@ -30,6 +31,15 @@ WORK = Path("runs/experiments/phantom_difficulty") / f"phantom-v{VERSION}"
 HERE = Path(__file__).parent
 LABELLED_SEED = 0  # of the scans the supervised control learns from; cohorts have others
 WINDOW = 32767  # of int16 for [-1, 1]
+ROWS = {  # of the README: detector, its name, its bound
+    "mean_volume": ("distance to the mean volume", "0.50-0.65"),
+    "zscore": ("z-score at each voxel", "at most 0.75"),
+    "mirror": ("left against right", "at most 0.75"),
+    "bright_volume": ("HU threshold (volume above 55 HU)", "at most 0.80"),
+    "pca": ("principal components", "at most 0.85"),
+    "supervised": ("supervised network, 400 labelled phantoms", "at least 0.90"),
+    "twin": ("lesion-free twin", "at least 0.97"),
+}
 
 
 def prepare_recipe(folder: Path, part: Part, recipe: Recipe, settings: Settings, template_path: Path) -> None:
@@ -152,6 +162,33 @@ def describe(bleeds: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def fill_readme(table: dict[str, Any]) -> None:
+    """Put the numbers of ``table.json`` between the marks of the README."""
+    difficulty = []
+    for name, (words, bound) in ROWS.items():
+        whole, by = table["auc"][name], [table["auc_by_lesion"][kind][name]["mean"] for kind in TYPES]
+        low, high = whole["range"]
+        difficulty.append([words, f"{whole['mean']:.3f} ({low:.2f}-{high:.2f})", bound, *(f"{v:.2f}" for v in by)])
+    bleeds = []
+    for kind, found in table["bleeds"].items():
+        numbers = [found[key] for key in ("ml", "displaced_ml", "shift_mm", "hu")]
+        bleeds.append([kind, str(found["n"]), *(" / ".join(f"{v:g}" for v in number) for number in numbers)])
+    texts = {
+        "difficulty": markdown(["detector", "AUC, mean (range)", "bound", *TYPES], difficulty),
+        "bleeds": markdown(["single bleed", "n", "ml", "displaced, ml", "shift, mm", "HU in the scan"], bleeds),
+    }
+    readme = (HERE / "README.md").read_text()
+    for mark, text in texts.items():
+        before, rest = readme.split(f"<!-- {mark} -->\n")
+        readme = f"{before}<!-- {mark} -->\n{text}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
+    (HERE / "README.md").write_text(readme)
+
+
 def main() -> None:
     """Measure cohorts of several seeds."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -191,6 +228,7 @@ def main() -> None:
         "bleeds": {kind: describe([b for b in bleeds if b["lesions"] == [kind]]) for kind in TYPES},
     }
     (HERE / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+    fill_readme(table)
     print(json.dumps(table["auc"], indent=1))
 
 
