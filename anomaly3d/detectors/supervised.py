@@ -43,7 +43,6 @@ class Supervised(FittedDetector):
         self.local = nn.Sequential(layer(b + 2 * c, b), nn.Conv3d(b, 1, 1))
         self.head = nn.Linear(2 * c + 2, 1)
         nn.init.constant_(self.local[1].bias, RARE_LOGIT)  # type: ignore[arg-type]
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Of volumes ``(B, 1, D, H, W)``: of the scan ``(B,)``, of its places ``(B, 1, D / 4, H / 4, W / 4)``."""
