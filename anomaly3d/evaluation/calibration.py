@@ -1,14 +1,14 @@
 """Thresholds from healthy calibration scans, stored with the model, and what they say about a new scan."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from anomaly3d.errors import UserError
-from anomaly3d.evaluation.conformal import p_values, threshold
+from anomaly3d.evaluation.conformal import p_values, threshold, weights_of
 from anomaly3d.evaluation.rescoring import Healthy, Maps, anomaly_maps
 from anomaly3d.files import written_whole
 from anomaly3d.parallel import run_parallel
@@ -22,7 +22,7 @@ class Calibration:
 
     ``rate`` is the share of healthy scans that may be flagged, ``voxel_rate`` that of a healthy brain's voxels;
     ``voxel_thresholds`` belong to the absolute anomaly maps: in the median calibration scan, ``voxel_rate`` of the
-    brain's voxels lie above.
+    brain's voxels lie above. ``weights`` are those of ``scores`` where subjects have several, else empty.
     """
 
     site: str
@@ -31,15 +31,16 @@ class Calibration:
     scores: list[float]
     voxel_rate: float
     voxel_thresholds: dict[str, float]
+    weights: list[float] = field(default_factory=list)
 
     @property
     def threshold(self) -> float:
         """The score from which a scan is flagged; infinite where there are too few calibration scans for the rate."""
-        return threshold(np.array(self.scores), self.rate)
+        return threshold(np.array(self.scores), self.rate, np.array(self.weights) if self.weights else None)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """How rare each score is among healthy scans."""
-        return p_values(np.array(self.scores), scores)
+        return p_values(np.array(self.scores), scores, np.array(self.weights) if self.weights else None)
 
     def save(self, path: Path) -> None:
         """Write what ``load`` reads, with the threshold for readers."""
@@ -98,4 +99,10 @@ def calibrate(
     jobs = [(scan, healthy, voxel_rate) for scan in maps]
     levels = pd.DataFrame(run_parallel(voxel_quantiles, jobs, workers, "voxel thresholds"))
     medians = {str(name): float(value) for name, value in levels.median().items()}
-    return [Calibration(site, score, rate, sorted(table[score].tolist()), voxel_rate, medians) for score in scores]
+    made = []
+    for score in scores:
+        ordered = table.sort_values(score)
+        weights = weights_of(ordered["subject_id"].to_numpy())
+        several = weights.tolist() if (weights < 1).any() else []
+        made.append(Calibration(site, score, rate, ordered[score].tolist(), voxel_rate, medians, several))
+    return made

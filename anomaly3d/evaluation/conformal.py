@@ -8,24 +8,40 @@ scans has it for itself. It is void where the new scans come from other scanners
 import numpy as np
 from scipy.stats import false_discovery_control
 
-
-def p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """``(1 + number of calibration scores >= score) / (n + 1)`` of each score (Vovk et al. 2005; Bates et al. 2023)."""
-    ordered = np.sort(calibration)
-    at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
-    return (1 + at_least) / (len(ordered) + 1)
+TOLERANCE = 1e-9  # of sums of weights
 
 
-def threshold(calibration: np.ndarray, rate: float) -> float:
+def weights_of(subjects: np.ndarray) -> np.ndarray:
+    """A weight for each scan ``(N,)``: one over the number of scans of its subject."""
+    _, owner, count = np.unique(subjects, return_inverse=True, return_counts=True)
+    return 1 / count[owner]
+
+
+def p_values(calibration: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """``(1 + weight of calibration scores >= score) / (1 + weight of all)`` of each score.
+
+    Each scan weighs 1 (Vovk et al. 2005; Bates et al. 2023), or, where subjects repeat, ``weights_of`` them: then
+    subjects are what must be exchangeable (Lee, Barber, Willett 2023).
+    """
+    order = np.argsort(calibration)
+    ordered = (np.ones(len(calibration)) if weights is None else weights)[order]
+    at_least = np.r_[np.cumsum(ordered[::-1])[::-1], 0.0]
+    place = np.searchsorted(calibration[order], scores, side="left")
+    return (1 + at_least[place]) / (1 + ordered.sum())
+
+
+def threshold(calibration: np.ndarray, rate: float, weights: np.ndarray | None = None) -> float:
     """The number that a score must reach to be flagged: equivalent to ``p <= rate``.
 
-    Infinite where there are too few calibration scans for the rate (fewer than ``1 / rate - 1``).
+    Infinite where there are too few calibration subjects for the rate (fewer than ``1 / rate - 1``).
     """
-    allowed = int(np.floor(rate * (len(calibration) + 1) + 1e-9)) - 1  # calibration scans that may lie at or above
+    order = np.argsort(calibration)[::-1]
+    ordered = (np.ones(len(calibration)) if weights is None else weights)[order]
+    allowed = rate * (1 + ordered.sum()) - 1 + TOLERANCE  # weight of calibration scans that may lie at or above
     if allowed < 0:
         return float("inf")
-    ordered = np.sort(calibration)[::-1]
-    highest_not_allowed = ordered[allowed] if allowed < len(ordered) else -np.inf
+    too_many = np.flatnonzero(np.cumsum(ordered) > allowed)
+    highest_not_allowed = calibration[order][too_many[0]] if len(too_many) else -np.inf
     return float(np.nextafter(highest_not_allowed, np.inf))
 
 

@@ -24,7 +24,7 @@ from anomaly3d.evaluation.metrics import (
     ranked,
     subjects_of,
 )
-from anomaly3d.evaluation.operating import VOLUMES, share
+from anomaly3d.evaluation.operating import VOLUMES, share_of
 
 # Okabe and Ito 2008: told apart by the colour-blind, and in print by their lightness
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -148,7 +148,7 @@ def volume_figure(table: pd.DataFrame, calibration: Calibration) -> Figure:
         inside = (ml >= low) & (ml < high)
         if not inside.any():
             continue
-        found = share(flagged[inside].to_numpy())
+        found = share_of(ill[inside], flagged)
         ends = [max(low, 0.1), min(high, max(ml.max(), 1))]
         axes.fill_between(ends, found["ci95"][0], found["ci95"][1], color=COLOURS[0], alpha=0.2, linewidth=0)
         axes.plot(ends, [found["value"]] * 2, color=COLOURS[0], linewidth=2)

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly3d.evaluation.bootstrap import mean_interval
 from anomaly3d.evaluation.rescoring import Healthy, Maps, anomaly_maps, load
-from anomaly3d.evaluation.statistics import wilson
+from anomaly3d.evaluation.statistics import share
 
 NEIGHBOURS = np.ones((3, 3, 3))  # voxels that touch at a corner belong to one lesion
 SMALLEST = 3  # voxels of a lesion that counts; smaller ones are crumbs of resampling
@@ -83,9 +83,10 @@ def summarise_localization(rows: pd.DataFrame) -> dict[str, Any]:
         for number in ("auroc", "ap", "chance_ap", "dice"):
             mean, low, high = mean_interval(members[number].to_numpy(float), members["subject_id"].to_numpy())
             entry[number] = {"value": mean, "ci95": [low, high]}
-        found, lesions = int(members["found"].sum()), int(members["lesions"].sum())
-        if lesions:
-            entry["found"] = {"value": found / lesions, "ci95": list(wilson(found / lesions, lesions)), "n": lesions}
+        found, lesions = members["found"].to_numpy(int), members["lesions"].to_numpy(int)
+        if lesions.any():
+            hits = np.concatenate([np.arange(n) < k for k, n in zip(found, lesions, strict=True)])
+            entry["found"] = share(hits, np.repeat(members["subject_id"].to_numpy(), lesions))
         summary.setdefault(str(mask), {})[str(name)] = entry
     for name, members in rows[rows["mask"] == ""].groupby("map"):
         mean, low, high = mean_interval(members["false_parts"].to_numpy(float), members["subject_id"].to_numpy())

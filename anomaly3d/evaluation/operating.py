@@ -1,4 +1,4 @@
-"""What a threshold on a score does: recall, false alarms, whom they hit. Shares come with Wilson's interval and n."""
+"""What a threshold on a score does: recall, false alarms, whom they hit. Shares come with interval and n."""
 
 from itertools import pairwise
 from typing import Any
@@ -9,30 +9,22 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from anomaly3d.evaluation.calibration import Calibration
 from anomaly3d.evaluation.metrics import LESIONS, both_classes, labels_and_scores, of_lesion, ranked
-from anomaly3d.evaluation.statistics import auc, wilson
+from anomaly3d.evaluation.statistics import auc, share
 
 RATES = (0.05, 0.1)  # false-positive rates at which conformal p-values are held against what happened
 VOLUMES = (0, 2, 5, 15, 50, np.inf)  # ml
 AGES = (0, 40, 60, 75, np.inf)  # years
 
 
-def share(hits: np.ndarray) -> dict[str, Any]:
-    """Mean of booleans with its 95 % interval and n."""
-    if not len(hits):
-        return {"value": None, "ci95": None, "n": 0}
-    value = float(np.mean(hits))
-    return {"value": value, "ci95": list(wilson(value, len(hits))), "n": len(hits)}
-
-
-def at_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, Any]:
+def at_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float, subjects: np.ndarray) -> dict[str, Any]:
     """Recall, specificity, accuracy and precision of ``scores >= threshold``."""
     flagged, ill = scores >= threshold, labels == 1
     return {
         "threshold": threshold if np.isfinite(threshold) else None,  # none: too few calibration scans for the rate
-        "recall": share(flagged[ill]),
-        "specificity": share(~flagged[~ill]),
-        "accuracy": share(flagged == ill),
-        "precision": share(ill[flagged]),
+        "recall": share(flagged[ill], subjects[ill]),
+        "specificity": share(~flagged[~ill], subjects[~ill]),
+        "accuracy": share(flagged == ill, subjects),
+        "precision": share(ill[flagged], subjects[flagged]),
     }
 
 
@@ -64,7 +56,9 @@ def operating_points(table: pd.DataFrame, calibrations: list[Calibration]) -> li
             "oracle: Youden on the test scans": youden_threshold(labels, scores),
             "oracle: F1 on the test scans": f1_threshold(labels, scores),
         }
-        points += [{"score": calibration.score, "rule": r, **at_threshold(labels, scores, t)} for r, t in rules.items()]
+        for rule, threshold in rules.items():
+            found = at_threshold(labels, scores, threshold, rows["subject_id"].to_numpy())
+            points.append({"score": calibration.score, "rule": rule, **found})
     return points
 
 
@@ -74,6 +68,11 @@ def between(values: pd.Series, edges: tuple[float, ...], unit: str) -> pd.Series
     return pd.cut(pd.to_numeric(values, errors="coerce"), edges, right=False, labels=names).astype(object).fillna("")
 
 
+def share_of(rows: pd.DataFrame, flagged: pd.Series) -> dict[str, Any]:
+    """Share of some rows that are flagged."""
+    return share(flagged[rows.index].to_numpy(), rows["subject_id"].to_numpy())
+
+
 def recall_by(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
     """Share of abnormal scans that the locked threshold flags, by lesion type and by lesion volume."""
     rows = ranked(table)
@@ -81,12 +80,12 @@ def recall_by(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
     flagged = ill[calibration.score] >= calibration.threshold
     found: dict[str, Any] = {"lesion": {}, "volume": {}}
     for lesion in LESIONS:
-        shows = of_lesion(ill, lesion).index
+        shows = of_lesion(ill, lesion)
         if len(shows):
-            found["lesion"][lesion] = share(flagged[shows].to_numpy())
+            found["lesion"][lesion] = share_of(shows, flagged)
     for band, members in ill.groupby(between(ill["lesion_ml"], VOLUMES, "ml"), sort=False):
         if band:
-            found["volume"][str(band)] = share(flagged[members.index].to_numpy())
+            found["volume"][str(band)] = share_of(members, flagged)
     order = list(between(pd.Series([str(a) for a in VOLUMES[:-1]]), VOLUMES, "ml"))
     found["volume"] = {band: found["volume"][band] for band in order if band in found["volume"]}
     return found
@@ -97,10 +96,10 @@ def false_positives_by(table: pd.DataFrame, calibration: Calibration) -> dict[st
     rows = ranked(table)
     well = rows[rows["label"] == "0"]
     flagged = well[calibration.score] >= calibration.threshold
-    found: dict[str, Any] = {"all": share(flagged.to_numpy())}
+    found: dict[str, Any] = {"all": share_of(well, flagged)}
     strata = {"site": well["site"], "age": between(well["age"], AGES, "years"), "sex": well["sex"]}
     for name, values in strata.items():
-        groups = {str(v): share(flagged[m.index].to_numpy()) for v, m in well.groupby(values) if v}
+        groups = {str(v): share_of(m, flagged) for v, m in well.groupby(values) if v}
         if len(groups) > 1:
             found[name] = groups
     return found
@@ -113,7 +112,8 @@ def conformal_rates(table: pd.DataFrame, calibration: Calibration) -> list[dict[
     found = []
     for site, members in well.groupby("site"):
         p = calibration.p_values(members[calibration.score].to_numpy(float))
-        found += [{"site": str(site), "nominal": rate, "realised": share(p <= rate)} for rate in RATES]
+        subjects = members["subject_id"].to_numpy()
+        found += [{"site": str(site), "nominal": rate, "realised": share(p <= rate, subjects)} for rate in RATES]
     return found
 
 

@@ -139,12 +139,35 @@ def drawn_auc(
     return float(of_all.mean()), np.take_along_axis(draws, chosen, 0).mean(0)
 
 
-def wilson(share: float, trials: int) -> tuple[float, float]:
+def wilson(share: float, trials: float) -> tuple[float, float]:
     """The 95 % score interval of a proportion (Wilson 1927)."""
     square = Z95**2 / trials
     centre = (share + square / 2) / (1 + square)
     half = np.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
     return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
+
+
+def independent_trials(hits: np.ndarray, subjects: np.ndarray) -> float:
+    """As how many independent trials ``hits (N,)`` count where subjects have several.
+
+    N over the design effect (Kish 1965): the variance of the share with whole subjects as units, over that of N
+    independent trials. Without variance to measure (all hits alike) it is the number of subjects, which is cautious.
+    """
+    names, owner = np.unique(subjects, return_inverse=True)
+    n, m, value = len(hits), len(names), float(np.mean(hits))
+    variance = value * (1 - value) / max(n - 1, 1)
+    if m == n or m == 1 or variance == 0:
+        return m
+    of_subjects = np.bincount(owner, hits - value)
+    return n / max(m / (m - 1) * float((of_subjects**2).sum()) / n**2 / variance, 1.0)
+
+
+def share(hits: np.ndarray, subjects: np.ndarray) -> dict[str, object]:
+    """Mean of booleans ``(N,)`` with Wilson's 95 % interval for ``independent_trials``, and n; the schema of shares."""
+    if not len(hits):
+        return {"value": None, "ci95": None, "n": 0}
+    value = float(np.mean(hits))
+    return {"value": value, "ci95": list(wilson(value, independent_trials(hits, subjects))), "n": len(hits)}
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray, subjects: np.ndarray | None = None) -> Estimate:

@@ -1,8 +1,8 @@
 """How often the intervals cover: many simulated studies with a known truth.
 
 ``python -m experiments.statistics.coverage`` writes ``coverage.json``: AUC and AP at the paper's two sample sizes (the
-scores of normal and abnormal scans are normal distributions of one width, apart so that the AUC is .75), and the false
-alarms of conformal thresholds against their nominal rate.
+scores of normal and abnormal scans are normal distributions of one width, apart so that the AUC is .75), shares of
+scans where subjects have several, and the false alarms of conformal thresholds against their nominal rate.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from anomaly3d.evaluation.bootstrap import subject_weights, weighted_ap
 from anomaly3d.evaluation.conformal import p_values
-from anomaly3d.evaluation.statistics import Z95, auc, average_precision, bootstrap_auc, on_logit
+from anomaly3d.evaluation.statistics import Z95, auc, average_precision, bootstrap_auc, on_logit, share, wilson
 from anomaly3d.progress import track
 
 HERE = Path(__file__).parent
@@ -24,6 +24,7 @@ SHIFT = np.sqrt(2) * norm.ppf(AUC)
 SIZES = {"both cohorts": (142, 135), "physionet": (37, 33)}  # normal, abnormal scans of the paper
 RATES = (0.05, 0.1)
 CALIBRATION = (32, 100, 400, 1000)
+SCANS, ALIKE = (1, 5), 0.6  # of a subject: from 1 to 4, and the correlation of what decides whether they are flagged
 
 
 def true_ap(normal: int, abnormal: int) -> float:
@@ -79,6 +80,19 @@ def cover(normal: int, abnormal: int, studies: int) -> dict[str, dict[str, float
     }
 
 
+def cover_share(subjects: int, truth: float, studies: int) -> dict[str, float]:
+    """Share of studies whose interval holds the true share of flagged scans, with all scans as if of other subjects."""
+    covered = []
+    for study in range(studies):
+        rng = np.random.default_rng((3, subjects, study))
+        owner = np.repeat(np.arange(subjects), rng.integers(*SCANS, subjects))
+        common, own = rng.normal(size=subjects)[owner], rng.normal(size=len(owner))
+        hits = np.sqrt(ALIKE) * common + np.sqrt(1 - ALIKE) * own > norm.isf(truth)
+        intervals = wilson(float(hits.mean()), len(hits)), share(hits, owner)["ci95"]
+        covered.append([low <= truth <= high for low, high in intervals])  # type: ignore[misc]
+    return dict(zip(("wilson", "ours"), np.round(np.mean(covered, 0), 4).tolist(), strict=True))
+
+
 def false_alarms(calibration: int, studies: int, batch: int = 200) -> dict[str, dict[str, float]]:
     """Share of healthy scans flagged at a nominal rate: mean over studies, and the 2.5th and 97.5th percentile."""
     shares: dict[float, list[float]] = {rate: [] for rate in RATES}
@@ -105,6 +119,7 @@ def main() -> None:
         "studies": studies,
         "true_ap": {name: round(true_ap(*size), 4) for name, size in SIZES.items()},
         "coverage": {name: cover(*size, studies) for name, size in SIZES.items()},
+        "shares": {f"{n} subjects, {p:.0%}": cover_share(n, p, studies) for n in (15, 30, 60) for p in (0.1, 0.5)},
         "conformal": {str(n): false_alarms(n, studies) for n in CALIBRATION},
     }
     (HERE / "coverage.json").write_text(json.dumps(table, indent=1) + "\n")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from anomaly3d.evaluation.conformal import discoveries, p_values, threshold
+from anomaly3d.evaluation.conformal import discoveries, p_values, threshold, weights_of
 
 
 def test_p_values_by_hand():
@@ -34,3 +34,29 @@ def test_discoveries_are_those_of_benjamini_and_hochberg():
     p = np.array([0.001, 0.5, 0.04, 0.011])  # sorted: 0.001 <= 0.025, 0.011 <= 0.05, 0.04 <= 0.075, 0.5 > 0.1
     assert discoveries(p, 0.1).tolist() == [True, False, True, True]
     assert discoveries(np.array([]), 0.1).tolist() == []
+
+
+def test_scans_of_one_subject_weigh_as_one():
+    calibration, subjects = np.array([1.0, 2, 3, 4, 5]), np.array(list("aabcb"))
+    weights = weights_of(subjects)
+    assert weights == pytest.approx([1 / 2, 1 / 2, 1 / 2, 1, 1 / 2])
+    assert p_values(calibration, np.array([0, 3, 4.5, 9]), weights) == pytest.approx([1, 3 / 4, 1.5 / 4, 1 / 4])
+    scores = np.linspace(0, 6, 61)
+    for rate in (0.2, 0.25, 0.4, 0.7):
+        flagged = scores >= threshold(calibration, rate, weights)
+        assert (flagged == (p_values(calibration, scores, weights) <= rate + 1e-12)).all()
+
+
+def test_few_subjects_with_many_scans_keep_the_promise():
+    """Twelve subjects of ten scans: the promise is for a scan of a new subject; without weights it is broken."""
+    rng = np.random.default_rng(0)
+    subjects = np.repeat(np.arange(12), 10)
+    weights, rates = weights_of(subjects), []
+    for _ in range(2000):
+        people = rng.normal(size=13)
+        calibration = people[subjects] + 0.2 * rng.normal(size=120)
+        new = people[12:] + 0.2 * rng.normal(size=1)
+        rates.append([p_values(calibration, new, w)[0] <= 0.1 for w in (None, weights)])
+    unweighted, weighted = np.mean(rates, 0)
+    assert unweighted > 0.12
+    assert weighted < 0.11

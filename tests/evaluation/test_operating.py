@@ -18,7 +18,7 @@ from anomaly3d.evaluation.operating import (
 def test_the_papers_operating_point():
     labels = np.r_[np.ones(135, int), np.zeros(142, int)]
     scores = np.r_[np.ones(73), np.zeros(62), np.zeros(123), np.ones(19)]
-    found = at_threshold(labels, scores, 0.5)
+    found = at_threshold(labels, scores, 0.5, np.arange(277))
     assert round(100 * found["recall"]["value"], 3) == 54.074
     assert round(100 * found["specificity"]["value"], 3) == 86.620
     assert round(100 * found["accuracy"]["value"], 3) == 70.758

@@ -13,6 +13,9 @@ from anomaly3d.evaluation.statistics import (
     bootstrap_difference,
     compare_auc,
     holm,
+    independent_trials,
+    share,
+    wilson,
 )
 
 
@@ -207,3 +210,23 @@ def test_a_class_of_one_scan_proves_nothing():
     assert perfect.p == 1
     estimate = average_precision(labels, np.array([0.5, 1, 2, 3, 0.2]))
     assert 0 <= estimate.low < estimate.value < estimate.high <= 1
+
+
+def test_a_share_of_single_scans_has_wilsons_interval():
+    hits = np.array([True, True, False, True])
+    found = share(hits, np.arange(4))
+    assert found == {"value": 0.75, "ci95": list(wilson(0.75, 4)), "n": 4}
+    assert found["ci95"] == pytest.approx([0.300642, 0.954413], abs=1e-6)
+    assert share(hits[:0], np.arange(0)) == {"value": None, "ci95": None, "n": 0}
+
+
+def test_copies_of_a_scan_add_nothing_to_a_share():
+    hits = np.array([True, True, False, True, False, False])
+    copies = independent_trials(np.repeat(hits, 5), np.repeat(np.arange(6), 5))
+    assert copies == pytest.approx(30 / (6 / 5 * 25 * 1.5 / 900 / (0.25 / 29)))  # the design effect by hand: 5.8
+    assert independent_trials(np.ones(30, bool), np.repeat(np.arange(6), 5)) == 6
+    assert independent_trials(np.array([True, False]), np.zeros(2)) == 1
+
+
+def test_opposite_scans_of_one_subject_do_not_count_for_more():
+    assert independent_trials(np.tile([True, False], 8), np.repeat(np.arange(8), 2)) == 16
