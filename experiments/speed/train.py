@@ -36,6 +36,7 @@ from experiments.speed.plain import PlainEncoder, PlainGAN, critic_loss, encoder
 PHASES = {"phase1": "gan", "phase2": "encoder", "phase3": "finetune"}
 BATCH = {"paper": 4, "compact": 8}
 WARM = 2  # steps before the clock counts
+ALONE = 6  # steps of a process that trains one side only
 
 
 def config_of(phase: str, model: str, *more: str) -> DictConfig:
@@ -226,31 +227,38 @@ def peak_of_this_process() -> float:
     return int(line.split()[1]) / 1e3
 
 
-def peak_memory(side: str, phase_name: str, model: str) -> float:
-    """MB at most of a process that only trains one side for three steps."""
-    command = [sys.executable, "-m", "experiments.speed.train", "--memory", side, phase_name, model]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+def alone(side: str, phase_name: str, model: str) -> tuple[float, float]:
+    """MB at most, and seconds a step, of a process that only trains one side."""
+    command = [sys.executable, "-m", "experiments.speed.train", "--alone", side, phase_name, model]
+    megabytes, seconds = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+    return float(megabytes), float(seconds)
 
 
-def measure_memory(side: str, phase_name: str, model: str) -> None:
-    """Print the peak of this process in MB: of the GPU where there is one, else of the process."""
+def measure_alone(side: str, phase_name: str, model: str) -> None:
+    """Print the peak of this process in MB (of the GPU where there is one, else of the process), and s a step.
+
+    The plain side has the allocator as it comes, without ``keep_freed_memory``.
+    """
     config = config_of(phase_name, model)
     phase = build_phase(config, None)
+    seconds = []
     if side == "ours":
-        fit(phase, config, 3, InTurn(None))
+        in_turn = InTurn(None)
+        fit(phase, config, ALONE, in_turn)
+        seconds = in_turn.seconds["ours"]
     else:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         plain = make_plain(phase, phase.detector)
         plain.detector.to(device)
         del phase.detector
         x = volumes(config.phase.batch, config.model.resolution).to(device)
-        for _ in range(3):
+        for _ in range(ALONE):
+            started = now(device)
             z = torch.randn(config.phase.batch, config.model.latent, device=device)
             plain.step(x, {"critic": z, "generator": z, "epsilon": torch.rand(len(x), device=device)})
-    if torch.cuda.is_available():
-        print(torch.cuda.max_memory_allocated() / 1e6)
-    else:
-        print(peak_of_this_process())
+            seconds.append(now(device) - started)
+    peak = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak_of_this_process()
+    print(peak, float(np.median(seconds[WARM:])))
 
 
 def measure(phase_name: str, model: str, steps: int, memory: bool) -> dict[str, Any]:
@@ -276,7 +284,10 @@ def measure(phase_name: str, model: str, steps: int, memory: bool) -> dict[str, 
         "chosen": chosen,
     }
     if memory:
-        result |= {f"{side}_mb": round(peak_memory(side, phase_name, model)) for side in ("plain", "ours")}
+        for side in ("plain", "ours"):
+            megabytes, seconds = alone(side, phase_name, model)
+            result |= {f"{side}_mb": round(megabytes), f"{side}_alone_s": round(seconds / batch, 5)}
+        result["ratio_alone"] = round(result["plain_alone_s"] / result["ours_alone_s"], 2)
     return result
 
 
@@ -289,10 +300,10 @@ def main() -> None:
     parser.add_argument("--phases", nargs="+", default=list(PHASES))
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--drift", type=int, default=0, help="no timing: train both for so many steps, compare weights")
-    parser.add_argument("--memory", nargs=3, metavar=("SIDE", "PHASE", "MODEL"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=3, metavar=("SIDE", "PHASE", "MODEL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.memory:
-        return measure_memory(*arguments.memory)
+    if arguments.alone:
+        return measure_alone(*arguments.alone)
     table: dict[str, Any] = {}
     for phase in arguments.phases:
         for model in arguments.models:
