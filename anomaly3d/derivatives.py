@@ -36,7 +36,7 @@ def double(x: Tensor, kernel: Tensor) -> Tensor:
 
 def leaky_relu(x: Tensor, slope: float) -> Tensor:
     """``x`` where it is positive, else ``slope * x``."""
-    return LeakyReLU.apply(x, slope)
+    return Slopes.apply(x, x.detach(), slope)
 
 
 def as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -123,22 +123,7 @@ class KernelGradient(Function):
         return Double.apply(g, k) if for_x else None, Halve.apply(x, k, None) if for_g else None, None
 
 
-class LeakyReLU(Function):
-    """See ``leaky_relu``."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x)
-        ctx.slope = slope
-        return F.leaky_relu(x, slope)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (None if g is None else LeakyReLUGradient.apply(g, *ctx.saved_tensors, ctx.slope)), None
-
-
-class LeakyReLUGradient(Function):
+class Slopes(Function):
     """``g`` where ``x`` is positive, else ``slope * g``; linear in ``g``, flat in ``x``."""
 
     @staticmethod
@@ -150,7 +135,7 @@ class LeakyReLUGradient(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (None if g is None else LeakyReLUGradient.apply(g, *ctx.saved_tensors, ctx.slope)), None, None
+        return (None if g is None else Slopes.apply(g, *ctx.saved_tensors, ctx.slope)), None, None
 
 
 def double_by_cells(x: Tensor, kernel: Tensor) -> Tensor:

@@ -36,11 +36,11 @@ class Calibration:
     @property
     def threshold(self) -> float:
         """The score from which a scan is flagged; infinite where there are too few calibration scans for the rate."""
-        return threshold(np.array(self.scores), self.rate, np.array(self.weights) if self.weights else None)
+        return threshold(np.array(self.scores), self.rate, self.weights or None)
 
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """How rare each score is among healthy scans."""
-        return p_values(np.array(self.scores), scores, np.array(self.weights) if self.weights else None)
+        return p_values(np.array(self.scores), scores, self.weights or None)
 
     def save(self, path: Path) -> None:
         """Write what ``load`` reads, with the threshold for readers."""

@@ -5,6 +5,8 @@ average over calibration sets and scans. It is marginal: one calibration set may
 scans has it for itself. It is void where the new scans come from other scanners or people; recalibrate there.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.stats import false_discovery_control
 
@@ -17,26 +19,28 @@ def weights_of(subjects: np.ndarray) -> np.ndarray:
     return 1 / count[owner]
 
 
-def p_values(calibration: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def p_values(
+    calibration: np.ndarray, scores: np.ndarray, weights: Sequence[float] | np.ndarray | None = None
+) -> np.ndarray:
     """``(1 + weight of calibration scores >= score) / (1 + weight of all)`` of each score.
 
     Each scan weighs 1 (Vovk et al. 2005; Bates et al. 2023), or, where subjects repeat, ``weights_of`` them: then
     subjects are what must be exchangeable (Lee, Barber, Willett 2023).
     """
     order = np.argsort(calibration)
-    ordered = (np.ones(len(calibration)) if weights is None else weights)[order]
+    ordered = (np.ones(len(calibration)) if weights is None else np.asarray(weights))[order]
     at_least = np.r_[np.cumsum(ordered[::-1])[::-1], 0.0]
     place = np.searchsorted(calibration[order], scores, side="left")
     return (1 + at_least[place]) / (1 + ordered.sum())
 
 
-def threshold(calibration: np.ndarray, rate: float, weights: np.ndarray | None = None) -> float:
+def threshold(calibration: np.ndarray, rate: float, weights: Sequence[float] | np.ndarray | None = None) -> float:
     """The number that a score must reach to be flagged: equivalent to ``p <= rate``.
 
     Infinite where there are too few calibration subjects for the rate (fewer than ``1 / rate - 1``).
     """
     order = np.argsort(calibration)[::-1]
-    ordered = (np.ones(len(calibration)) if weights is None else weights)[order]
+    ordered = (np.ones(len(calibration)) if weights is None else np.asarray(weights))[order]
     allowed = rate * (1 + ordered.sum()) - 1 + TOLERANCE  # weight of calibration scans that may lie at or above
     if allowed < 0:
         return float("inf")
