@@ -52,7 +52,7 @@ def trainer_options(config: DictConfig, batch_norm: bool = False) -> tuple[dict[
             "take model=paper, whose norms do not depend on the batch, or trainer=auto"
         )
     where = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    layout = "channels last" if on_gpu else "contiguous"
+    layout = str(memory_format(torch.device("cuda" if on_gpu else "cpu"))).removeprefix("torch.")
     chosen = f"{where}, {options['precision']}, {layout}, {devices} process(es)"
     return {str(k): v for k, v in options.items()}, chosen
 
