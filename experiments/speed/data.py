@@ -1,8 +1,8 @@
 """Does training wait for data, does a volume cost the same in a large cohort, and what do resolution and batch cost?
 
 ``python -m experiments.speed.data --json out.json`` trains phase 1 of ``model=compact`` for some steps on prepared
-cohorts of 100 to 2,000 scans, in memory and memory-mapped, in turn; then at several resolutions and batches, with and
-without gradient checkpointing. Peak memory comes from a process each.
+cohorts of 100 to 2,000 scans, in memory and memory-mapped, in turn; then phases 1 and 3 at several resolutions and
+batches, with and without gradient checkpointing, in a process each.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import lightning as L
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import torch
 
 from anomaly3d.cohorts.manifest import write_manifest
 from anomaly3d.data import HeadCTDataModule
@@ -25,11 +26,12 @@ from anomaly3d.hardware import make_trainer, recompute_activations, trainer_opti
 from anomaly3d.memory import keep_freed_memory
 from anomaly3d.quiet import hush
 from anomaly3d.training import build_phase
-from experiments.speed.train import InTurn, config_of, fit, peak_of_this_process, volumes
+from experiments.speed.train import PHASES, InTurn, config_of, fit, peak_of_this_process, volumes
 
 SIZES = (100, 500, 2000)
 DIFFERENT = 20  # volumes on disk; the scans of a cohort are links to them
 RESOLUTIONS, BATCHES = (32, 64, 96, 128), (1, 4, 8, 16)
+CELL_STEPS = 8
 
 
 def prepared_cohort(folder: Path, scans: int) -> Path:
@@ -100,23 +102,55 @@ def train_on(scans: int, steps: int, memory_gb: float | None, folder: Path) -> d
     }
 
 
-def growth_cell(resolution: int, batch: int, checkpointing: bool) -> None:
-    """Print seconds a volume and the peak of this process in MB."""
-    config = config_of("gan", "compact", f"model.resolution={resolution}", f"++phase.batch={batch}")
+class StepMemory(L.Callback):
+    """MB of tensors that the ``step``-th training step holds at once, beyond what is there when it starts.
+
+    From the profiler's trace, since a process of some hundred MB of libraries hides them.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.profile = torch.profiler.profile(profile_memory=True)
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.step:
+            self.profile.start()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.step:
+            self.profile.stop()
+            with tempfile.NamedTemporaryFile(suffix=".json") as file:
+                self.profile.export_chrome_trace(file.name)
+                events = json.loads(Path(file.name).read_text())["traceEvents"]
+            changes = [(e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]"]
+            self.mb = max(np.cumsum([size for _, size in sorted(changes, key=lambda change: change[0])])) / 1e6
+
+
+def growth_cell(phase_name: str, resolution: int, batch: int, checkpointing: bool) -> None:
+    """Print seconds a volume, MB of tensors of a step, and the peak of this process in MB."""
+    config = config_of(phase_name, "compact", f"model.resolution={resolution}", f"++phase.batch={batch}")
     phase = build_phase(config, None)
     if checkpointing:
         recompute_activations(phase.detector)
     in_turn = InTurn(None)
-    fit(phase, config, 4, in_turn)
+    fit(phase, config, CELL_STEPS, in_turn)
     seconds = float(np.median(in_turn.seconds["ours"][1:])) / batch
-    print(json.dumps({"s_a_volume": round(seconds, 4), "mb": round(peak_of_this_process())}))
+    process = peak_of_this_process()
+    memory = StepMemory(step=1)
+    fit(phase, config, 2, memory)
+    print(json.dumps({"s_a_volume": round(seconds, 4), "step_mb": round(memory.mb), "process_mb": round(process)}))
 
 
-def growth(resolution: int, batch: int, checkpointing: bool) -> dict[str, float]:
-    """One cell in a process of its own."""
-    cell = [str(resolution), str(batch), str(int(checkpointing))]
-    command = [sys.executable, "-W", "ignore", "-m", "experiments.speed.data", "--cell", *cell]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+def growth(phase_name: str, resolution: int, batch: int) -> dict[str, dict[str, float]]:
+    """One cell in a process of its own, without and with gradient checkpointing."""
+    cells = {}
+    for name, on in (("plain", 0), ("checkpointing", 1)):
+        cell = [phase_name, str(resolution), str(batch), str(on)]
+        command = [sys.executable, "-W", "ignore", "-m", "experiments.speed.data", "--cell", *cell]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        cells[name] = json.loads(printed.splitlines()[-1])
+    print(phase_name, resolution, batch, cells, flush=True)
+    return cells
 
 
 def main() -> None:
@@ -124,10 +158,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--cell", nargs=3, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--cell", nargs=4, metavar=("PHASE", "RESOLUTION", "BATCH", "ON"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:
-        return growth_cell(arguments.cell[0], arguments.cell[1], bool(arguments.cell[2]))
+        phase, *numbers = arguments.cell
+        resolution, batch, checkpointing = map(int, numbers)
+        return growth_cell(phase, resolution, batch, bool(checkpointing))
     table: dict[str, Any] = {"cohorts": {}, "resolution": {}, "batch": {}}
     with tempfile.TemporaryDirectory() as folder:
         for scans in SIZES:
@@ -136,16 +172,10 @@ def main() -> None:
                 for name, limit in (("in_memory", 1e3), ("mapped_cold", 0), ("mapped_warm", 0))
             }
             print(scans, table["cohorts"][scans], flush=True)
-    for resolution in RESOLUTIONS:
-        table["resolution"][resolution] = {
-            name: growth(resolution, 4, on) for name, on in (("plain", False), ("checkpointing", True))
-        }
-        print(resolution, table["resolution"][resolution], flush=True)
-    for batch in BATCHES:
-        table["batch"][batch] = {
-            name: growth(64, batch, on) for name, on in (("plain", False), ("checkpointing", True))
-        }
-        print(batch, table["batch"][batch], flush=True)
+    for phase, name in PHASES.items():
+        if name != "encoder":
+            table["resolution"][phase] = {resolution: growth(name, resolution, 4) for resolution in RESOLUTIONS}
+            table["batch"][phase] = {batch: growth(name, 64, batch) for batch in BATCHES}
     if arguments.json:
         arguments.json.write_text(json.dumps(table, indent=1) + "\n")
 

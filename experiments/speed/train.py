@@ -40,9 +40,10 @@ ALONE = 6  # steps of a process that trains one side only
 
 
 def config_of(phase: str, model: str, *more: str) -> DictConfig:
-    """What a user's command composes."""
+    """What a user's command composes; ``model`` may name a batch: ``paper@16``."""
+    name, _, batch = model.partition("@")
     with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("train", [f"+phase={phase}", f"model={model}", f"++phase.batch={BATCH[model]}", *more])
+        return compose("train", [f"+phase={phase}", f"model={name}", f"++phase.batch={batch or BATCH[name]}", *more])
 
 
 def volumes(count: int, resolution: int = 64) -> Tensor:
@@ -296,7 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each side")
-    parser.add_argument("--models", nargs="+", default=list(BATCH))
+    parser.add_argument("--models", nargs="+", default=list(BATCH), help="paper, compact, paper@16 (a batch of 16) ...")
     parser.add_argument("--phases", nargs="+", default=list(PHASES))
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--drift", type=int, default=0, help="no timing: train both for so many steps, compare weights")

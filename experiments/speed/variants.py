@@ -1,0 +1,91 @@
+"""What else could make a phase faster: each idea beside the product as it is, in a process of its own.
+
+``python -m experiments.speed.variants --json out.json`` on whatever this machine has; ``--cell`` runs one. An idea that
+wins on every phase belongs into ``anomaly3d/hardware.py``.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from anomaly3d import layers
+from anomaly3d.derivatives import CONV, TRANSPOSED
+from anomaly3d.hardware import memory_format
+from anomaly3d.phases import base
+from anomaly3d.training import build_phase
+from experiments.speed.train import BATCH, PHASES, WARM, InTurn, config_of, fit
+
+STEPS = 10
+ANYWHERE = ("as_is", "torch_derivatives", "other_layout", "float32", "compile")
+ON_GPU = ("tf32", "cudnn_benchmark", "cuda_graphs")
+
+
+def torch_derivatives() -> None:
+    """Layers on torch's own operations, which ``torch.compile`` sees through."""
+    layers.halve = lambda x, kernel, bias=None: CONV[x.ndim](x, kernel, bias, stride=2, padding=1)
+    layers.double = lambda x, kernel: TRANSPOSED[x.ndim](x, kernel, stride=2, padding=1)
+    layers.leaky_relu = F.leaky_relu
+
+
+def cell(variant: str, phase_name: str, model: str) -> float:
+    """Median seconds a volume of the product with one idea applied."""
+    config = config_of(phase_name, model, *["trainer.precision=32-true"] * (variant in ("float32", "tf32")))
+    phase = build_phase(config, None)
+    if variant == "tf32":
+        torch.set_float32_matmul_precision("high")
+    if variant == "cudnn_benchmark":
+        torch.backends.cudnn.benchmark = True
+    if variant == "other_layout":
+        taken = memory_format(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        (other,) = {torch.channels_last_3d, torch.contiguous_format} - {taken}
+        base.memory_format = lambda device: other
+    if variant in ("torch_derivatives", "compile", "cuda_graphs"):
+        torch_derivatives()
+    if variant in ("compile", "cuda_graphs"):
+        # what is differentiated once: never the critic of phase 1, whose gradient is part of its loss
+        once: list[nn.Module] = [phase.detector.generator]
+        if phase_name != "gan":
+            once += [phase.detector.encoder, phase.detector.critic.trunk]
+        for network in once:
+            network.compile(mode="reduce-overhead" if variant == "cuda_graphs" else None)
+    in_turn = InTurn(None)
+    fit(phase, config, STEPS, in_turn)
+    return float(np.median(in_turn.seconds["ours"][WARM:])) / config.phase.batch
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--models", nargs="+", default=list(BATCH))
+    parser.add_argument("--phases", nargs="+", default=list(PHASES))
+    parser.add_argument("--cell", nargs=3, metavar=("VARIANT", "PHASE", "MODEL"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.cell:
+        return print(cell(*arguments.cell))
+    variants = ANYWHERE + (ON_GPU if torch.cuda.is_available() else ())
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for phase in arguments.phases:
+        for model in arguments.models:
+            found = table.setdefault(phase, {}).setdefault(model, {})
+            for variant in variants:
+                command = [sys.executable, "-m", "experiments.speed.variants", "--cell", variant, PHASES[phase], model]
+                printed = subprocess.run(command, capture_output=True, text=True)
+                if printed.returncode:
+                    print(phase, model, variant, "failed:", printed.stderr.splitlines()[-1:])
+                    continue
+                found[variant] = round(float(printed.stdout.split()[-1]), 5)
+            print(phase, model, found, flush=True)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
