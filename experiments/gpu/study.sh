@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # The yardstick and the three phases at paper scale on one GPU, in calls of at most ten minutes: bash experiments/gpu/study.sh
-# Called again it goes on where the last call was stopped. What is worth keeping lies under $OUT (or runs/gpu) afterwards.
+# Called again it goes on where the last call was stopped. Each call leaves what is worth keeping in $OUT/study.tar.gz.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-out=${OUT:-runs/gpu}
-kept=runs/gpu
+kept=runs/gpu                   # tables, logs, and what is done
+out=${OUT:-runs}
 limit=${LIMIT_S:-560}           # seconds of this call
 steps=${STEPS:-20000,10000,5000}
-study=${STUDY:-dataset=phantom_paper model=paper}
+cohort=${COHORT:-dataset=phantom_paper}
+model=${MODEL:-paper}
 batch=${BATCH:-16}
+epoch=${EPOCH:-500}              # steps between two validations
+models=${MODELS:-paper paper@16 compact}
 mkdir -p "$out" "$kept"
 if compgen -G ".whl/*.whl" > /dev/null; then
   [ -d /tmp/site ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .whl/*.whl || exit 1
@@ -29,22 +32,23 @@ once() {  # NAME COMMAND...: skipped once it has succeeded, stopped where this c
 }
 
 finish() {
-  cp "$kept"/*.json "$kept"/*.log "$out" 2> /dev/null
-  local evaluation=runs/gpu-study/evaluation
-  tar -czf "$out/study.tar.gz" --exclude='*.nii.gz' --exclude='*.npy' \
-    $(ls -d runs/gpu-study/*/{health.json,lineage.json,config.yaml} "$evaluation"/{metrics.json,scores.csv,figures} 2> /dev/null) 2> /dev/null
-  ls -la "$out"
+  local run=runs/gpu-study
+  tar -czf "$out/study.tar.gz" --exclude='*.nii.gz' --exclude='*.npy' "$kept" \
+    $(ls -d $run/*/{health.json,lineage.json,config.yaml} $run/evaluation/{metrics.json,scores.csv,figures} 2> /dev/null)
+  ls -l "$kept" "$out"
   exit 0
 }
 
 IFS=, read -r gan encoder finetune <<< "$steps"
-once yardstick python3 -m experiments.speed.train --models paper paper@16 compact --json "$kept/train.json"
-once variants python3 -m experiments.speed.variants --models paper paper@16 compact --json "$kept/variants.json"
+for m in $models; do
+  once "train-$m" python3 -m experiments.speed.train --models "$m" --json "$kept/train-$m.json"
+  once "variants-$m" python3 -m experiments.speed.variants --models "$m" --json "$kept/variants-$m.json"
+done
 once score python3 -m experiments.speed.score --json "$kept/score.json"
-once prepare python3 -m anomaly3d.prepare $study
-common="$study run=gpu-study logger=none ++phase.batch=$batch"
-once gan python3 -m anomaly3d.train +phase=gan $common "++phase.steps=$gan" ++phase.steps_per_epoch=500
-once encoder python3 -m anomaly3d.train +phase=encoder $common "++phase.steps=$encoder" ++phase.steps_per_epoch=500
-once finetune python3 -m anomaly3d.train +phase=finetune $common "++phase.steps=$finetune" ++phase.steps_per_epoch=500
+once prepare python3 -m anomaly3d.prepare $cohort
+common="$cohort model=$model run=gpu-study logger=none ++phase.batch=$batch"
+once gan python3 -m anomaly3d.train +phase=gan $common "++phase.steps=$gan" ++phase.steps_per_epoch=$epoch
+once encoder python3 -m anomaly3d.train +phase=encoder $common "++phase.steps=$encoder" ++phase.steps_per_epoch=$epoch
+once finetune python3 -m anomaly3d.train +phase=finetune $common "++phase.steps=$finetune" ++phase.steps_per_epoch=$epoch
 once evaluate python3 -m anomaly3d.evaluate run=gpu-study logger=none
 finish
