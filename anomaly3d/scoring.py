@@ -18,7 +18,8 @@ from anomaly3d.evaluation.calibration import OWN, Calibration, calibrate, calibr
 from anomaly3d.evaluation.conformal import discoveries
 from anomaly3d.evaluation.inference import Inference, finished_stages
 from anomaly3d.evaluation.rescoring import Healthy, Maps, load, maps_of, rescore
-from anomaly3d.files import written_whole
+from anomaly3d.files import sha256, written_whole
+from anomaly3d.lineage import PhaseFolder
 from anomaly3d.preparation import worker_count
 from anomaly3d.preprocessing.cohort import PreparedCohort, prepare_cohort
 from anomaly3d.preprocessing.pipeline import Settings
@@ -27,6 +28,7 @@ from anomaly3d.progress import say, track
 from anomaly3d.quiet import hush
 
 COLUMNS = ("scan_id", "verdict", "reasons", "total", "image", "feature", "latent")
+JUDGED = ("score_name", "score", "p_value", "flagged", "discovery", "site")
 FALSE_DISCOVERIES = 0.1  # share of a batch's discoveries that may be healthy
 
 
@@ -86,7 +88,7 @@ def load_calibration(stage: Path, site: str) -> tuple[Healthy, Calibration] | No
 
 
 def judge(table: pd.DataFrame, maps: list[Maps], stage: Path, site: str, workers: int) -> pd.DataFrame:
-    """``table`` with the calibrated ``score``, ``p_value``, ``flagged`` and ``discovery``, if a threshold is known.
+    """``table`` with the columns ``JUDGED``, if a threshold is known.
 
     ``flagged`` holds for one scan; ``discovery`` for the batch: of all discoveries, at most ``FALSE_DISCOVERIES`` are
     expected to be healthy (Benjamini-Hochberg).
@@ -98,10 +100,12 @@ def judge(table: pd.DataFrame, maps: list[Maps], stage: Path, site: str, workers
     scores = rescore(table, maps, healthy, workers, "scores")[calibration.score]
     p = calibration.p_values(scores.to_numpy(float))
     return table.assign(
+        score_name=calibration.score,
         score=scores,
         p_value=p,
         flagged=scores >= calibration.threshold,
         discovery=discoveries(p, FALSE_DISCOVERIES),
+        site=site,
     )
 
 
@@ -115,13 +119,15 @@ def score_scans(config: DictConfig) -> int:
     verdicts = pd.DataFrame(
         [{"scan_id": v.scan_id, "verdict": v.verdict, "reasons": v.reasons} for v in new.prepared.verdicts]
     )
-    wanted = [c for c in (*COLUMNS, "score", "p_value", "flagged", "discovery") if c in scores]
-    table = verdicts.merge(scores[wanted], on="scan_id", how="left")
+    wanted = [c for c in (*COLUMNS, *JUDGED) if c in scores]
+    table = verdicts.merge(scores[wanted], on="scan_id", how="left").assign(
+        model=sha256(PhaseFolder(new.folder).model)[:12]
+    )
     usable = new.prepared.with_verdict("accepted")
     for verdict in track(usable, len(usable), "maps on the scans' own grids"):
         write_maps(Path(new.images[verdict.scan_id]), verdict.scan_id, new.prepared, out, new.window)
     with written_whole(out / "scores.csv") as path:
-        table.to_csv(path, index=False)
+        with_earlier(table, out / "scores.csv").to_csv(path, index=False)
     for row in table.to_dict("records"):
         say(f"  {row['scan_id']}: {in_words(row)}")
     say(f"scored with {new.stage} of run {config.run}; scores and maps are in {out}")
@@ -133,12 +139,22 @@ def score_scans(config: DictConfig) -> int:
     return 3 if (table["verdict"] != "accepted").any() else 0
 
 
+def with_earlier(table: pd.DataFrame, stored: Path) -> pd.DataFrame:
+    """``table`` after the rows of ``stored`` whose scans it does not hold: those of earlier calls."""
+    if not stored.exists():
+        return table
+    earlier = pd.read_csv(stored, dtype={"scan_id": str})
+    return pd.concat([earlier[~earlier["scan_id"].isin(table["scan_id"])], table])
+
+
 def in_words(row: dict) -> str:
     """What is known of a scan, for the terminal."""
     if row["verdict"] != "accepted":
         return f"{row['verdict']}: {row['reasons']}"
     text = f"anomaly score {row['total']:.4f}"
     if "p_value" in row:
+        if row["score_name"] != "total":
+            text += f", {row['score_name']} {row['score']:.4f}"
         text += f", p = {row['p_value']:.3f} among healthy scans" + (", flagged" if row["flagged"] else "")
     return text
 

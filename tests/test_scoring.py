@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from anomaly3d import calibrate, score
+from anomaly3d.files import sha256
+from anomaly3d.scoring import with_earlier
 from tests.conftest import refused
 
 
@@ -48,3 +50,15 @@ def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_
     assert row["score"] == pytest.approx(stored["scores"][0])
     assert row["p_value"] == 1
     assert not row["flagged"]
+    assert row["site"] == "utrecht"
+    assert row["model"] == sha256(tiny_run / "finetune" / "model.pt")[:12]
+
+
+def test_scores_of_earlier_calls_are_kept(tmp_path):
+    stored = tmp_path / "scores.csv"
+    first = pd.DataFrame({"scan_id": ["001", "b"], "total": [1.0, 2.0]})
+    with_earlier(first, stored).to_csv(stored, index=False)
+    again = pd.DataFrame({"scan_id": ["b", "c"], "total": [3.0, None], "site": ["own", None]})
+    table = with_earlier(again, stored)
+    assert list(table["scan_id"]) == ["001", "b", "c"]
+    np.testing.assert_array_equal(table["total"], [1.0, 3.0, np.nan])
