@@ -1,4 +1,4 @@
-"""What the four commands share: Hydra composes the config, a user's mistake becomes one sentence and an exit code.
+"""What the commands share: Hydra composes the config, a user's mistake becomes one sentence and an exit code.
 
 0 done; 2 a mistake in config, manifest or command; 3 done, but some scans could not be used; 130 interrupted.
 """
@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from anomaly3d.errors import UserError
-from anomaly3d.memory import keep_freed_memory
+from anomaly3d.memory import keep_freed_memory, release_memory
 
 CONF = str(Path(__file__).parent.parent / "conf")
 INTERRUPTED = 130
@@ -33,6 +33,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
             for name in NAMES:  # run=2024 is a name, not a number
                 if name in config and config[name] is not None:
                     config[name] = str(config[name])
+            release_memory()
             try:
                 codes.append(task(config))
             except (UserError, HydraException, OmegaConfBaseException) as error:

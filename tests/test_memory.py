@@ -17,6 +17,23 @@ print(faults() - before)
 """
 
 
+LEFT_BEHIND = """
+from pathlib import Path
+import numpy as np
+from anomaly3d.memory import keep_freed_memory, release_memory
+keep_freed_memory()
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+class Job:
+    def __init__(self):
+        self.weights, self.me = [np.ones(1_000_000) for _ in range(25)], self
+before = resident()
+Job()
+left = resident() - before
+release_memory()
+print(left, resident() - before)
+"""
+
+
 def faults(how: str) -> int:
     """Page faults of five strings that are made and freed one after the other."""
     found = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
@@ -27,3 +44,11 @@ def faults(how: str) -> int:
 def test_freed_memory_is_used_again_without_faults():
     assert faults("keep") < 100
     assert faults("as usual") > 20_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_what_a_job_left_behind_is_given_back():
+    found = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, check=True)
+    left, after = map(int, found.stdout.split())
+    assert left > 190e6
+    assert after < 20e6

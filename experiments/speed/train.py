@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from anomaly3d.cli import CONF
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.hardware import make_trainer, trainer_options
-from anomaly3d.memory import keep_freed_memory
+from anomaly3d.memory import keep_freed_memory, release_memory
 from anomaly3d.phases.base import Phase
 from anomaly3d.phases.gan import CRITIC, EPSILON, GENERATOR, GANPhase
 from anomaly3d.quiet import hush
@@ -202,24 +202,27 @@ def drift(phase_name: str, model: str, steps: int) -> dict[str, Any]:
     In the product's own precision, and in float32: what differs there too is the training's own chaos (Adam turns the
     sign of a gradient near zero into a whole step), not the precision.
     """
-    found: dict[str, Any] = {"steps": steps}
-    for precision in ("auto", "32-true"):
-        config = config_of(phase_name, model, f"trainer.precision={precision}")
-        phase = build_phase(config, None)
-        in_turn = InTurn(make_plain(phase, phase.detector))
-        fit(phase, config, steps, in_turn)
-        assert in_turn.plain
-        named = zip(phase.detector.named_parameters(), in_turn.plain.detector.parameters(), strict=True)
-        cosines = {
-            n: (cosine([a.cpu()], [b.cpu()]), a.numel()) for (n, a), b in named if a.numel() > 1 and a.abs().sum() > 0
-        }
-        below = {n: round(c, 4) for n, (c, _) in cosines.items() if c <= 0.99}
-        found[precision] = {
-            "tensors": len(cosines),
-            "below_0.99": below,
-            "share_of_weights_below": sum(cosines[n][1] for n in below) / sum(size for _, size in cosines.values()),
-        }
-    return found
+    return {"steps": steps} | {p: drift_in(p, phase_name, model, steps) for p in ("auto", "32-true")}
+
+
+def drift_in(precision: str, phase_name: str, model: str, steps: int) -> dict[str, Any]:
+    """One precision's part of ``drift``."""
+    release_memory()
+    config = config_of(phase_name, model, f"trainer.precision={precision}")
+    phase = build_phase(config, None)
+    in_turn = InTurn(make_plain(phase, phase.detector))
+    fit(phase, config, steps, in_turn)
+    assert in_turn.plain
+    named = zip(phase.detector.named_parameters(), in_turn.plain.detector.parameters(), strict=True)
+    cosines = {
+        n: (cosine([a.cpu()], [b.cpu()]), a.numel()) for (n, a), b in named if a.numel() > 1 and a.abs().sum() > 0
+    }
+    below = {n: round(c, 4) for n, (c, _) in cosines.items() if c <= 0.99}
+    return {
+        "tensors": len(cosines),
+        "below_0.99": below,
+        "share_of_weights_below": sum(cosines[n][1] for n in below) / sum(size for _, size in cosines.values()),
+    }
 
 
 def peak_of_this_process() -> float:
