@@ -28,6 +28,7 @@ from anomaly3d.progress import say, track
 from anomaly3d.quiet import hush
 
 COLUMNS = ("scan_id", "verdict", "reasons", "total", "image", "feature", "latent")
+INFERENCE = "inference"  # under ``out``: distances of the last call's scans, reconstructions in MNI space
 JUDGED = ("score_name", "score", "p_value", "flagged", "discovery", "site")
 FALSE_DISCOVERIES = 0.1  # share of a batch's discoveries that may be healthy
 
@@ -57,7 +58,7 @@ def score_new(config: DictConfig) -> NewScans:
     assert lineage is not None
     settings = Settings.from_config(lineage["settings"]["preprocessing"])
     scans = [config.scans] if isinstance(config.scans, str) else [str(s) for s in config.scans]
-    data_dir, out = Path(config.data_dir), Path(config.out)
+    data_dir, out = Path(config.data_dir), Path(config.out) / INFERENCE
     manifest = folder_manifest(Path(config.root) if config.root else None, scans, "", {}, "scored", data_dir)
     prepared = prepare_cohort(manifest, settings, data_dir, worker_count(config))
     table, maps = pd.DataFrame({"scan_id": []}), []
@@ -214,7 +215,7 @@ def write_maps(scan: Path, scan_id: str, prepared: PreparedCohort, out: Path, wi
     grid = nib.Nifti1Image.from_filename(prepared.folder / "image" / f"{scan_id}.nii.gz").affine
     half = (window[1] - window[0]) / 2
     image = load(prepared.folder / "image" / f"{scan_id}.nii.gz")
-    reconstruction = load(out / "reconstruction" / f"{scan_id}.nii.gz")
+    reconstruction = load(out / INFERENCE / "reconstruction" / f"{scan_id}.nii.gz")
     brain = load(prepared.folder / "brain_mask" / f"{scan_id}.nii.gz")
     maps = {
         "input": ((image + 1) * half + window[0], window[0]),

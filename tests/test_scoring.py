@@ -1,6 +1,7 @@
 """``anomaly3d.score`` and ``anomaly3d.calibrate`` as a user types them."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 
 from anomaly3d import calibrate, score
 from anomaly3d.files import sha256
-from anomaly3d.scoring import with_earlier
 from tests.conftest import refused
 
 
@@ -54,11 +54,13 @@ def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_
     assert row["model"] == sha256(tiny_run / "finetune" / "model.pt")[:12]
 
 
-def test_scores_of_earlier_calls_are_kept(tmp_path):
-    stored = tmp_path / "scores.csv"
-    first = pd.DataFrame({"scan_id": ["001", "b"], "total": [1.0, 2.0]})
-    with_earlier(first, stored).to_csv(stored, index=False)
-    again = pd.DataFrame({"scan_id": ["b", "c"], "total": [3.0, None], "site": ["own", None]})
-    table = with_earlier(again, stored)
-    assert list(table["scan_id"]) == ["001", "b", "c"]
-    np.testing.assert_array_equal(table["total"], [1.0, 3.0, np.nan])
+def test_scores_of_earlier_calls_are_kept(tiny_run, places, bad_and_good, tmp_path):
+    for name in ("001", "b"):
+        shutil.copy(bad_and_good / "good.nii.gz", tmp_path / f"{name}.nii.gz")
+    out = tmp_path / "out"
+    for scans in ("001.nii.gz", "b.nii.gz", "b.nii.gz"):
+        assert score.main(["run=tiny", f"scans=[{tmp_path}/{scans}]", f"out={out}", *places]) == 0
+    table = pd.read_csv(out / "scores.csv", dtype={"scan_id": str})
+    assert list(table["scan_id"]) == ["001", "b"]
+    assert table["total"][0] == table["total"][1]
+    assert set(table["model"]) == {sha256(tiny_run / "finetune" / "model.pt")[:12]}
