@@ -144,7 +144,7 @@ def with_earlier(table: pd.DataFrame, stored: Path) -> pd.DataFrame:
     """``table`` after the rows of ``stored`` whose scans it does not hold: those of earlier calls."""
     if not stored.exists():
         return table
-    earlier = pd.read_csv(stored, dtype={"scan_id": str})
+    earlier = pd.read_csv(stored, dtype={"scan_id": str, "site": str, "model": str})  # 007 and 12e4 are names
     return pd.concat([earlier[~earlier["scan_id"].isin(table["scan_id"])], table])
 
 
