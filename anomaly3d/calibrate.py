@@ -4,15 +4,16 @@ import sys
 
 from omegaconf import DictConfig
 
-from anomaly3d.cli import command
+from anomaly3d.cli import Done, command
 
 
 @command("calibrate")
-def main(config: DictConfig) -> int:
+def main(config: DictConfig) -> Done:
     """Score healthy scans of a site and keep its threshold beside the detector of ``run=...``."""
-    from anomaly3d.scoring import calibrate_site
+    from anomaly3d.score import scoring_job
+    from anomaly3d.scoring.new_scans import calibrate_site
 
-    return calibrate_site(config)
+    return Done(calibrate_site(scoring_job(config), config.site or "", config.false_positive_rate))
 
 
 if __name__ == "__main__":

@@ -3,69 +3,48 @@
 0 done; 2 a mistake in config, manifest or command; 3 done, but some scans could not be used; 130 interrupted.
 """
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from anomaly3d.errors import UserError
-from anomaly3d.memory import keep_freed_memory, release_memory
+from anomaly3d.system.instantiate import allow, parameters
+from anomaly3d.system.memory import keep_freed_memory, release_memory
 
-CONF = str(Path(__file__).parent.parent / "conf")
+HERE = Path(__file__).parent
+CONF = str(HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf")  # in a wheel, in a checkout
 INTERRUPTED = 130
 NAMES = ("run", "site")
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callable[..., int]]:
-    """Decorate ``task(config) -> exit code`` into ``main(argv=None) -> exit code``."""
+@dataclass(frozen=True)
+class Done:
+    """How a command ended: its exit code, and the number that a sweep optimises, if there is one."""
 
-    def decorate(task: Callable[[DictConfig], int]) -> Callable[..., int]:
-        codes: list[int] = []
-        failures: list[Exception] = []
+    code: int = 0
+    value: float | None = None
 
-        def remember(config: DictConfig) -> None:
-            for name in NAMES:  # run=2024 is a name, not a number
-                if name in config and config[name] is not None:
-                    config[name] = str(config[name])
-            release_memory()
-            try:
-                codes.append(task(config))
-            except (UserError, HydraException, OmegaConfBaseException) as error:
-                # here, because Hydra would print a line of its own; it also ends a multirun
-                raise SystemExit(refuse(error)) from error
-            except Exception as error:
-                failures.append(error)  # Hydra's launcher would go on with the next job of a multirun
-                raise SystemExit(1) from error
 
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Done]], Callable[..., int]]:
+    """Decorate ``task(config) -> Done`` into ``main(argv=None) -> exit code``."""
+
+    def decorate(task: Callable[[DictConfig], Done]) -> Callable[..., int]:
         def main(argv: list[str] | None = None) -> int:
-            codes.clear()
-            failures.clear()
-            program = sys.argv
-            keep_freed_memory()
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
-            if argv is not None:
-                sys.argv = [f"anomaly3d.{config_name}", *argv]
-            try:
-                hydra.main(version_base="1.3", config_path=CONF, config_name=config_name)(remember)()
-            except (UserError, HydraException, OmegaConfBaseException) as error:
-                return refuse(error)
-            except SystemExit as stop:
-                if failures:
-                    return disk_full(failures[0])
-                return stop.code if isinstance(stop.code, int) else 1
-            except KeyboardInterrupt:
-                print("interrupted: run the same command again to go on from where it stopped", file=sys.stderr)
-                return INTERRUPTED
-            finally:
-                sys.argv = program
-                GlobalHydra.instance().clear()
-            return max(codes, default=0)
+            return Command(config_name, task).run(argv)
 
         main.__doc__ = task.__doc__
         return main
@@ -73,9 +52,61 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], int]], Callabl
     return decorate
 
 
+class Command:
+    """One call of a command: one job, or the jobs of a multirun."""
+
+    def __init__(self, config_name: str, task: Callable[[DictConfig], Done]) -> None:
+        self.config_name, self.task = config_name, task
+        self.codes: list[int] = []
+        self.failure: Exception | None = None
+
+    def job(self, config: DictConfig) -> float | None:
+        """A job as Hydra calls it."""
+        release_memory()
+        try:
+            allow(config.plugins)
+            refuse_unknown_keys(self.config_name, config)
+            for name in NAMES:  # run=2024 is a name, not a number
+                if name in config and config[name] is not None:
+                    config[name] = str(config[name])
+            done = self.task(config)
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            # here, because Hydra would print a line of its own; it also ends a multirun
+            raise SystemExit(refuse(error)) from error
+        except Exception as error:
+            self.failure = error  # Hydra's launcher would go on with the next job of a multirun
+            raise SystemExit(1) from error
+        self.codes.append(done.code)
+        return done.value
+
+    def run(self, argv: list[str] | None) -> int:
+        """Compose and run; returns the exit code."""
+        program = sys.argv
+        keep_freed_memory()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
+        name, arguments = (sys.argv[0], sys.argv[1:]) if argv is None else (f"anomaly3d.{self.config_name}", argv)
+        # of two groups that set a key the later wins: an experiment sets keys of a phase, whatever is typed first
+        sys.argv = [name, *sorted(arguments, key=lambda text: not text.startswith("+phase="))]
+        try:
+            hydra.main(version_base="1.3", config_path=CONF, config_name=self.config_name)(self.job)()
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            return refuse(error)
+        except SystemExit as stop:
+            if self.failure:
+                return disk_full(self.failure)
+            return stop.code if isinstance(stop.code, int) else 1
+        except KeyboardInterrupt:
+            print("interrupted: run the same command again to go on from where it stopped", file=sys.stderr)
+            return INTERRUPTED
+        finally:
+            sys.argv = program
+            GlobalHydra.instance().clear()
+        return max(self.codes, default=0)
+
+
 def disk_full(error: Exception) -> int:
     """Exit code 2 with a sentence for a full disk; any other error is ours and is raised."""
-    from anomaly3d.parallel import disk_error
+    from anomaly3d.system.workers import disk_error
 
     mistake = disk_error(error) if isinstance(error, OSError) else error
     if isinstance(mistake, UserError):
@@ -87,5 +118,94 @@ def refuse(error: Exception) -> int:
     """Say what is wrong on one line and return exit code 2."""
     text = " ".join(str(error).split())
     text = text.split(" Config search path:")[0].split(" full_key:")[0]
+    if "Could not override 'phase'" in text:
+        text = "phase is added with a plus: +phase=NAME"
     print(f"error: {text}", file=sys.stderr)
     return 2
+
+
+def typed() -> list[str]:
+    """What the user typed, for this job."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def recompose(config_name: str, *more: str) -> DictConfig:
+    """The config of this call with other groups or keys on top of what the user typed."""
+    return compose(config_name, [*more, *typed(), *searchpath()])
+
+
+def searchpath() -> list[str]:
+    """The user's own places of configs, as an override."""
+    return [text for text in HydraConfig.get().overrides.hydra if text.startswith("hydra.searchpath")]
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A config as plain values."""
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def refuse_unknown_keys(config_name: str, config: DictConfig) -> None:
+    """Refuse what ``+`` and ``++`` added under a name that means nothing.
+
+    Known is what is in the config without them, and what a ``_target_`` takes.
+
+    Raises:
+        UserError: names the key, and the nearest known one.
+    """
+    choices = HydraConfig.get().runtime.choices
+    overrides = OverridesParser.create().parse_overrides(typed())
+    added = [o for o in overrides if o.is_add() and not is_choice(o, choices)]
+    if not added:
+        return
+    chosen = [str(o.input_line) for o in overrides if is_choice(o, choices)]
+    reference = OmegaConf.to_container(compose(config_name, [*chosen, *searchpath()]), resolve=False)
+    known = dict(keys(reference))
+    for override in added:
+        key = override.key_or_group
+        value = OmegaConf.select(config, key)
+        for path in [f"{key}.{k}" for k, _ in keys(plain_value(value))] or [key]:
+            if path not in known and not accepted(path, config, known) and not phase_key_alone(path, config):
+                near = difflib.get_close_matches(path, known, 1, 0.5)
+                raise UserError(f"unknown key {path}" + (f": did you mean {near[0]}?" if near else ""))
+
+
+def is_choice(override: Override, choices: Mapping[str, Any]) -> bool:
+    """Whether an override chooses a file of a group, as ``+phase=gan`` does."""
+    return override.key_or_group in choices
+
+
+def plain_value(value: Any) -> Any:
+    """A node of a config as plain values."""
+    return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+
+
+def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of all values that are no dictionaries, or are empty ones."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from keys(value, f"{prefix}{name}.")
+    if prefix and not (isinstance(node, dict) and node):
+        yield prefix[:-1], node
+
+
+def accepted(path: str, config: DictConfig, known: Mapping[str, Any]) -> bool:
+    """Whether a key that no file names belongs to something open: a ``_target_`` that takes it, or an empty key."""
+    parts = path.split(".")
+    for depth in range(1, len(parts)):
+        parent = ".".join(parts[:depth])
+        if parent in known and known[parent] in (None, {}):
+            return True
+        node = OmegaConf.select(config, parent)
+        target = node.get("_target_") if isinstance(node, DictConfig) else None
+        if target and (parts[depth] == "_target_" or parts[depth] in parameters(target)):
+            return True
+        if target is None and isinstance(node, DictConfig) and parent == "callbacks":
+            return True  # a callback of the user's own
+    return False
+
+
+def phase_key_alone(path: str, config: DictConfig) -> bool:
+    """Whether a key of a phase is set where no phase is chosen: it is judged with each phase."""
+    return path.startswith("phase.") and "name" not in config.phase

@@ -1,80 +1,77 @@
 """``python -m anomaly3d.dashboard``: a W&B workspace with the panels in the order in which a reader needs them."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra import compose
 from omegaconf import DictConfig
 
-from anomaly3d.cli import command
+from anomaly3d.cli import Done, command
 
-# title, panels: each a title and the keys it draws; open sections come first
-LAYOUT: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
-    (
-        "1 Is the GAN healthy?",
-        (
-            ("Gradient norm: near 1", ("gan/gradient_norm",)),
-            ("Wasserstein estimate: grows, then falls slowly", ("gan/wasserstein", "gan/val_wasserstein")),
-            ("Samples alike: near 0, up is collapse", ("gan/health_sameness",)),
-            ("Samples far from heads: falls below 1", ("gan/health_distance",)),
-            ("Samples copy training heads: below 0.5", ("gan/health_copying",)),
-            ("Critic overfits: towards 1", ("gan/health_overfitting",)),
-        ),
-    ),
-    (
-        "2 Does the encoder find healthy heads?",
-        (
-            ("Loss of healthy validation heads", ("encoder/val_loss", "finetune/val_loss")),
-            ("Pasted anomalies told apart", ("encoder/val_pseudo_auc", "finetune/val_pseudo_auc")),
-            ("Image over feature distance", ("encoder/health_balance", "finetune/health_balance")),
-            ("Saturated tanh outputs", ("encoder/health_saturation", "finetune/health_saturation")),
-            ("Validation over training loss", ("encoder/health_gap", "finetune/health_gap")),
-        ),
-    ),
-)
-MEDIA = ("gan/samples", "encoder/reconstructions", "finetune/reconstructions")
+if TYPE_CHECKING:
+    from anomaly3d.phases.base import Phase
+
+MEDIA = ("samples", "reconstructions")
 EVALUATION = ("roc", "lesions", "groups", "volumes", "conformal", "cases")
-SCALARS = ("evaluation/auc.all.value", "evaluation/ap.all.value")
+SCALARS = ("evaluation/results.all.auc.value", "evaluation/results.all.ap.value")
 
 
-def build(entity: str, project: str) -> Any:
+def phases_of(detector: str) -> "list[type[Phase]]":
+    """The classes of a detector's phases, in their order."""
+    from hydra.utils import get_class
+
+    config = compose("train", [f"detector={detector}"])
+    modules = [compose("train", [f"detector={detector}", f"+phase={name}"]).phase for name in config.detector.phases]
+    return [get_class(phase.module["_target_"]) for phase in modules]
+
+
+def layout(phases: "list[type[Phase]]") -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """Sections, each with its panels: a title and the keys that it draws."""
+    return [
+        (f"{number} {p.question}", [(title, [f"{p.name}/{key}" for key in names]) for title, names in p.panels])
+        for number, p in enumerate(phases, start=1)
+    ]
+
+
+def build(entity: str, project: str, phases: "list[type[Phase]]") -> Any:
     """The workspace, not saved anywhere."""
     import wandb_workspaces.reports.v2 as panels
     import wandb_workspaces.workspaces as workspaces
 
     sections = [
         workspaces.Section(
-            name=title, panels=[panels.LinePlot(title=t, x="Step", y=list(keys)) for t, keys in lines], is_open=True
+            name=title, panels=[panels.LinePlot(title=t, x="Step", y=[*names]) for t, names in lines], is_open=True
         )
-        for title, lines in LAYOUT
+        for title, lines in layout(phases)
     ]
-    sections.append(
-        workspaces.Section(name="3 What it makes", panels=[panels.MediaBrowser(media_keys=[key]) for key in MEDIA])
-    )
+    media: list[Any] = [panels.MediaBrowser(media_keys=[f"{phase.name}/{key}"]) for phase in phases for key in MEDIA]
+    sections.append(workspaces.Section(name=f"{len(phases) + 1} What it makes", panels=media))
     results: list[Any] = [panels.ScalarChart(title=key, metric=panels.SummaryMetric(key)) for key in SCALARS]
     results += [panels.MediaBrowser(media_keys=[f"evaluation/{name}"]) for name in EVALUATION]
-    sections.append(workspaces.Section(name="4 How well it finds lesions", panels=results, is_open=True))
+    title = f"{len(phases) + 2} How well it finds lesions"
+    sections.append(workspaces.Section(name=title, panels=results, is_open=True))
     return workspaces.Workspace(entity=entity, project=project, name="anomaly3d", sections=sections)
 
 
 @command("dashboard")
-def main(config: DictConfig) -> int:
+def main(config: DictConfig) -> Done:
     """Lay out the workspace of ``entity=... project=...``; ``dry_run=true`` only says what it would hold."""
     from anomaly3d.errors import UserError
-    from anomaly3d.progress import say
+    from anomaly3d.system.progress import say
 
     try:
-        workspace = build(config.entity or "", config.project)
+        workspace = build(config.entity or "", config.project, phases_of(config.detector))
     except ImportError as error:
         raise UserError("the dashboard takes one more package: pip install 'anomaly3d[dashboard]'") from error
     for section in workspace.sections:
         say(f"{section.name}: {len(section.panels)} panels")
     if config.dry_run:
-        return 0
+        return Done()
     if not config.entity:
         raise UserError("whose workspace? Give entity=NAME, your W&B user or team, or dry_run=true")
     workspace.save()
     say(f"saved: {workspace.url}")
-    return 0
+    return Done()
 
 
 if __name__ == "__main__":

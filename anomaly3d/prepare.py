@@ -1,26 +1,48 @@
 """``python -m anomaly3d.prepare``: raw scans -> prepared volumes, masks, transforms and verdicts."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from anomaly3d.cli import command
+from anomaly3d.cli import Done, command
+
+if TYPE_CHECKING:
+    from anomaly3d.preprocessing.cohort import Study
+
+
+def build_study(config: DictConfig) -> "Study":
+    """The cohort of ``dataset`` and the preprocessor of ``preprocessing``.
+
+    Raises:
+        UserError: either cannot be built.
+    """
+    from pathlib import Path
+
+    from anomaly3d.cli import plain
+    from anomaly3d.preprocessing.cohort import Study
+    from anomaly3d.system.instantiate import build
+    from anomaly3d.system.workers import worker_count
+
+    cohort = build(plain(config.dataset), "dataset config")
+    preprocessor = build(plain(config.preprocessing), "preprocessing config")
+    return Study(cohort, preprocessor, Path(config.data_dir), worker_count(config.workers))
 
 
 @command("prepare")
-def main(config: DictConfig) -> int:
+def main(config: DictConfig) -> Done:
     """Prepare the cohort of ``dataset=...`` and print what became of its scans."""
-    from anomaly3d.preparation import prepare_from_config
-    from anomaly3d.progress import say
     from anomaly3d.report.contact_sheet import write_contact_sheet
+    from anomaly3d.system.progress import say
 
-    prepared = prepare_from_config(config)
+    prepared = build_study(config).prepare()
     counts = {v: len(prepared.with_verdict(v)) for v in ("accepted", "rejected", "unreadable")}
     say(f"prepared: {', '.join(f'{n} {v}' for v, n in counts.items())}; see {prepared.folder / 'quality.csv'}")
-    say(f"contact sheet: {write_contact_sheet(prepared.folder)}")
-    for verdict in prepared.with_verdict("rejected") + prepared.with_verdict("unreadable"):
-        say(f"  {verdict.scan_id}: {verdict.verdict}: {verdict.reasons}")
-    return 3 if counts["unreadable"] else 0
+    say(f"contact sheet: {write_contact_sheet(prepared)}")
+    for verdict in ("rejected", "unreadable"):
+        for row in prepared.with_verdict(verdict).to_dict("records"):
+            say(f"  {row['scan_id']}: {verdict}: {row['reasons']}")
+    return Done(3 if counts["unreadable"] else 0)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,44 @@
 """``python -m anomaly3d.score 'scans=[a.nii.gz]'``: anomaly scores and maps of new scans, on their own grids."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from anomaly3d.cli import command
+from anomaly3d.cli import Done, command
+
+if TYPE_CHECKING:
+    from anomaly3d.scoring.new_scans import ScoringJob
+
+
+def scoring_job(config: DictConfig) -> "ScoringJob":
+    """The detector of ``run`` and ``detector``, and the scans of ``scans`` or ``root``.
+
+    Raises:
+        UserError: no such detector, or no scans.
+    """
+    from pathlib import Path
+
+    from anomaly3d.cli import plain
+    from anomaly3d.cohorts.folder import FolderCohort
+    from anomaly3d.preprocessing.cohort import Study
+    from anomaly3d.runs.folder import choose_trained
+    from anomaly3d.scoring.inference import preprocessor_of
+    from anomaly3d.scoring.new_scans import ScoringJob
+    from anomaly3d.system.workers import worker_count
+
+    trained, settings = choose_trained(Path(config.runs_dir) / config.run, config.detector), plain(config)
+    cohort = FolderCohort("scored", config.root, settings["scans"])
+    study = Study(cohort, preprocessor_of(trained), Path(config.data_dir), worker_count(config.workers))
+    return ScoringJob(trained, study, Path(config.out), config.batch, settings["trainer"], config.memory_gb)
 
 
 @command("score")
-def main(config: DictConfig) -> int:
-    """Score new scans with the detector of ``run=...`` and write maps beside the scores."""
-    from anomaly3d.scoring import score_scans
+def main(config: DictConfig) -> Done:
+    """Score new scans with a detector of ``run=...`` and write maps beside the scores."""
+    from anomaly3d.scoring.new_scans import score_scans
 
-    return score_scans(config)
+    return Done(score_scans(scoring_job(config), config.site))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,32 @@
-"""``python -m anomaly3d.train +phase=gan``: train one phase; ``-m +phase=gan,encoder,finetune`` all three in a row."""
+"""``python -m anomaly3d.train +phase=gan``: train one phase; without ``+phase`` all phases of the detector in a row."""
 
 import sys
+from pathlib import Path
 
 from omegaconf import DictConfig
 
-from anomaly3d.cli import command
+from anomaly3d.cli import Done, command, plain, recompose, refuse_unknown_keys, typed
 
 
 @command("train")
-def main(config: DictConfig) -> int:
-    """Train the phase of ``+phase=...`` for the run of ``run=...``."""
-    if config.get("phase", {}).get("name") == "fit":
-        from anomaly3d.fitting import fit_detector
+def main(config: DictConfig) -> Done:
+    """Train ``+phase=...``, or every phase of ``detector=...``, for the run of ``run=...``."""
+    from anomaly3d.prepare import build_study
+    from anomaly3d.training.run import Job, train_phase
 
-        return fit_detector(config)
-    from anomaly3d.training import train_phase
-
-    return train_phase(config)
+    if "name" in config.phase:
+        configs = [config]
+    else:
+        configs = [recompose("train", f"+phase={name}") for name in config.detector.phases]
+    for each in configs:
+        refuse_unknown_keys("train", each)
+    value = None
+    for each in configs:
+        study = build_study(each)
+        run = Path(each.runs_dir) / str(each.run)
+        job = Job(study, study.preprocessor.resolution, study.cohort.synthetic, run, plain(each), tuple(typed()))
+        value = train_phase(job)
+    return Done(value=value)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 from itertools import chain
 
-from anomaly3d.data import StepSampler
+from anomaly3d.data.module import StepSampler
 
 
 def test_every_scan_is_seen_equally_often():

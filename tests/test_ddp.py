@@ -13,7 +13,7 @@ import torch
 
 from anomaly3d import evaluate, train
 from anomaly3d.evaluation.callbacks import read_scores
-from anomaly3d.lineage import flatten
+from anomaly3d.runs.lineage import flatten
 from tests.conftest import TINY
 
 

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from anomaly3d import derivatives
-from anomaly3d.derivatives import double, halve, leaky_relu
-from anomaly3d.layers import DownsampleConv
+from anomaly3d.networks.derivatives import double, halve, leaky_relu
+from anomaly3d.networks.layers import DownsampleConv
 
 SIZES = {2: (3, 2), 3: (3, 2, 4)}  # of the half
 HALVE, DOUBLE = {2: F.conv2d, 3: F.conv3d}, {2: F.conv_transpose2d, 3: F.conv_transpose3d}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
-from anomaly3d.hardware import recompute_activations, round_weights
-from anomaly3d.losses import gradient_norm, gradient_penalty
+from anomaly3d.system.device import recompute_activations, round_weights
+from anomaly3d.detectors.losses import gradient_norm, gradient_penalty
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import torch
 
-from anomaly3d.losses import feature_distance, gradient_norm, gradient_penalty, image_distance, interpolate
+from anomaly3d.detectors.losses import feature_distance, gradient_norm, gradient_penalty, image_distance, interpolate
 
 SHAPE = (3, 1, 3, 4, 5)
 

@@ -5,7 +5,7 @@ import pytest
 
 FAULTS = """
 import resource, sys
-from anomaly3d.memory import keep_freed_memory
+from anomaly3d.system.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -20,7 +20,7 @@ print(faults() - before)
 LEFT_BEHIND = """
 from pathlib import Path
 import numpy as np
-from anomaly3d.memory import keep_freed_memory, release_memory
+from anomaly3d.system.memory import keep_freed_memory, release_memory
 keep_freed_memory()
 resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 class Job:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from anomaly3d.files import remove_leftovers, written_whole
-from anomaly3d.parallel import run_parallel
+from anomaly3d.system.files import remove_leftovers, written_whole
+from anomaly3d.system.workers import run_parallel
 
 SLEEPERS = (
     "import time\nfrom anomaly3d.parallel import run_parallel\n"

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from anomaly3d import progress
-from anomaly3d.progress import Bar, track
+from anomaly3d.system.progress import Bar, track
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> io.StringIO:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from anomaly3d.pseudo_anomalies import OUTSIDE, blob, foreign_patch, with_anomaly, write_pseudo_anomalies
+from anomaly3d.data.pseudo_anomalies import OUTSIDE, blob, foreign_patch, with_anomaly, write_pseudo_anomalies
 
 SHAPE = (26, 22, 19)
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from anomaly3d import calibrate, score
-from anomaly3d.files import sha256
+from anomaly3d.system.files import sha256
 from tests.conftest import refused
 
 

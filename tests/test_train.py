@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from anomaly3d import evaluate, train
-from anomaly3d.files import sha256
+from anomaly3d.system.files import sha256
 from tests.conftest import TINY, counts, refused
 
 

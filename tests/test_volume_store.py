@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anomaly3d import volume_store
-from anomaly3d.volume_store import load_stack
+from anomaly3d.data.store import load_stack
 
 
 @pytest.fixture

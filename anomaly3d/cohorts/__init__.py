@@ -1,1 +1,1 @@
-"""Who was scanned: manifest, split, adapters to data sets, and the phantom cohort."""
+"""Who was scanned: adapters from data sets to a manifest, and the phantom cohort."""

@@ -2,11 +2,12 @@
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from anomaly3d.cohorts.manifest import OPTIONAL, REQUIRED, write_manifest
+from anomaly3d.cohorts.base import Cohort
 from anomaly3d.errors import UserError
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -49,42 +50,61 @@ def split_by_name(name: str, shares: dict[str, float]) -> str:
     return list(shares)[-1]
 
 
-def folder_manifest(
-    root: Path | None, scans: list[str], label: str, shares: dict[str, float], name: str, data_dir: Path
-) -> Path:
-    """Write the manifest of a folder (``root``) or of a list (``scans``).
+class FolderCohort(Cohort):
+    """Scans of a folder (``root``) or of a list (``scans``).
 
     Args:
-        label: ``"0"`` when all scans are known to be healthy: they are then split by ``shares`` into train,
-            validation, calibration and test; ``""`` when nothing is known: all go to test.
+        label: 0 when all scans are known to be healthy: they are then split by ``shares`` into train, validation,
+            calibration and test; None when nothing is known: all go to test.
 
     Raises:
-        UserError: neither is given, a scan does not exist, or two scans would have the same name.
+        UserError: neither folder nor list is given.
     """
-    if not root and not scans:
-        raise UserError(
-            "no scans: name a folder with root=FOLDER or files with 'scans=[a.nii.gz,b.nii.gz]' (for prepare and "
-            "train: dataset.root=... and dataset.scans=[...])"
+
+    def __init__(
+        self,
+        name: str,
+        root: str | None = None,
+        scans: str | Sequence[str] = (),
+        label: int | str | None = None,
+        shares: Mapping[str, float] | None = None,
+    ) -> None:
+        self.name, self.root = name, Path(root) if root else None
+        self.scans = [scans] if isinstance(scans, str) else [str(scan) for scan in scans]
+        self.label, self.shares = "" if label is None else str(label), dict(shares or {})
+        if not self.root and not self.scans:
+            raise UserError(
+                "no scans: name a folder with root=FOLDER or files with 'scans=[a.nii.gz,b.nii.gz]' (for prepare and "
+                "train: dataset.root=... and dataset.scans=[...])"
+            )
+
+    def key(self) -> str:
+        if self.root:
+            return str(self.root.resolve())
+        return "\n".join(str(Path(scan).resolve()) for scan in self.scans)
+
+    def rows(self, folder: Path, workers: int) -> pd.DataFrame:
+        """A row a file or DICOM folder.
+
+        Raises:
+            UserError: a scan does not exist, or two scans would have the same name.
+        """
+        paths = find_scans(self.root) if self.root else [Path(s) for s in self.scans]
+        for path in paths:
+            if not path.exists():
+                raise UserError(f"scan {path} does not exist")
+        names = [scan_name(p, self.root) for p in paths]
+        subjects = [subject_name(p, self.root) or n for p, n in zip(paths, names, strict=True)]
+        if doubles := sorted({n for n in names if names.count(n) > 1}):
+            raise UserError(f"two scans would both be named {doubles[0]}: rename one, or write a manifest")
+        healthy = self.label == "0"
+        return pd.DataFrame(
+            {
+                "scan_id": names,
+                "subject_id": subjects,
+                "cohort": self.name,
+                "image": [str(p.resolve()) for p in paths],
+                "label": self.label,
+                "split": [split_by_name(s, self.shares) if healthy else "test" for s in subjects],
+            }
         )
-    paths = find_scans(root) if root else [Path(s) for s in scans]
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"scan {path} does not exist")
-    names = [scan_name(p, root) for p in paths]
-    subjects = [subject_name(p, root) or n for p, n in zip(paths, names, strict=True)]
-    if doubles := sorted({n for n in names if names.count(n) > 1}):
-        raise UserError(f"two scans would both be named {doubles[0]}: rename one, or write a manifest")
-    table = pd.DataFrame(
-        {
-            "scan_id": names,
-            "subject_id": subjects,
-            "cohort": name,
-            "image": [str(p.resolve()) for p in paths],
-            "label": label,
-            "split": [split_by_name(s, shares) if label == "0" else "test" for s in subjects],
-        }
-    ).reindex(columns=[*REQUIRED, *OPTIONAL], fill_value="")
-    key = hashlib.sha256("\n".join(table["image"]).encode() if not root else str(root.resolve()).encode())
-    manifest = data_dir / "raw" / f"{name}-{key.hexdigest()[:8]}" / "manifest.csv"
-    write_manifest(table, manifest)
-    return manifest

@@ -1,1 +1,1 @@
-"""What every method offers: a reconstruction and a score for a volume, saved and loaded as one file."""
+"""What every method offers: findings on a batch; one method a file."""

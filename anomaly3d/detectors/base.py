@@ -1,56 +1,146 @@
-"""The interface that evaluation knows detectors by."""
+"""The interface that training, scoring and evaluation know every method by."""
 
+import dataclasses
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal
 
 import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
-from anomaly3d.files import written_whole
+from anomaly3d.data.batch import Batch
+from anomaly3d.errors import UserError
+from anomaly3d.system.files import written_whole
+from anomaly3d.system.instantiate import build
+
+Role = Literal["method", "trivial", "upper", "oracle"]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a detector says of a batch of B scans.
+
+    ``scores`` are ``(B,)`` each, higher is more abnormal; ``total`` is the method's anomaly score. ``reconstruction``
+    is the healthy volume nearest to each scan, ``(B, 1, D, H, W)`` in [-1, 1]; from it comes the map ``residual``, the
+    scan minus it. ``maps`` are further signed maps of the method's own by name, ``(B, 1, D, H, W)`` each, for example
+    logits.
+    """
+
+    scores: dict[str, Tensor]
+    reconstruction: Tensor | None = None
+    maps: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Detector(nn.Module, ABC):
-    """A method that has learned what is healthy.
+    """A method that learns what is healthy, or a control.
 
-    ``reconstructs`` is False where ``reconstruct`` only gives back what it got: then there is no map to look at.
+    A method implements ``examine``, and either ``loss`` or ``fit`` unless it has phases of its own. Its constructor
+    takes plain values, which ``config`` remembers. Class attributes:
+
+    - ``title``: for tables and figures.
+    - ``role``: a method; a trivial control; an upper control, which is shown lesions; an oracle, which knows more.
+    - ``needs_gradients``: ``examine`` computes gradients, for example of a latent search.
+    - ``learns_from``: the split it is trained on; only an upper control's is not ``train``.
+    - ``taught_with``: columns of the manifest whose volumes are in its training batches, beside image and brain mask.
+    - ``reads``: the same for all batches, also those that are scored: for oracles.
+    - ``parts``: names of the scores whose weighted sum ``total`` is, if it is one.
+    - ``fewest``: training scans without which it cannot learn.
     """
 
-    reconstructs = True
+    title: str
+    role: Role = "method"
+    needs_gradients = False
+    learns_from = "train"
+    taught_with: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    fewest = 1
+    config: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Detector":
+        detector = super().__new__(cls)
+        given = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
+        plain = {name: as_plain(value) for name, value in list(given.items())[1:]}
+        detector.config = {"_target_": f"{cls.__module__}.{cls.__qualname__}", **plain}
+        return detector
 
     @abstractmethod
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The healthy volume nearest to ``x``: ``(B, 1, D, H, W)`` in [-1, 1] -> the same shape."""
+    def examine(self, batch: Batch) -> Findings:
+        """Scores, and where the method has them reconstruction and maps, of a batch."""
 
-    @abstractmethod
-    def score(self, x: Tensor) -> dict[str, Tensor]:
-        """Distances of ``x (B, 1, D, H, W)`` from healthy, each ``(B,)``; ``total`` is the anomaly score."""
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss``, a scalar to minimise over the detector's parameters, and its parts; for the phase ``fit``."""
+        raise NotImplementedError
 
-    def examine(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-        """Distances and reconstruction of a batch's ``image``, in one pass where the method can.
+    def fit(self, train: Tensor, validation: Tensor) -> None:
+        """Learn at once from healthy volumes ``(N, 1, D, H, W)``; ``validation`` may choose between variants.
 
-        An oracle may look at more of the batch.
+        What is learned belongs into buffers. For the phase ``fit``, in place of ``loss``.
         """
-        return self.score(batch["image"]), self.reconstruct(batch["image"])
+        raise NotImplementedError
 
+    @property
+    def fits_at_once(self) -> bool:
+        """Whether the method learns by ``fit`` and not by ``loss``."""
+        return type(self).fit is not Detector.fit
 
-class FittedDetector(Detector):
-    """A method of one stage: fitted to healthy volumes at once, all it has learned in its buffers and parameters."""
+    def recompute_activations(self) -> None:
+        """Use less memory in training by computing activations again for gradients.
 
-    @classmethod
-    @abstractmethod
-    def fit(cls, train: Tensor, validation: Tensor) -> Self:
-        """From healthy volumes ``(N, 1, D, H, W)``; ``validation`` (healthy as well) may choose between variants."""
+        Raises:
+            UserError: the method cannot.
+        """
+        raise UserError(f"gradient_checkpointing=true: {self.title} cannot recompute its activations")
 
     def save(self, path: Path) -> None:
-        """Write what was learned; the file loads with ``weights_only=True``."""
+        """Write config and state; the file loads with ``weights_only=True``."""
+        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         with written_whole(path) as beside, beside.open("wb") as file:  # a path's name would be in the file
-            torch.save(self.state_dict(), file)
+            torch.save({"config": self.config, "state": state}, file)
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what ``save`` wrote, onto the CPU."""
-        detector = cls()
-        for name, value in torch.load(path, map_location="cpu", weights_only=True).items():
-            detector.register_buffer(name, value)
-        return detector
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Buffers take the shape of what was learned, which a new detector does not know."""
+        for name, value in list(self.named_buffers(recurse=False)):
+            stored = state_dict.get(prefix + name)
+            if stored is not None and stored.shape != value.shape:
+                setattr(self, name, torch.empty_like(stored, device=value.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def as_plain(value: Any) -> Any:
+    """A constructor's argument as what a file can hold."""
+    if isinstance(value, DictConfig | ListConfig):
+        return OmegaConf.to_container(value, resolve=True)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): as_plain(v) for k, v in value.items()}
+    return [as_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def build_detector(config: Mapping[str, Any]) -> Detector:
+    """A detector that has learned nothing, from ``module`` of ``conf/detector``.
+
+    Raises:
+        UserError: arguments that it does not take.
+    """
+    return build(config, "detector config", recursive=False)
+
+
+def load_detector(path: Path) -> Detector:
+    """Read what ``Detector.save`` wrote, onto the CPU.
+
+    Raises:
+        UserError: the file is damaged, or holds another class than a detector that may be named.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        detector = build_detector(stored["config"])
+        detector.load_state_dict(stored["state"])
+    except (EOFError, KeyError, RuntimeError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{path} is damaged or no detector of this version: train its phase anew ({error})") from error
+    return detector

@@ -4,17 +4,14 @@ All work on volumes ``(B, 1, D, H, W)`` in [-1, 1] whose third axis from the end
 """
 
 import math
-from typing import Any, Self
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly3d.detectors.base import Detector, FittedDetector
-
-FEWEST = 3  # training volumes from which a spread and a component can be told
-BLOOD = 0.25  # 55 HU in the paper's window
-COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # of the principal components, those that validation chooses from
+from anomaly3d.data.batch import Batch
+from anomaly3d.detectors.base import Detector, Findings, Role
 
 
 def mean_square(x: Tensor) -> Tensor:
@@ -22,66 +19,80 @@ def mean_square(x: Tensor) -> Tensor:
     return x.square().flatten(1).mean(1)
 
 
-class BrightVolume(FittedDetector):
-    """Share of voxels brighter than clotted blood starts to be; nothing is learned."""
+class Control(Detector):
+    """A trivial detector."""
 
-    @classmethod
-    def fit(cls, train: Tensor, validation: Tensor) -> Self:
-        return cls()
+    role: Role = "trivial"
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return x.clamp(max=BLOOD)
-
-    def score(self, x: Tensor) -> dict[str, Tensor]:
-        return {"total": (x > BLOOD).float().flatten(1).mean(1)}
+    def fit(self, train: Tensor, validation: Tensor) -> None:
+        """Nothing is learned."""
 
 
-class Mirror(FittedDetector):
-    """Mean difference between the two sides of the head; nothing is learned."""
+class BrightVolume(Control):
+    """Share of voxels brighter than ``level``, where clotted blood starts."""
 
-    @classmethod
-    def fit(cls, train: Tensor, validation: Tensor) -> Self:
-        return cls()
+    title = "volume brighter than 55 HU"
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return x.flip(2)
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.level = level
 
-    def score(self, x: Tensor) -> dict[str, Tensor]:
-        return {"total": (x - x.flip(2)).abs().flatten(1).mean(1)}
+    def examine(self, batch: Batch) -> Findings:
+        x = batch["image"]
+        return Findings({"total": (x > self.level).float().flatten(1).mean(1)}, x.clamp(max=self.level))
 
 
-class MeanVolume(FittedDetector):
+class Mirror(Control):
+    """Mean difference between the two sides of the head."""
+
+    title = "difference of left and right"
+
+    def examine(self, batch: Batch) -> Findings:
+        x = batch["image"]
+        return Findings({"total": (x - x.flip(2)).abs().flatten(1).mean(1)}, x.flip(2))
+
+
+class MeanVolume(Control):
     """Mean squared distance to the average healthy training volume."""
 
+    title = "distance to the mean healthy volume"
     mean: Tensor
 
-    @classmethod
-    def fit(cls, train: Tensor, validation: Tensor) -> Self:
-        detector = cls()
-        detector.register_buffer("mean", train.mean(0))
-        return detector
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.empty(0))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self.mean.expand_as(x)
+    def fit(self, train: Tensor, validation: Tensor) -> None:
+        self.mean = train.mean(0)
 
-    def score(self, x: Tensor) -> dict[str, Tensor]:
-        return {"total": mean_square(x - self.mean)}
+    def examine(self, batch: Batch) -> Findings:
+        x = batch["image"]
+        return Findings({"total": mean_square(x - self.mean)}, self.mean.expand_as(x))
 
 
 class ZScore(MeanVolume):
-    """Mean squared deviation from the healthy mean in units of the healthy spread at each voxel."""
+    """Mean squared deviation from the healthy mean in units of the healthy spread at each voxel.
 
+    Args:
+        floor: of the spread; where healthy volumes do not differ at all, rounding would decide.
+    """
+
+    title = "deviation from the healthy mean at each voxel"
+    fewest = 3
     spread: Tensor
-    FLOOR = 0.02  # of the spread: 1.2 HU; where healthy volumes do not differ at all, rounding would decide
 
-    @classmethod
-    def fit(cls, train: Tensor, validation: Tensor) -> Self:
-        detector = super().fit(train, validation)
-        detector.register_buffer("spread", train.std(0).clamp_min(cls.FLOOR))
-        return detector
+    def __init__(self, floor: float) -> None:
+        super().__init__()
+        self.floor = floor
+        self.register_buffer("spread", torch.empty(0))
 
-    def score(self, x: Tensor) -> dict[str, Tensor]:
-        return {"total": mean_square((x - self.mean) / self.spread)}
+    def fit(self, train: Tensor, validation: Tensor) -> None:
+        super().fit(train, validation)
+        self.spread = train.std(0).clamp_min(self.floor)
+
+    def examine(self, batch: Batch) -> Findings:
+        x = batch["image"]
+        return Findings({"total": mean_square((x - self.mean) / self.spread)}, self.mean.expand_as(x))
 
 
 class PCA(MeanVolume):
@@ -90,20 +101,29 @@ class PCA(MeanVolume):
     The more components, the smaller every residual, so their number is the one under which healthy validation volumes
     are most likely (probabilistic PCA, Tipping and Bishop 1999: the variance of each component, one variance for all
     the rest). Components come from the Gram matrix of the training volumes.
+
+    Args:
+        counts: numbers of components that validation chooses from.
     """
 
+    title = "distance to the healthy principal components"
+    fewest = 3
     components: Tensor
 
-    @classmethod
-    def fit(cls, train: Tensor, validation: Tensor) -> Self:
-        detector = super().fit(train, validation)
-        flat = (train - detector.mean).flatten(1)
+    def __init__(self, counts: Sequence[int]) -> None:
+        super().__init__()
+        self.counts = tuple(counts)
+        self.register_buffer("components", torch.empty(0))
+
+    def fit(self, train: Tensor, validation: Tensor) -> None:
+        super().fit(train, validation)
+        flat = (train - self.mean).flatten(1)
         values, vectors = torch.linalg.eigh((flat @ flat.T).double() / len(flat))
         order = values.argsort(descending=True)
         order = order[values[order] > 1e-6 * values.max()]
         variances = values[order]
         basis = F.normalize(vectors[:, order].T.float() @ flat, dim=1)
-        rest = (validation - detector.mean).flatten(1)
+        rest = (validation - self.mean).flatten(1)
         squares, whole = (rest @ basis.T).double().square().mean(0), float(rest.double().square().sum(1).mean())
         dimensions = flat.shape[1]
 
@@ -114,42 +134,31 @@ class PCA(MeanVolume):
             outside = (whole - float(squares[:count].sum())) / left
             return float(fitted) + outside + (dimensions - count) * math.log(left)
 
-        chosen = min((c for c in COMPONENTS if c < len(basis)), key=surprise)
-        detector.register_buffer("components", basis[:chosen].clone())
-        return detector
+        self.components = basis[: min((c for c in self.counts if c < len(basis)), key=surprise)].clone()
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def examine(self, batch: Batch) -> Findings:
+        x = batch["image"]
         flat = (x - self.mean).flatten(1)
-        return ((flat @ self.components.T) @ self.components).view_as(x) + self.mean
-
-    def score(self, x: Tensor) -> dict[str, Tensor]:
-        return {"total": mean_square(x - self.reconstruct(x))}
+        reconstruction = ((flat @ self.components.T) @ self.components).view_as(x) + self.mean
+        return Findings({"total": mean_square(x - reconstruction)}, reconstruction)
 
 
-class Twin(Detector):
+class Twin(Control):
     """An oracle for phantoms: it knows the same head without its lesion, from another scan with other noise.
 
-    The score is the mean of the largest differences after smoothing over 3 voxels; what it misses is not in the image.
+    The score is the mean of the ``largest`` differences after smoothing over 3 voxels; what it misses is not in the
+    image.
     """
 
-    LARGEST = 30  # voxels, about 0.5 ml
+    title = "the same head without its lesion"
+    role: Role = "oracle"
+    reads = ("twin",)
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return x
+    def __init__(self, largest: int) -> None:
+        super().__init__()
+        self.largest = largest
 
-    def score(self, x: Tensor) -> dict[str, Tensor]:
-        raise NotImplementedError("the twin of a scan is in its batch: call examine")
-
-    def examine(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+    def examine(self, batch: Batch) -> Findings:
         smooth = F.avg_pool3d(batch["image"] - batch["twin"], 3, 1, 1).abs().flatten(1)
-        largest = smooth.topk(min(self.LARGEST, smooth.shape[1]), 1).values
-        return {"total": largest.mean(1)}, batch["twin"]
-
-
-CONTROLS: dict[str, type[FittedDetector]] = {
-    "bright_volume": BrightVolume,
-    "mean_volume": MeanVolume,
-    "zscore": ZScore,
-    "mirror": Mirror,
-    "pca": PCA,
-}
+        largest = smooth.topk(min(self.largest, smooth.shape[1]), 1).values
+        return Findings({"total": largest.mean(1)}, batch["twin"])

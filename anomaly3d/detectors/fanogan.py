@@ -1,17 +1,19 @@
 """f-AnoGAN in three dimensions: encoder, generator, and the critic's features, as one detector."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from anomaly3d.detectors.base import Detector
+from anomaly3d.data.batch import Batch
+from anomaly3d.detectors.base import Detector, Findings
+from anomaly3d.detectors.losses import feature_distance, image_distance
 from anomaly3d.errors import UserError
-from anomaly3d.files import written_whole
-from anomaly3d.losses import feature_distance, image_distance
-from anomaly3d.networks import Critic, Encoder, Generator, Norm
+from anomaly3d.networks.gan import Critic, Encoder, Generator, Norm
+from anomaly3d.networks.layers import DownsampleConv, UpsampleConv
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,10 @@ class ModelConfig:
     critic_norm: Norm
     encoder_norm: Norm
     encoder_output: Literal["tanh", "linear"]
-    spatial_dims: int
+    spatial_dims: int = 3
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ModelConfig":
+    def of(cls, config: Mapping[str, Any]) -> "ModelConfig":
         """From the plain dictionary of the config group.
 
         Raises:
@@ -41,29 +43,34 @@ class ModelConfig:
 
 
 class FAnoGAN(Detector):
-    """A(x) = L_img + kappa * L_feat of eq. 6, with the reconstruction G(E(x))."""
+    """A(x) = L_img + kappa * L_feat of eq. 6, with the reconstruction G(E(x)).
 
-    def __init__(self, model: ModelConfig, kappa: float = 1.0) -> None:
+    Args:
+        model: of ``ModelConfig``.
+        kappa: weight of the feature distance.
+
+    Raises:
+        UserError: networks that cannot be built.
+    """
+
+    title = "3D f-AnoGAN"
+    parts = ("image", "feature")
+
+    def __init__(self, model: ModelConfig | Mapping[str, Any], kappa: float = 1.0) -> None:
         super().__init__()
-        self.model, self.kappa = model, kappa
+        self.model = m = model if isinstance(model, ModelConfig) else ModelConfig.of(model)
+        self.kappa = kappa
+        if m.spatial_dims != 3:
+            raise UserError("model.spatial_dims must be 3: the networks also take 2, but the data are volumes")
         try:
-            self.generator = Generator(
-                model.channels, model.latent, model.resolution, model.generator_norm, model.spatial_dims
-            )
-            self.critic = Critic(model.channels, model.resolution, model.critic_norm, model.spatial_dims)
-            self.encoder = Encoder(
-                model.channels,
-                model.latent,
-                model.resolution,
-                model.encoder_norm,
-                model.encoder_output,
-                model.spatial_dims,
-            )
+            self.generator = Generator(m.channels, m.latent, m.resolution, m.generator_norm)
+            self.critic = Critic(m.channels, m.resolution, m.critic_norm)
+            self.encoder = Encoder(m.channels, m.latent, m.resolution, m.encoder_norm, m.encoder_output)
         except ValueError as error:
             raise UserError(f"model config: {error}") from error
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x~ = G(E(x))."""
+        """x~ = G(E(x)): ``(B, 1, D, H, W)`` in [-1, 1] -> the same shape."""
         return self.generator(self.encoder(x))
 
     def distances(self, x: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
@@ -72,28 +79,28 @@ class FAnoGAN(Detector):
         feature = feature_distance(self.critic.features(x), self.critic.features(reconstruction))
         return {"image": image, "feature": feature, "total": image + self.kappa * feature}
 
-    def score(self, x: Tensor) -> dict[str, Tensor]:
+    def examine(self, batch: Batch) -> Findings:
         """``image``, ``feature``, ``total``, and ``latent`` = ||E(x) - E(x~)||^2 / dim."""
-        return self.examine({"image": x})[0]
-
-    def examine(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-        """``score`` and ``reconstruct`` with one pass of encoder and generator."""
         x = batch["image"]
         z = self.encoder(x)
         reconstruction = self.generator(z)
         latent = image_distance(z, self.encoder(reconstruction))
-        return {**self.distances(x, reconstruction), "latent": latent}, reconstruction
+        return Findings({**self.distances(x, reconstruction), "latent": latent}, reconstruction)
 
-    def save(self, path: Path) -> None:
-        """Write config and weights; the file loads with ``weights_only=True``."""
-        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        with written_whole(path) as beside, beside.open("wb") as file:  # a path's name would be in the file
-            torch.save({"model": asdict(self.model), "kappa": self.kappa, "state": state}, file)
+    def recompute_activations(self) -> None:
+        """Keep only the inputs of the networks' convolutions; what lies between is computed again for gradients."""
+        for layers in (self.generator.blocks, self.critic.trunk.layers, self.encoder.trunk.layers):
+            recompute_between_convolutions(layers)
 
-    @classmethod
-    def load(cls, path: Path) -> "FAnoGAN":
-        """Read what ``save`` wrote, onto the CPU."""
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        detector = cls(ModelConfig(**stored["model"]), stored["kappa"])
-        detector.load_state_dict(stored["state"])
-        return detector
+
+def recompute_between_convolutions(layers: nn.Sequential) -> None:
+    """Run ``layers`` in checkpoints that begin at its convolutions."""
+    starts = [i for i, layer in enumerate(layers) if isinstance(layer, DownsampleConv | UpsampleConv)]
+    groups = [layers[a:b] for a, b in pairwise([*starts, len(layers)])]
+
+    def forward(x: Tensor) -> Tensor:
+        for group in groups:
+            x = checkpoint(group, x, use_reentrant=False)
+        return x
+
+    layers.forward = forward  # type: ignore[method-assign]

@@ -10,9 +10,10 @@ import pandas as pd
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from anomaly3d.evaluation.bootstrap import mean_interval
-from anomaly3d.evaluation.rescoring import Healthy, Maps, anomaly_maps, load
-from anomaly3d.evaluation.statistics import share
+from anomaly3d.scans.nifti import voxels
+from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps
+from anomaly3d.statistics.auc import share
+from anomaly3d.statistics.bootstrap import mean_interval
 
 NEIGHBOURS = np.ones((3, 3, 3))  # voxels that touch at a corner belong to one lesion
 SMALLEST = 3  # voxels of a lesion that counts; smaller ones are crumbs of resampling
@@ -52,20 +53,20 @@ def false_parts(anomaly: np.ndarray, brain: np.ndarray, threshold: float) -> int
 
 
 def locate_scan(
-    scan: Maps, masks: dict[str, str], healthy: Healthy, thresholds: dict[str, float]
+    scan: ScanMaps, masks: dict[str, str], healthy: Healthy, thresholds: dict[str, float]
 ) -> list[dict[str, Any]]:
     """Rows of one scan: for every anomaly map and every mask of ``masks`` (its name, its file), or for none of them.
 
     Without masks the scan is a healthy one and a row has ``false_parts``.
     """
-    residual, brain = scan.read()
+    raw, brain = scan.read()
     rows: list[dict[str, Any]] = []
-    for name, signed in anomaly_maps(residual, brain, healthy).items():
+    for name, signed in anomaly_maps(raw, brain, healthy).items():
         anomaly, row = np.abs(signed), {"scan_id": scan.scan_id, "map": name}
         if not masks:
             rows.append({**row, "mask": "", "false_parts": false_parts(anomaly, brain, thresholds[name])})
         for mask, path in masks.items():
-            found = locate(anomaly, load(path) > 0, brain, thresholds[name])
+            found = locate(anomaly, voxels(path) > 0, brain, thresholds[name])
             if found:
                 rows.append({**row, "mask": mask, **found})
     return rows

@@ -1,11 +1,12 @@
 """AUC, AP and paired tests from tables of scores."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from anomaly3d.evaluation.statistics import (
+from anomaly3d.statistics.auc import (
     Estimate,
     auc,
     average_precision,
@@ -54,13 +55,33 @@ def ap_of(table: pd.DataFrame, column: str = "total") -> Estimate:
     return average_precision(*labels_and_scores(table, column), subjects_of(table))
 
 
+def result(rows: pd.DataFrame, column: str = "total") -> dict[str, Any] | None:
+    """AUC and AP of some rows with n and interval, and the AP of chance; None where a class is missing."""
+    rows = ranked(rows)
+    if not both_classes(rows):
+        return None
+    bootstrap = bootstrap_auc(*labels_and_scores(rows, column), subjects_of(rows))
+    return {
+        "auc": {**auc_of(rows, column).as_json(), "bootstrap95": [bootstrap.low, bootstrap.high]},
+        "ap": ap_of(rows, column).as_json(),
+        "chance_ap": float((rows["label"] == "1").mean()),
+    }
+
+
+def present(results: dict[str, dict[str, Any] | None]) -> dict[str, dict[str, Any]]:
+    """Those that are there."""
+    return {name: found for name, found in results.items() if found}
+
+
 def summarise(
     table: pd.DataFrame,
     others: dict[str, pd.DataFrame],
     set_aside: pd.DataFrame | None = None,
     selected: str | None = None,
+    parts: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """AUC and AP with n and interval: all, by cohort, by lesion type, and of the ``others`` on the same scans.
+    """``results`` of a detector: all, by cohort, by part of its score, and of the ``others`` on the same scans; AP by
+    ``lesion`` type; ``set_aside``; and what it is ``compared`` with.
 
     Args:
         table: ``scan_id, subject_id, cohort, label, group, lesions, total`` and more scores of the detector.
@@ -68,39 +89,33 @@ def summarise(
         set_aside: ``subject_id, group, label, verdict`` of test scans without a score. Because a person would have to
             look at them, ``rejected_flagged`` counts each as more abnormal than any scored scan.
         selected: the score that was chosen without a label, where it is not ``total``.
+        parts: columns of scores that stand beside ``total``.
     """
     table = ranked(table)
-    metrics: dict[str, Any] = {"auc": {}, "ap": {}, "chance_ap": {}, "set_aside": {}, "compared": {}}
-
-    def put(name: str, rows: pd.DataFrame, column: str = "total") -> None:
-        if both_classes(rows):
-            bootstrap = bootstrap_auc(*labels_and_scores(rows, column), subjects_of(rows))
-            metrics["auc"][name] = {**auc_of(rows, column).as_json(), "bootstrap95": [bootstrap.low, bootstrap.high]}
-            metrics["ap"][name] = ap_of(rows, column).as_json()
-            metrics["chance_ap"][name] = float((rows["label"] == "1").mean())
-
-    put("all", table)
-    if selected:
-        put("selected", table, selected)
-    for cohort, rows in table.groupby("cohort"):
-        put(str(cohort), rows)
-    for lesion in LESIONS:
-        rows = of_lesion(table, lesion)
-        if both_classes(rows):
-            metrics["ap"][lesion] = ap_of(rows).as_json()
-            metrics["chance_ap"][lesion] = float((rows["label"] == "1").mean())
-    for part in ("image", "feature", "latent"):
-        if part in table:
-            put(f"{part}_distance", table, part)
+    lesions = {lesion: rows for lesion in LESIONS if both_classes(rows := of_lesion(table, lesion))}
+    results: dict[str, Any] = {
+        "all": result(table),
+        "selected": result(table, selected) if selected else None,
+        "cohort": present({str(cohort): result(rows) for cohort, rows in table.groupby("cohort")}),
+        "part": present({part: result(table, part) for part in parts}),
+        "rejected_flagged": None,
+        "other": present({name: result(other) for name, other in others.items()}),
+    }
+    counts: dict[str, Any] = {}
     if set_aside is not None and not set_aside.empty:
         names = set_aside["label"].map({"0": "normal", "1": "abnormal", "": "unknown"})
-        for verdict, found in names.groupby(set_aside["verdict"]):
-            metrics["set_aside"][str(verdict)] = found.value_counts().to_dict()
-        put("rejected_flagged", pd.concat([table, ranked(set_aside).assign(total=table["total"].max() + 1)]))
-    for name, other in others.items():
-        put(name, ranked(other))
-    metrics["compared"] = compare(table, {n: t["total"] for n, t in aligned(table, others).items()})
-    return metrics
+        counts = {str(v): found.value_counts().to_dict() for v, found in names.groupby(set_aside["verdict"])}
+        flagged = pd.concat([table, ranked(set_aside).assign(total=table["total"].max() + 1)])
+        results["rejected_flagged"] = result(flagged)
+    return {
+        "results": results,
+        "lesion": {
+            lesion: {"ap": ap_of(rows).as_json(), "chance_ap": float((rows["label"] == "1").mean())}
+            for lesion, rows in lesions.items()
+        },
+        "set_aside": counts,
+        "compared": compare(table, {n: t["total"] for n, t in aligned(table, others).items()}),
+    }
 
 
 def aligned(table: pd.DataFrame, others: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -1,49 +1,66 @@
-"""Evaluate a run: its scans through each stage and the controls, then everything a reviewer asks for, from tables."""
+"""Evaluate a run: its detectors on the same test scans, and of one of them everything that a reviewer asks for."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import DictConfig
-from rich.table import Table
 
-from anomaly3d.data import PSEUDO, HeadCTDataModule
+from anomaly3d.data.module import PSEUDO, HeadCTDataModule
 from anomaly3d.detectors.base import Detector
-from anomaly3d.detectors.controls import CONTROLS, FEWEST, Twin
-from anomaly3d.detectors.registry import load_detector
 from anomaly3d.errors import UserError
-from anomaly3d.evaluation.calibration import OWN, Calibration, calibrate, calibration_folder, check_rate
-from anomaly3d.evaluation.inference import Inference, finished_stages, prepared_folder
 from anomaly3d.evaluation.localization import locate_scan, summarise_localization
 from anomaly3d.evaluation.metrics import auc_of, both_classes, ranked, summarise
-from anomaly3d.evaluation.operating import (
+from anomaly3d.evaluation.thresholds import (
     conformal_rates,
     false_positives_by,
     operating_points,
     recall_by,
     site_shift,
 )
-from anomaly3d.evaluation.rescoring import Healthy, choose, maps_of, rescore, score_names
-from anomaly3d.files import written_whole
-from anomaly3d.lineage import PhaseFolder, require_same_data, split_hash
-from anomaly3d.parallel import run_parallel
-from anomaly3d.preparation import worker_count
-from anomaly3d.progress import console, is_leader, say
-from anomaly3d.quiet import hush
-from anomaly3d.report.build import Context, present
-from anomaly3d.report.page import set_aside_text
-from anomaly3d.report.tables import auc_rows
-from anomaly3d.tracking import log_report
+from anomaly3d.preprocessing.cohort import PreparedCohort
+from anomaly3d.runs.folder import Trained, find_trained
+from anomaly3d.runs.lineage import require_same_data, split_hash
+from anomaly3d.scans.manifest import TRUTH
+from anomaly3d.scoring.anomaly_maps import Healthy, maps_of
+from anomaly3d.scoring.calibration import HEALTHY, OWN, Calibration, calibrate, calibration_folder, check_rate
+from anomaly3d.scoring.inference import Inference
+from anomaly3d.scoring.scan_scores import choose, rescore, score_names
+from anomaly3d.system.files import written_whole
+from anomaly3d.system.progress import is_leader, say
+from anomaly3d.system.workers import run_parallel
 
 TASKS = ("train", "validation", PSEUDO, "calibration", "test")  # splits that are scored
-MASKS = ("lesion_mask", "mass_effect_mask")
+ROLES = ("method", "trivial", "upper", "oracle")  # in the order of the tables
+
+
+@dataclass(frozen=True)
+class Options:
+    """``conf/evaluate``."""
+
+    batch: int
+    score: str | None
+    false_positive_rate: float
+    voxel_false_positive_rate: float
+    trainer: Mapping[str, Any]
+    workers: int
+    memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse rates that are none.
+
+        Raises:
+            UserError: names the key.
+        """
+        for name in ("false_positive_rate", "voxel_false_positive_rate"):
+            check_rate(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A run's rescored tables by split, and what was learned from the healthy ones."""
+    """A detector's rescored tables by split, and what was learned from the healthy ones."""
 
     tables: dict[str, pd.DataFrame]
     healthy: Healthy
@@ -52,31 +69,108 @@ class Scored:
     calibrations: list[Calibration]  # of the chosen score, and of A(x) where that is another
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What a report is made from.
+
+    ``focus`` is the detector that it is about, ``detector`` itself, ``out`` where its scores and volumes are; ``table``
+    its rescored test scans, ``others`` those of other detectors by label; the first of ``calibrations`` is the locked
+    one; ``metrics`` is what ``metrics.json`` holds.
+    """
+
+    focus: Trained
+    detector: Detector
+    data: HeadCTDataModule
+    out: Path
+    table: pd.DataFrame
+    others: dict[str, pd.DataFrame]
+    calibrations: list[Calibration]
+    metrics: dict[str, Any]
+
+
 def folder_of(out: Path, split: str) -> Path:
     """Where the scores of a split lie: those of the test scans are what the run is about."""
     return out if split == "test" else out / split
 
 
-def rescore_all(
-    data: HeadCTDataModule, tables: dict[str, pd.DataFrame], out: Path, config: DictConfig, reconstructs: bool
-) -> Scored:
-    """From tables of distances to every score, the chosen one, and its threshold; no test scan decides anything.
+def evaluate_run(run: Path, focus: Trained, prepared: PreparedCohort, options: Options) -> Evaluated | None:
+    """Evaluate the detectors of a run; None on the processes that only help with scoring.
 
-    Args:
-        reconstructs: whether the detector has residual maps to score.
+    Raises:
+        UserError: splits are empty or not those that were trained with, or a score that the detector does not have.
     """
-    workers = worker_count(config)
+    data = HeadCTDataModule(prepared, options.batch, memory_gb=options.memory_gb)
+    data.setup()
+    data.require("train", "validation", "test")
+    require_same_data(focus.lineage, prepared, focus.folder.path)
+    inference, detector = Inference(data, options.trainer), focus.load()
+    out = run / "evaluation" / focus.name
+    say(f"evaluate: {detector.title} of run {run.name}, {focus.stage}, into {out}")
+    splits = [split for split in TASKS if not data.split(split).empty]
+    tables = {split: inference.once(focus, split, folder_of(out, split), volumes=True) for split in splits}
+    beside = others_of(run, focus, data)
+    say(f"evaluate: the test scans with {len(beside)} others")
+    others = {t.label: inference.once(t, "test", run / "evaluation" / t.label) for t in beside}
+    if not is_leader():
+        return None
+    scored = rescore_all(data, tables, out, detector, options)
+    store(scored, focus.folder.path, out)
+    own = [part for part in score_names(tables["test"]) if part != "total"]
+    test, chosen = scored.tables["test"], scored.chosen
+    metrics = {
+        "focus": focus.name,
+        "detectors": {t.label: known(t) for t in [focus, *beside]},
+        **summarise(test, others, set_aside(prepared), chosen if chosen != "total" else None, own),
+        **beyond_ranking(scored, bool(options.score)),
+        "localization": localize(data, scored, out, options.workers),
+    }
+    with written_whole(run / "evaluation" / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=1))
+    return Evaluated(focus, detector, data, out, test, others, scored.calibrations, metrics)
+
+
+def known(trained: Trained) -> dict[str, str]:
+    """What tables say of a detector."""
+    return {"title": trained.lineage["title"], "role": trained.lineage["role"], "stage": trained.stage}
+
+
+def others_of(run: Path, focus: Trained, data: HeadCTDataModule) -> list[Trained]:
+    """What stands beside a detector: its own earlier stages, and all others of the run on the same data, by role.
+
+    A detector that was trained with other data, or that reads what the test scans do not have, is left out.
+    """
+    found, test = [], data.split("test")
+    for trained in find_trained(run):
+        if trained.label == focus.label or (trained.earlier and trained.name != focus.name):
+            continue
+        same = trained.lineage["prepared"] == data.prepared.folder.name
+        if not same or trained.lineage["split_hash"] != split_hash(data.prepared.table):
+            say(f"{trained.label} of this run was trained with other scans and is left out")
+        elif all((test[kind] != "").all() for kind in trained.lineage["reads"]):
+            found.append(trained)
+    return sorted(found, key=lambda t: (t.name != focus.name, ROLES.index(t.lineage["role"])))
+
+
+def rescore_all(
+    data: HeadCTDataModule, tables: dict[str, pd.DataFrame], out: Path, detector: Detector, options: Options
+) -> Scored:
+    """From a detector's own scores to every score, the chosen one, and its threshold; no test scan decides anything.
+
+    Raises:
+        UserError: a score that the detector does not have.
+    """
+    workers = options.workers
     maps = {split: maps_of(data.split(split), folder_of(out, split)) for split in tables}
-    healthy = Healthy.measure(maps["train"], tables["train"])
+    healthy = Healthy.measure(maps["train"], tables["train"], detector.parts)
     rescored = {
-        split: rescore(table, maps[split] if reconstructs else [], healthy, workers, f"scores of {split} scans")
+        split: rescore(table, maps[split], healthy, workers, f"scores of {split} scans")
         for split, table in tables.items()
         if split != "train"
     }
     chosen, ranking = choose(rescored["validation"], rescored[PSEUDO])
-    if config.score and config.score not in ranking:
-        raise UserError(f"score={config.score}: this detector has {', '.join(ranking)}")
-    chosen = config.score or chosen
+    if options.score and options.score not in ranking:
+        raise UserError(f"score={options.score}: this detector has {', '.join(ranking)}")
+    chosen = options.score or chosen
     calibrations = []
     if "calibration" in rescored:
         calibrations = calibrate(
@@ -85,109 +179,17 @@ def rescore_all(
             rescored["calibration"],
             maps["calibration"],
             healthy,
-            config.false_positive_rate,
-            config.voxel_false_positive_rate,
+            options.false_positive_rate,
+            options.voxel_false_positive_rate,
             workers,
         )
     return Scored(rescored, healthy, ranking, chosen, calibrations)
 
 
-def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: int) -> dict[str, Any]:
-    """How well anomaly maps find the lesions of test scans that have a mask; empty without masks or threshold."""
-    rows = data.split("test").set_index("scan_id")
-    table = ranked(scored.tables["test"])
-    wanted = rows.loc[table["scan_id"]].reset_index()
-    has_mask = (wanted["lesion_mask"] != "") & (wanted["label"] == "1")
-    if not scored.calibrations or not has_mask.any():
-        return {}
-    wanted = wanted[has_mask | (wanted["label"] == "0")]
-    masks = [{m: r[m] for m in MASKS if r[m] and r["label"] == "1"} for r in wanted.to_dict("records")]
-    thresholds = scored.calibrations[0].voxel_thresholds
-    jobs = [(m, k, scored.healthy, thresholds) for m, k in zip(maps_of(wanted, out), masks, strict=True)]
-    found = [row for part in run_parallel(locate_scan, jobs, workers, "localization") for row in part]
-    if not found:
-        return {}
-    located = pd.DataFrame(found).merge(wanted[["scan_id", "subject_id"]], on="scan_id")
-    located = located.sort_values(["scan_id", "map", "mask"])  # they came as they finished, and a sum has an order
-    with written_whole(out / "localization.csv") as path:
-        located.to_csv(path, index=False, float_format="%.6g")
-    summary = summarise_localization(located)
-    for mask in MASKS:  # the smallest lesions have no voxel left at this resolution: they count as not shown
-        there = int(((wanted[mask] != "") & (wanted["label"] == "1")).sum())
-        for entry in summary.get(mask, {}).values():
-            entry["n_vanished"] = there - entry["n_scans"]
-    return summary
-
-
-def evaluate_run(config: DictConfig) -> int:
-    """Evaluate ``config.run`` and return the command's exit code."""
-    hush()
-    run = Path(config.runs_dir) / config.run
-    name = config.detector.name
-    stages = finished_stages(run, name)
-    stage, folder = next(iter(stages.items()))
-    lineage = folder.read()
-    assert lineage is not None
-    prepared = prepared_folder(lineage, folder.path / "config.yaml", Path(config.data_dir))
-    data = HeadCTDataModule(prepared, config.batch, 1, memory_gb=config.memory_gb)
-    data.require("train", "validation", "test")
-    if len(data.split("train")) < FEWEST:
-        raise UserError(f"{prepared} holds fewer than {FEWEST} training scans: the controls cannot be fitted")
-    for name_of_rate in ("false_positive_rate", "voxel_false_positive_rate"):
-        check_rate(name_of_rate, config[name_of_rate])
-    for phase in stages.values():
-        require_same_data(phase.read(), prepared, phase.path)
-    out = (run if name == "fanogan" else folder.path) / "evaluation"
-    inference = Inference(data, config)
-    say(f"evaluate: run {config.run}, {stage}, into {out}")
-    detector = load_detector(stage, folder.model)
-    tables = {
-        split: inference.once(detector, folder.model, split, folder_of(out, split))
-        for split in TASKS
-        if not data.split(split).empty
-    }
-    others: dict[str, pd.DataFrame] = {}
-    if stage == "finetune" and "encoder" in stages:
-        model = stages["encoder"].model
-        others["encoder_only"] = inference.once(load_detector("encoder", model), model, "test", out / "encoder_only")
-    say("evaluate: the test scans with controls")
-    for control, method in controls(run, data, stage).items():
-        others[control] = inference.run(method, "test", out / control)
-    if not is_leader():
-        return 0
-    scored = rescore_all(data, tables, out, config, detector.reconstructs)
-    store(scored, folder.path, out)
-    metrics = {
-        **summarise(
-            scored.tables["test"],
-            others,
-            read_set_aside(prepared),
-            scored.chosen if scored.chosen != "total" else None,
-        ),
-        **beyond_ranking(scored, bool(config.score)),
-        "localization": localize(data, scored, out, worker_count(config)) if detector.reconstructs else {},
-    }
-    with written_whole(out / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=1))
-    context = Context(config.run, run, out, data, lineage, config.images)
-    figures = present(context, scored.tables["test"], others, scored.calibrations, metrics)
-    phantom = lineage["settings"]["dataset"]["kind"] == "phantom"
-    if not (phantom if config.logger.images is None else config.logger.images):
-        figures.pop("cases", None)
-    show(metrics)
-    if metrics["set_aside"]:
-        say(f"test scans without a score: {set_aside_text(metrics['set_aside'])}")
-    if not scored.calibrations:
-        say("no threshold is locked: the cohort has no calibration split")
-    say(f"report: {(out / 'report.html').resolve()}")
-    log_report(config, stage, lineage, metrics, scored.tables["test"], figures)
-    return 0
-
-
 def store(scored: Scored, stage: Path, out: Path) -> None:
     """Keep beside the model what ``score`` needs, and beside the evaluation every score of the test scans."""
     folder = calibration_folder(stage)
-    scored.healthy.save(folder / "healthy.npz")
+    scored.healthy.save(folder / HEALTHY)
     for calibration in scored.calibrations[:1]:
         calibration.save(folder / f"{OWN}.json")
     with written_whole(out / "rescored.csv") as path:
@@ -222,36 +224,35 @@ def beyond_ranking(scored: Scored, named: bool) -> dict[str, Any]:
     return found
 
 
-def controls(run: Path, data: HeadCTDataModule, but: str) -> dict[str, Detector]:
-    """What stands in every table, except the detector ``but`` itself.
+def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: int) -> dict[str, Any]:
+    """How well anomaly maps find the lesions of test scans that have a mask; empty without maps, masks or threshold."""
+    rows = data.split("test").set_index("scan_id")
+    wanted = rows.loc[ranked(scored.tables["test"])["scan_id"]].reset_index()
+    has_mask = (wanted["lesion_mask"] != "") & (wanted["label"] == "1")
+    wanted = wanted[has_mask | (wanted["label"] == "0")]
+    maps = maps_of(wanted, out)
+    if not scored.calibrations or not has_mask.any() or not maps:
+        return {}
+    masks = [{m: r[m] for m in TRUTH if r[m] and r["label"] == "1"} for r in wanted.to_dict("records")]
+    thresholds = scored.calibrations[0].voxel_thresholds
+    jobs = [(m, k, scored.healthy, thresholds) for m, k in zip(maps, masks, strict=True)]
+    found = [row for part in run_parallel(locate_scan, jobs, workers, "localization") for row in part]
+    if not found:
+        return {}
+    located = pd.DataFrame(found).merge(wanted[["scan_id", "subject_id"]], on="scan_id")
+    located = located.sort_values(["scan_id", "map", "mask"])  # they came as they finished, and a sum has an order
+    with written_whole(out / "localization.csv") as path:
+        located.to_csv(path, index=False, float_format="%.6g")
+    summary = summarise_localization(located)
+    for mask in TRUTH:  # the smallest lesions have no voxel left at this resolution: they count as not shown
+        there = int(((wanted[mask] != "") & (wanted["label"] == "1")).sum())
+        for entry in summary.get(mask, {}).values():
+            entry["n_vanished"] = there - entry["n_scans"]
+    return summary
 
-    Trivial methods, fitted here in seconds; a supervised network where the run holds one; the twin where there is one.
-    """
-    train, validation = data.volumes("train"), data.volumes("validation")
-    found: dict[str, Detector] = {n: c.fit(train, validation) for n, c in CONTROLS.items() if n != but}
-    supervised = PhaseFolder(run / "supervised")
-    if but != "supervised" and (lineage := supervised.read()) and lineage["finished"]:
-        if lineage["split_hash"] == split_hash(data.folder):
-            found["supervised"] = load_detector("supervised", supervised.model)
-        else:
-            say("the supervised control of this run was fitted to other scans and is left out")
-    if (data.split("test")["twin"] != "").all():
-        found["twin"] = Twin()
-    return found
 
-
-def read_set_aside(prepared: Path) -> pd.DataFrame:
+def set_aside(prepared: PreparedCohort) -> pd.DataFrame:
     """The test scans that quality control rejected or that could not be read."""
-    quality = pd.read_csv(prepared / "quality.csv", dtype=str, keep_default_na=False)
-    scored = (quality["verdict"] == "accepted") | (quality["group"] == "low_quality")
-    return quality[(quality["split"] == "test") & ~scored]
-
-
-def show(metrics: dict[str, Any]) -> None:
-    """The AUC table in the terminal."""
-    table = Table(title="Test scans, value [95 % interval]", title_justify="left")
-    for column in ("Detector or part", "AUC", "AP", "normal + abnormal"):
-        table.add_column(column)
-    for row in auc_rows(metrics):
-        table.add_row(*row.values())
-    console.print(table)
+    quality = prepared.quality
+    used = (quality["verdict"] == "accepted") | (quality["group"] == "low_quality")
+    return quality[(quality["split"] == "test") & ~used]

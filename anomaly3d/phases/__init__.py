@@ -1,1 +1,1 @@
-"""The three phases of training, one LightningModule each."""
+"""The LightningModules that train a detector, one a phase."""

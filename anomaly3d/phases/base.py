@@ -1,18 +1,56 @@
-"""What the phases share: the detector they train, memory layout, seeded noise, and scoring at test time."""
+"""What the phases share: the detector they train, what is frozen, seeded noise, validation, and predicting."""
 
-from collections.abc import Callable
-from typing import Any
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics.classification import BinaryAUROC
 
-from anomaly3d.detectors.base import Detector
-from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.hardware import memory_format
+from anomaly3d.data.batch import Batch
+from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.detectors.base import Detector, Findings, build_detector
+from anomaly3d.errors import UserError
+from anomaly3d.system.device import memory_format
+from anomaly3d.system.instantiate import build
 
-OptimizerFactory = Callable[..., Optimizer]
+OptimizerConfig = Mapping[str, Any] | Callable[..., Optimizer]  # of ``conf/phase``, or what it builds
+JUMP = 5.0  # times its last value: a number that changes so fast between validations
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A number that should stay between ``low`` and ``high``, and what it means when it does not.
+
+    Args:
+        after: validations that it is given to settle.
+        jump: also alarm when the number grows to ``JUMP`` times its last value.
+    """
+
+    number: str
+    low: float
+    high: float
+    words: str
+    after: int = 2
+    jump: bool = False
+
+    def check(self, values: list[float]) -> str | None:
+        """The alarm for the last of the values, if it is one."""
+        last = values[-1]
+        if not math.isfinite(last):
+            return f"{self.number} is not a number any more: training has broken down; lower the learning rate"
+        if len(values) <= self.after:
+            return None
+        if not self.low <= last <= self.high:
+            return f"{self.number} is {last:.3g}, usual is {self.low:g} to {self.high:g}: {self.words}"
+        if self.jump and abs(last) > JUMP * max(abs(values[-2]), 1e-6):
+            return f"{self.number} went from {values[-2]:.3g} to {last:.3g} at once: {self.words}"
+        return None
 
 
 def freeze(module: nn.Module) -> None:
@@ -21,39 +59,81 @@ def freeze(module: nn.Module) -> None:
     module.eval()
 
 
-class Scoring(L.LightningModule):
-    """Test a detector: ``test_step`` gives reconstruction and distances, a callback gathers them."""
+def beside(x: Tensor, reconstruction: Tensor) -> list[list[Tensor]]:
+    """Each scan of a batch ``(B, 1, D, H, W)`` with its reconstruction and their absolute difference."""
+    return [[a[0], b[0], (a - b)[0].abs() - 1] for a, b in zip(x, reconstruction, strict=True)]
+
+
+class Predicting(L.LightningModule):
+    """``predict_step`` gives a detector's findings on a batch; a callback writes them."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Distances ``(B,)`` and reconstruction ``(B, 1, D, H, W)`` for each ``scan_id``."""
-        distances, reconstruction = self.detector.examine(batch)
-        return {
-            "scan_id": batch["scan_id"],
-            "distances": {k: v.cpu().double() for k, v in distances.items()},
-            "reconstruction": reconstruction.float().cpu(),
-        }
+    def predict_step(self, batch: Batch, batch_idx: int) -> Findings:
+        """The findings on the CPU: scores float64, volumes float32."""
+        found = self.detector.examine(batch)
+        return Findings(
+            {k: v.detach().cpu().double() for k, v in found.scores.items()},
+            None if found.reconstruction is None else found.reconstruction.detach().float().cpu(),
+            {k: v.detach().float().cpu() for k, v in found.maps.items()},
+        )
 
 
-class Phase(Scoring):
+class Phase(L.LightningModule):
     """A phase trains some networks of ``detector`` and keeps the others frozen.
 
+    Class attributes: ``monitors``, the logged numbers that checkpoints may be kept by, with their direction;
+    ``alarms``, what is alarming among its numbers; ``can_score``, whether the detector is of use after it; ``panels``,
+    titles and numbers of its plots on a dashboard, under ``question``.
+
     Args:
+        detector: as built, or ``module`` of ``conf/detector``.
+        optimizer: partial optimizer, or its config.
         frozen: names of the detector's networks that this phase must not change.
     """
 
     name: str
-    detector: FAnoGAN
+    monitors: ClassVar[dict[str, str]] = {"val_loss": "min", "val_pseudo_auc": "max"}
+    alarms: ClassVar[tuple[Alarm, ...]] = ()
+    can_score = True
+    question = ""
+    panels: ClassVar[tuple[tuple[str, tuple[str, ...]], ...]] = ()
     fixed_statistics: tuple[str, ...] = ()  # networks whose BatchNorm uses running statistics, even when trained
+    detector: Detector
 
-    def __init__(self, detector: FAnoGAN, frozen: tuple[str, ...], seed: int) -> None:
-        super().__init__(detector)
-        self.frozen, self.seed = frozen, seed
+    def __init__(
+        self,
+        detector: Detector | Mapping[str, Any],
+        optimizer: OptimizerConfig | None,
+        seed: int,
+        frozen: tuple[str, ...] = (),
+        **hyperparameters: Any,
+    ) -> None:
+        super().__init__()
+        self.detector = detector if isinstance(detector, Detector) else build_detector(detector)
+        plain = {"optimizer": dict(optimizer)} if isinstance(optimizer, Mapping) else {}
+        self.save_hyperparameters(
+            {"detector": self.detector.config, "seed": seed, **plain, **hyperparameters}, logger=False
+        )
+        self.optimizer, self.frozen, self.seed = optimizer, frozen, seed
+        self.pseudo_auc = BinaryAUROC()
         for network in frozen:
-            freeze(getattr(detector, network))
+            freeze(getattr(self.detector, network))
+
+    def make_optimizer(self, parameters: Any) -> Optimizer:
+        """The optimizer of some parameters.
+
+        Raises:
+            UserError: its config is wrong.
+        """
+        assert self.optimizer is not None, f"phase {self.name} has no optimizer"
+        made = self.optimizer if callable(self.optimizer) else build(self.optimizer, "phase.module.optimizer")
+        try:
+            return made(parameters)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"phase.module.optimizer={self.optimizer}: {error}") from error
 
     def train(self, mode: bool = True) -> "Phase":
         """As ``nn.Module.train``, but frozen networks stay in ``eval``: Lightning calls this after each validation."""
@@ -71,7 +151,30 @@ class Phase(Scoring):
         key = (((self.seed * 10_000_019 + step) * 8 + purpose) * 1024 + self.global_rank) % 2**63
         return torch.Generator().manual_seed(key)
 
-    def latent(self, batch: int, step: int, purpose: int) -> Tensor:
-        """z ~ N(0, I): ``(B, latent)`` on the phase's device."""
-        z = torch.randn(batch, self.detector.model.latent, generator=self.noise(step, purpose))
-        return z.to(self.device)
+    def tell_apart(self, healthy: Tensor, pseudo: Tensor) -> dict[str, Tensor]:
+        """Log how well scores ``(B,)`` tell healthy validation scans from those with something pasted in.
+
+        Returns what ``validation_step`` should, for callbacks that draw curves.
+        """
+        scores = torch.cat([healthy, pseudo]).double()
+        labels = torch.arange(len(scores), device=scores.device) >= len(healthy)
+        self.pseudo_auc.update((1 + scores / (1 + scores.abs())) / 2, labels.long())  # the metric wants [0, 1]
+        self.log(f"{self.name}/val_pseudo_auc", self.pseudo_auc, on_step=False, on_epoch=True, prog_bar=True)
+        return {"healthy": healthy.detach(), "pseudo": pseudo.detach()}
+
+    def health(self, data: HeadCTDataModule) -> dict[str, float]:
+        """Numbers of how the training goes, after each validation; none knows of a test scan."""
+        return {}
+
+    def pictures(self, batch: Batch) -> dict[str, list[list[Tensor]]]:
+        """What to look at after each validation, by name: for each scan of a batch, volumes ``(D, H, W)`` in [-1, 1]
+        that belong together."""
+        return {}
+
+    @abstractmethod
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        """One step on a training batch."""
+
+    @abstractmethod
+    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Log what ``monitors`` names."""

@@ -1,16 +1,20 @@
 """Phase 2: the encoder against the frozen GAN (eqs. 4 to 6)."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics.classification import BinaryAUROC
 
+from anomaly3d.data.batch import Batch
+from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.phases.base import OptimizerFactory, Phase
+from anomaly3d.phases.base import Alarm, OptimizerConfig, Phase, beside
 
 NETWORKS = ("generator", "critic", "encoder")
+COUNT = 6  # volumes that health is measured on
+SATURATED = 0.99  # |tanh| from which its gradient is gone
 
 
 class EncoderPhase(Phase):
@@ -18,38 +22,48 @@ class EncoderPhase(Phase):
 
     name = "encoder"
     fixed_statistics = ("generator",)
+    question = "Does the encoder find healthy heads?"
+    panels = (
+        ("Loss of healthy validation heads", ("val_loss",)),
+        ("Pasted anomalies told apart", ("val_pseudo_auc",)),
+        ("Image over feature distance", ("health_balance",)),
+        ("Saturated tanh outputs", ("health_saturation",)),
+        ("Validation over training loss", ("health_gap",)),
+    )
+    alarms: ClassVar[tuple[Alarm, ...]] = (
+        Alarm("saturation", 0, 0.5, "most of the encoder's tanh outputs are at -1 or 1 and learn no more"),
+        Alarm(
+            "balance", 0.02, 50, "one of image and feature distance is all of the loss; change detector.module.kappa"
+        ),
+        Alarm("val_loss", 0, float("inf"), "the reconstruction of healthy heads gets worse at once", 1, True),
+        Alarm("gap", 0, 10, "healthy training heads are reconstructed far better than others: too few scans"),
+    )
+    detector: FAnoGAN
 
     def __init__(
         self,
-        detector: FAnoGAN,
-        optimizer: OptimizerFactory,
+        detector: FAnoGAN | Mapping[str, Any],
+        optimizer: OptimizerConfig,
         trained: tuple[str, ...] = ("encoder",),
         seed: int = 0,
     ) -> None:
-        super().__init__(detector, frozen=tuple(n for n in NETWORKS if n not in trained), seed=seed)
-        self.optimizer, self.trained = optimizer, tuple(trained)
-        self.pseudo_auc = BinaryAUROC()
+        frozen = tuple(n for n in NETWORKS if n not in trained)
+        super().__init__(detector, optimizer, seed, frozen, trained=list(trained))
+        self.trained = tuple(trained)
 
     def configure_optimizers(self) -> Optimizer:
         """One for all trained networks."""
-        return self.optimizer([p for n in self.trained for p in getattr(self.detector, n).parameters()])
+        return self.make_optimizer([p for n in self.trained for p in getattr(self.detector, n).parameters()])
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """L_E of ``image (B, 1, D, H, W)``."""
         return self.measure(batch["image"], "").mean()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """L_E on healthy validation scans, and how well it tells them from the same scans with something pasted in.
-
-        ``phase.monitor`` names the one by which the best checkpoint is kept; neither knows of a test scan.
-        """
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """L_E on healthy validation scans, and how well it tells them from the same scans with something pasted in."""
         healthy = self.measure(batch["image"], "val_")
         x = batch["pseudo"]
-        ill = self.detector.distances(x, self.detector.reconstruct(x))["total"]
-        scores = torch.cat([healthy, ill])
-        labels = torch.arange(len(scores), device=scores.device) >= len(healthy)
-        self.pseudo_auc.update(scores / (1 + scores), labels.long())  # the metric wants [0, 1]; the order stays
-        self.log(f"{self.name}/val_pseudo_auc", self.pseudo_auc, on_step=False, on_epoch=True, prog_bar=True)
+        return self.tell_apart(healthy, self.detector.distances(x, self.detector.reconstruct(x))["total"])
 
     def measure(self, x: Tensor, prefix: str) -> Tensor:
         """L_E of each volume ``(B,)``; the batch's mean L_img, L_feat and L_E are logged as ``PHASE/{prefix}NAME``."""
@@ -57,3 +71,31 @@ class EncoderPhase(Phase):
         named = {f"{self.name}/{prefix}{'loss' if k == 'total' else k}": v.detach().mean() for k, v in losses.items()}
         self.log_dict(named, batch_size=len(x), sync_dist=bool(prefix), prog_bar=bool(prefix))
         return losses["total"]
+
+    def health(self, data: HeadCTDataModule) -> dict[str, float]:
+        return self.balance(data.volumes("train"), data.volumes("validation"))
+
+    @torch.no_grad()
+    def balance(self, train: Tensor, validation: Tensor) -> dict[str, float]:
+        """``saturation``: share of the encoder's outputs beyond ``SATURATED``. ``balance``: image over weighted feature
+        distance. ``gap``: loss of healthy validation heads over that of training heads.
+
+        Args:
+            train, validation: healthy volumes ``(N, 1, D, H, W)``.
+        """
+        detector = self.detector
+        losses = []
+        for volumes in (train[:COUNT], validation[:COUNT]):
+            x = volumes.to(self.device)
+            z = detector.encoder(x)
+            losses.append({k: float(v.mean()) for k, v in detector.distances(x, detector.generator(z)).items()})
+        bounded = detector.model.encoder_output == "tanh"
+        unseen = losses[1]
+        return {
+            "saturation": float((z.abs() > SATURATED).float().mean()) if bounded else 0.0,
+            "balance": unseen["image"] / max(detector.kappa * unseen["feature"], 1e-12),
+            "gap": unseen["total"] / max(losses[0]["total"], 1e-12),
+        }
+
+    def pictures(self, batch: Batch) -> dict[str, list[list[Tensor]]]:
+        return {"reconstructions": beside(batch["image"], self.detector.reconstruct(batch["image"]))}

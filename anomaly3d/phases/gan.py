@@ -1,16 +1,25 @@
 """Phase 1: a WGAN-GP on healthy volumes (eqs. 2 and 3)."""
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any, ClassVar
 
 import torch
+from monai.metrics import MMDMetric, MultiScaleSSIMMetric
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anomaly3d.data.batch import Batch
+from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.losses import gradient_norm, gradient_penalty, interpolate
-from anomaly3d.phases.base import OptimizerFactory, Phase
+from anomaly3d.detectors.losses import gradient_norm, gradient_penalty, interpolate
+from anomaly3d.phases.base import Alarm, OptimizerConfig, Phase
 
 CRITIC, GENERATOR, EPSILON, SAMPLES = range(4)  # what random numbers are for
+NEIGHBOURS = 500  # training volumes among which the nearest is sought
+COUNT = 6  # volumes that are compared with each other
+KERNEL, SCALES = 7, (0.2, 0.3, 0.5)  # of MS-SSIM; the default needs more than 160 voxels a side
 
 
 class GANPhase(Phase):
@@ -22,25 +31,59 @@ class GANPhase(Phase):
     """
 
     name = "gan"
+    monitors: ClassVar[dict[str, str]] = {}  # no label-free number ranks GANs well
+    can_score = False
+    question = "Is the GAN healthy?"
+    panels = (
+        ("Gradient norm: near 1", ("gradient_norm",)),
+        ("Wasserstein estimate: grows, then falls slowly", ("wasserstein", "val_wasserstein")),
+        ("Samples alike: near 0, up is collapse", ("health_sameness",)),
+        ("Samples far from heads: falls below 1", ("health_distance",)),
+        ("Samples copy training heads: below 0.5", ("health_copying",)),
+        ("Critic overfits: towards 1", ("health_overfitting",)),
+    )
+    alarms: ClassVar[tuple[Alarm, ...]] = (
+        Alarm("sameness", -1, 0.15, "samples look more alike than real heads do, which is mode collapse"),
+        Alarm(
+            "distance", 0, 1, "the average sample is far from the average real head; train longer, or it diverges", 4
+        ),
+        Alarm(
+            "copying",
+            0.5,
+            math.inf,
+            "samples lie closer to training scans than other healthy heads do: they are copied",
+        ),
+        Alarm(
+            "gradient_norm",
+            0.5,
+            2.5,
+            "the penalty should hold it near 1; raise lambda_gp or lower the learning rate",
+            6,
+        ),
+        Alarm("wasserstein", -math.inf, math.inf, "the critic has run away from the generator", 2, True),
+        Alarm("overfitting", -math.inf, 0.7, "the critic tells training heads from other healthy heads: too few scans"),
+    )
+    detector: FAnoGAN
 
     def __init__(
         self,
-        detector: FAnoGAN,
-        optimizer: OptimizerFactory,
+        detector: FAnoGAN | Mapping[str, Any],
+        optimizer: OptimizerConfig,
         lambda_gp: float,
         critic_steps: int,
         seed: int = 0,
     ) -> None:
-        super().__init__(detector, frozen=("encoder",), seed=seed)
+        super().__init__(detector, optimizer, seed, frozen=("encoder",), lambda_gp=lambda_gp, critic_steps=critic_steps)
         self.automatic_optimization = False
-        self.optimizer, self.lambda_gp, self.critic_steps = optimizer, lambda_gp, critic_steps
+        self.lambda_gp, self.critic_steps = lambda_gp, critic_steps
         self.batches_seen = 0
+        self.alikeness_of_real: float | None = None  # which does not change
 
     def configure_optimizers(self) -> list[Optimizer]:
         """One for the critic, one for the generator."""
         return [
-            self.optimizer(self.detector.critic.parameters()),
-            self.optimizer(self.detector.generator.parameters()),
+            self.make_optimizer(self.detector.critic.parameters()),
+            self.make_optimizer(self.detector.generator.parameters()),
         ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -49,7 +92,7 @@ class GANPhase(Phase):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_seen = checkpoint["batches_seen"]
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         """A critic step on ``image (B, 1, D, H, W)``, and when it is its turn a generator step."""
         optimizers: Any = self.optimizers()
         critic_optimizer, generator_optimizer = optimizers
@@ -57,6 +100,11 @@ class GANPhase(Phase):
         self.batches_seen += 1
         if self.batches_seen % self.critic_steps == 0:
             self.generator_step(len(batch["image"]), generator_optimizer)
+
+    def latent(self, batch: int, step: int, purpose: int) -> Tensor:
+        """z ~ N(0, I): ``(B, latent)`` on the phase's device."""
+        z = torch.randn(batch, self.detector.model.latent, generator=self.noise(step, purpose))
+        return z.to(self.device)
 
     def critic_loss(self, real: Tensor, fake: Tensor, epsilon: Tensor) -> dict[str, Tensor]:
         """Eq. 2 as ``critic_loss``, and its parts. Real and generated volumes pass the critic together."""
@@ -99,9 +147,65 @@ class GANPhase(Phase):
         self.untoggle_optimizer(optimizer)
         self.log("gan/generator_loss", loss.detach(), batch_size=size, prog_bar=True)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The critic's Wasserstein estimate on healthy validation scans: a growing gap to training is overfitting."""
         real = batch["image"]
         fake = self.detector.generator(self.latent(len(real), batch_idx, SAMPLES))
         estimate = self.detector.critic(real).float().mean() - self.detector.critic(fake).float().mean()
         self.log("gan/val_wasserstein", estimate, batch_size=len(real), sync_dist=True, prog_bar=True)
+
+    def health(self, data: HeadCTDataModule) -> dict[str, float]:
+        train, validation = data.volumes("train"), data.volumes("validation")
+        if self.alikeness_of_real is None:
+            self.alikeness_of_real = alikeness(validation[:COUNT])
+        return self.sample_health(train, validation, self.alikeness_of_real)
+
+    @torch.no_grad()
+    def sample_health(self, train: Tensor, validation: Tensor, of_real: float) -> dict[str, float]:
+        """Numbers of how samples compare with real heads.
+
+        ``sameness``: MS-SSIM among samples minus that among real heads. ``distance``: MMD of samples and real heads in
+        units of the real heads' variance. ``copying``: how near samples come to training heads, over how near other
+        healthy heads come. ``overfitting``: the critic's mean for training heads minus that for validation heads, over
+        the gap between training heads and samples.
+
+        Args:
+            train, validation: healthy volumes ``(N, 1, D, H, W)``.
+            of_real: mean MS-SSIM among real heads.
+        """
+        samples = self.detector.generator(self.latent(COUNT, 0, SAMPLES)).float()
+        count = min(len(samples), len(validation), len(train))
+        real = validation[:count].to(samples.device)
+        flat, generated = real.flatten(1), samples[:count].flatten(1)
+        if count < 2:
+            return {}  # one head has no spread to compare with
+        distance = MMDMetric()(flat, generated) / flat.var(0).sum()
+        of_train, of_validation, of_samples = (
+            float(self.detector.critic(v.to(samples.device)).float().mean()) for v in (train[:count], real, samples)
+        )
+        near, usual = (nearest(v.cpu(), train[:NEIGHBOURS]).median() for v in (samples, real))
+        return {
+            "sameness": alikeness(samples) - of_real,
+            "distance": float(distance.clamp_min(0)),
+            "copying": float(near / usual),
+            "overfitting": (of_train - of_validation) / max(abs(of_train - of_samples), 1e-6),
+        }
+
+    def pictures(self, batch: Batch) -> dict[str, list[list[Tensor]]]:
+        samples = self.detector.generator(self.latent(len(batch["image"]), 0, SAMPLES))
+        return {"samples": [[volume[0]] for volume in samples]}
+
+
+def alikeness(volumes: Tensor) -> float:
+    """Mean MS-SSIM over pairs of volumes ``(N, 1, D, H, W)`` in [-1, 1]."""
+    metric = MultiScaleSSIMMetric(3, data_range=2.0, kernel_size=KERNEL, weights=SCALES)
+    pairs = list(combinations(range(len(volumes)), 2))
+    if not pairs:
+        return 0.0
+    first, second = (volumes[[pair[side] for pair in pairs]] for side in (0, 1))
+    return float(torch.as_tensor(metric(first, second)).nanmean())
+
+
+def nearest(volumes: Tensor, training: Tensor) -> Tensor:
+    """Distance of each volume to the nearest training volume, ``(N,)``."""
+    return torch.cdist(volumes.flatten(1), training.flatten(1)).amin(1)

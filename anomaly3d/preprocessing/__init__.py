@@ -1,1 +1,1 @@
-"""The paper's seven steps from a head CT in HU to a small volume in [-1, 1], one concept a file."""
+"""A scan -> a prepared volume in MNI space and the way back, one modality a file."""

@@ -1,57 +1,190 @@
-"""All scans of a manifest through the seven steps, in parallel, into ``data/COHORT/HASH``."""
+"""All scans of a cohort through its preprocessor, in parallel, into ``data/COHORT/HASH``; and reading them back.
+
+What decides a prepared volume is in the hash. Quality limits are not: numbers are kept, and judged whenever they are
+read, so that another limit prepares nothing again.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
-from anomaly3d.cohorts.manifest import PATHS, read_manifest, write_manifest
-from anomaly3d.files import remove_leftovers, written_whole
-from anomaly3d.parallel import run_parallel
-from anomaly3d.preprocessing import template
-from anomaly3d.preprocessing.pipeline import VERSION, Settings, Sources, Verdict, prepare_scan
-from anomaly3d.progress import say
+from anomaly3d.cohorts.base import Cohort
+from anomaly3d.errors import UnreadableScan, UserError
+from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
+from anomaly3d.scans.manifest import PATHS, TRUTH, read_manifest, write_manifest
+from anomaly3d.scans.nifti import load_mask, save_volume
+from anomaly3d.system.files import remove_leftovers, written_whole
+from anomaly3d.system.progress import say
+from anomaly3d.system.workers import run_parallel
 
-DESCRIPTION = (
-    "scan_id",
-    "subject_id",
-    "cohort",
-    "split",
-    "label",
-    "group",
-    "lesions",
-)  # what quality.csv repeats of the manifest
+DESCRIPTION = ["scan_id", "subject_id", "cohort", "split", "label", "group", "lesions"]  # quality.csv repeats them
+TEXT = [*DESCRIPTION, "verdict", "reasons"]  # the other columns of quality.csv are numbers
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files of one scan as the manifest names them; an empty string for none."""
+
+    scan_id: str
+    image: str
+    brain_mask: str = ""
+    lesion_mask: str = ""
+    mass_effect_mask: str = ""
+    twin: str = ""
+    transform_fault: str = ""
+
+    @classmethod
+    def of(cls, row: dict[Any, Any]) -> "Sources":
+        """From a row of a manifest."""
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+
+    def fingerprint(self) -> str:
+        """Sizes and modification times, to notice that a file was replaced."""
+        stats = [Path(p).stat() for name, p in vars(self).items() if p and name != "scan_id"]
+        return " ".join(f"{s.st_size}-{s.st_mtime_ns}" for s in stats)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one scan, kept as ``outcomes/ID.json``.
+
+    ``unreadable`` is the reason why nothing could be prepared, else empty; ``source`` is the files' fingerprint;
+    ``lesion_ml`` the volume of the lesion mask on the scan's own grid.
+    """
+
+    scan_id: str
+    unreadable: str
+    quality: dict[str, float]
+    source: str
+    lesion_ml: float | None = None
+
+
+@threadpool_limits.wrap(1)  # the workers share the cores; and the bits do not depend on their number
+def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Outcome:
+    """Prepare one scan of a manifest into ``out``.
+
+    The outcome is written last: where it exists, the scan is done and is not touched again.
+    """
+    scan_id, source = sources.scan_id, sources.fingerprint()
+    done = out / "outcomes" / f"{scan_id}.json"
+    if done.exists():
+        stored = Outcome(**json.loads(done.read_text()))
+        if stored.source == source:
+            return stored
+        done.unlink()
+    try:
+        scan = preprocessor.read(Path(sources.image))
+        companions = read_companions(sources, preprocessor)
+        prepared = preprocessor.prepare(scan, companions)
+    except UnreadableScan as error:
+        outcome = Outcome(scan_id, str(error), {}, source)
+    else:
+        write_prepared(prepared, out, scan_id)
+        lesion = companions.masks.get("lesion_mask")
+        outcome = Outcome(scan_id, "", prepared.quality, source, lesion.ml() if lesion else None)
+    with written_whole(done) as path:
+        path.write_text(json.dumps(asdict(outcome), indent=1))
+    return outcome
+
+
+def read_companions(sources: Sources, preprocessor: Preprocessor) -> Companions:
+    """What comes with a scan, read.
+
+    Raises:
+        UnreadableScan: names the file.
+    """
+    return Companions(
+        brain_mask=load_mask(Path(sources.brain_mask)) if sources.brain_mask else None,
+        masks={name: load_mask(Path(p)) for name in TRUTH if (p := getattr(sources, name))},
+        twin=preprocessor.read(Path(sources.twin)) if sources.twin else None,
+        transform_fault=load_affine(Path(sources.transform_fault)) if sources.transform_fault else None,
+    )
+
+
+def load_affine(path: Path) -> np.ndarray:
+    """A 4x4 matrix from a text file.
+
+    Raises:
+        UnreadableScan: anything else.
+    """
+    try:
+        matrix = np.loadtxt(path)
+    except ValueError:
+        matrix = np.empty(0)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise UnreadableScan(f"its transform_fault {path.name} is not a text file of 4 x 4 numbers")
+    return matrix
+
+
+def write_prepared(prepared: Prepared, out: Path, scan_id: str) -> None:
+    """Volumes as NIfTI in MNI space and the transform that leads back, each file whole or absent."""
+    for kind, data in {"image": prepared.image, "brain_mask": prepared.brain_mask, **prepared.extra}.items():
+        save_volume(out / kind / f"{scan_id}.nii.gz", data, prepared.affine)
+    with written_whole(out / "transform" / f"{scan_id}.json") as path:
+        path.write_text(json.dumps({"mni_to_scan": prepared.mni_to_scan.tolist()}))
+
+
+def read_transform(folder: Path, scan_id: str) -> np.ndarray:
+    """MNI mm to the scan's world mm, 4x4, of a prepared scan."""
+    return np.array(json.loads((folder / "transform" / f"{scan_id}.json").read_text())["mni_to_scan"])
 
 
 @dataclass(frozen=True)
 class PreparedCohort:
-    """Where prepared volumes lie, and what became of each scan."""
+    """Prepared scans under the quality limits of the one who asks.
+
+    ``table`` is the manifest of the accepted scans, its paths those of prepared files; ``quality`` has a row a scan of
+    the cohort: description, ``verdict`` (accepted, rejected, unreadable), ``reasons``, and the quality numbers.
+    """
 
     folder: Path
-    verdicts: list[Verdict]
+    table: pd.DataFrame
+    quality: pd.DataFrame
 
-    @property
-    def manifest(self) -> Path:
-        """Manifest of the accepted scans."""
-        return self.folder / "manifest.csv"
+    @classmethod
+    def read(cls, folder: Path, judge: Callable[[dict[str, float]], list[str]]) -> "PreparedCohort":
+        """From ``manifest.csv`` (all that could be prepared) and ``quality.csv`` of a folder.
 
-    def with_verdict(self, name: str) -> list[Verdict]:
-        """The scans with this verdict."""
-        return [v for v in self.verdicts if v.verdict == name]
+        Test scans that the manifest itself calls ``low_quality`` stay in although quality control rejects them: the
+        paper's Fig. 7 scores them on purpose.
+        """
+        quality = pd.read_csv(folder / "quality.csv", dtype=dict.fromkeys(TEXT, str))
+        quality[TEXT] = quality[TEXT].fillna("")
+        judged = judge_again(quality, judge)
+        rejected = (judged["verdict"] == "rejected") & ~(
+            (judged["split"] == "test") & (judged["group"] == "low_quality")
+        )
+        out = set(judged["scan_id"][rejected | (judged["verdict"] == "unreadable")])
+        table = read_manifest(folder / "manifest.csv")
+        return cls(folder, table[~table["scan_id"].isin(out)].reset_index(drop=True), judged)
+
+    def with_verdict(self, name: str) -> pd.DataFrame:
+        """The rows of ``quality`` with this verdict."""
+        return self.quality[self.quality["verdict"] == name]
 
 
-def settings_hash(settings: Settings) -> str:
-    """Eight hex digits of everything that decides what a prepared volume is."""
-    recipe = json.dumps({**asdict(settings), "version": VERSION, "template": template.NAME}, sort_keys=True)
-    return hashlib.sha256(recipe.encode()).hexdigest()[:8]
+def judge_again(quality: pd.DataFrame, judge: Callable[[dict[str, float]], list[str]]) -> pd.DataFrame:
+    """``quality`` with verdicts and reasons of today's limits; unreadable scans stay so."""
+    numbers = [c for c in quality if c not in TEXT]
+    verdicts = []
+    for row in quality.to_dict("records"):
+        if row["verdict"] == "unreadable":
+            verdicts.append(("unreadable", row["reasons"]))
+        else:
+            reasons = judge({str(name): row[name] for name in numbers})
+            verdicts.append(("rejected" if reasons else "accepted", "; ".join(reasons)))
+    return quality.assign(verdict=[v for v, _ in verdicts], reasons=[r for _, r in verdicts])
 
 
-def cohort_name(manifest: Path, data_dir: Path) -> str:
-    """The folder of a cohort: unique, so that two studies of one name do not share prepared scans.
+def cohort_folder(manifest: Path, data_dir: Path) -> str:
+    """The name of a cohort's folder: unique, so that two studies of one name do not share prepared scans.
 
     Manifests that this program wrote lie in a folder with a unique name; others get a digest of their place.
     """
@@ -61,41 +194,75 @@ def cohort_name(manifest: Path, data_dir: Path) -> str:
     return f"{place.parent.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
 
-def prepare_cohort(manifest: Path, settings: Settings, data_dir: Path, workers: int) -> PreparedCohort:
-    """Prepare what is missing and write ``manifest.csv`` (accepted scans) and ``quality.csv`` (all of them).
+@dataclass(frozen=True)
+class Study:
+    """A cohort, how its scans are prepared, and where."""
 
-    Test scans that the manifest itself calls ``low_quality`` stay in although quality control rejects them.
+    cohort: Cohort
+    preprocessor: Preprocessor
+    data_dir: Path
+    workers: int = 1
 
-    Raises:
-        UserError: the manifest has problems (before any work), or the disk is full.
-    """
-    table = read_manifest(manifest)
-    folder = data_dir / cohort_name(manifest, data_dir) / settings_hash(settings)
-    remove_leftovers(folder)
-    template_path = template.build_template(data_dir)
-    jobs: list[tuple[Any, ...]] = [
-        (Sources(**{str(k): v for k, v in row.items()}), folder, template_path, settings)
-        for row in table[[field.name for field in fields(Sources)]].to_dict("records")
-    ]
-    missing = sum(not (folder / "verdicts" / f"{scan_id}.json").exists() for scan_id in table["scan_id"])
-    if missing:
+    @property
+    def folder(self) -> Path:
+        """Where prepared scans lie."""
+        return self.data_dir / cohort_folder(self.cohort.place(self.data_dir), self.data_dir) / self.preprocessor.hash()
+
+    def read(self) -> PreparedCohort:
+        """What ``prepare`` left.
+
+        Raises:
+            UserError: nothing has been prepared.
+        """
+        if not (self.folder / "manifest.csv").exists():
+            raise UserError(f"{self.folder} holds no prepared scans: run 'python -m anomaly3d.prepare' first")
+        return PreparedCohort.read(self.folder, self.preprocessor.judge)
+
+    def prepare(self) -> PreparedCohort:
+        """Prepare what is missing; writes ``manifest.csv`` (what could be prepared) and ``quality.csv`` (all scans).
+
+        Raises:
+            UserError: the manifest has problems (before any work), or the disk is full.
+        """
+        manifest = self.cohort.manifest(self.data_dir, self.workers)
+        table, folder = read_manifest(manifest), self.folder
+        remove_leftovers(folder)
+        self.preprocessor.setup(self.data_dir)
+        found = {outcome.scan_id: outcome for outcome in self.outcomes(table, folder)}
+        outcomes = [found[scan_id] for scan_id in table["scan_id"]]
+        rows = [
+            {
+                "scan_id": o.scan_id,
+                "verdict": "unreadable" if o.unreadable else "",
+                "reasons": o.unreadable,
+                **o.quality,
+            }
+            for o in outcomes
+        ]
+        quality = judge_again(table[DESCRIPTION].merge(pd.DataFrame(rows), on="scan_id"), self.preprocessor.judge)
+        with written_whole(folder / "quality.csv") as path:
+            quality.to_csv(path, index=False)
+        readable = [not o.unreadable for o in outcomes]
+        write_manifest(
+            prepared_files(table[readable], [o for o in outcomes if not o.unreadable], folder), folder / "manifest.csv"
+        )
+        return self.read()
+
+    def outcomes(self, table: pd.DataFrame, folder: Path) -> Iterator[Outcome]:
+        """What became of every scan of a manifest, in the order in which they finish."""
+        jobs: list[tuple[Any, ...]] = [(Sources.of(row), folder, self.preprocessor) for row in table.to_dict("records")]
+        missing = sum(not (folder / "outcomes" / f"{scan_id}.json").exists() for scan_id in table["scan_id"])
+        if not missing:
+            return (prepare_scan(*job) for job in jobs)
         say(f"prepare: {missing} of {len(jobs)} scans to do, into {folder}")
-    done: Iterator[Verdict] = (
-        run_parallel(prepare_scan, jobs, workers, "prepare") if missing else (prepare_scan(*job) for job in jobs)
-    )
-    found = {v.scan_id: v for v in done}
-    verdicts = [found[scan_id] for scan_id in table["scan_id"]]
-    rows = [{**asdict(v), **(asdict(v.quality) if v.quality else {})} for v in verdicts]
-    quality = table[[*DESCRIPTION]].merge(pd.DataFrame(rows).drop(columns=["quality", "source"]), on="scan_id")
-    with written_whole(folder / "quality.csv") as path:
-        quality.to_csv(path, index=False)
-    verdict = pd.Series([v.verdict for v in verdicts], index=table.index)
-    known = (table["split"] == "test") & (table["group"] == "low_quality")  # what Fig. 7 of the paper scores on purpose
-    accepted = table[(verdict == "accepted") | (verdict == "rejected") & known].copy()
+        return run_parallel(prepare_scan, jobs, self.workers, "prepare")
+
+
+def prepared_files(table: pd.DataFrame, outcomes: list[Outcome], folder: Path) -> pd.DataFrame:
+    """Rows of a manifest with the prepared files in place of the raw ones, and the lesions' volumes."""
+    table = table.copy()
     for kind in PATHS:  # transform_fault has no file here: it has been applied
-        made = [folder / kind / f"{s}.nii.gz" for s in accepted["scan_id"]]
-        accepted[kind] = [str(p) if p.exists() else "" for p in made]
-    ml = pd.Series([v.lesion_ml for v in verdicts], index=table.index)[accepted.index]
-    accepted["lesion_ml"] = [f"{x:.3f}" if pd.notna(x) else "" for x in ml]
-    write_manifest(accepted, folder / "manifest.csv")
-    return PreparedCohort(folder, verdicts)
+        made = [folder / kind / f"{scan_id}.nii.gz" for scan_id in table["scan_id"]]
+        table[kind] = [str(path) if path.exists() else "" for path in made]
+    table["lesion_ml"] = [f"{o.lesion_ml:.3f}" if o.lesion_ml is not None else "" for o in outcomes]
+    return table

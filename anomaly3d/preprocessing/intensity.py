@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from anomaly3d.preprocessing.volume import Volume, resample
+from anomaly3d.scans.volume import Volume, resample
 
 
 def fill_outside(hu: np.ndarray, mask: np.ndarray, window: tuple[float, float]) -> np.ndarray:

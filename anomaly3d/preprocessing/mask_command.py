@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 import nibabel as nib
 
 from anomaly3d.errors import UnreadableScan, UserError
-from anomaly3d.preprocessing.volume import Volume, load_mask
+from anomaly3d.scans.nifti import load_mask
+from anomaly3d.scans.volume import Volume
 
 
 def check_mask_command(command: str) -> None:

@@ -1,12 +1,12 @@
 """Step 2: can this scan be used? Numbers, thresholds, and a reason in words."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from anomaly3d.preprocessing.volume import Volume
+from anomaly3d.scans.volume import Volume
 
 AIR = -500.0  # HU: below it is air, whatever the calibration
 DEEP = 8.0  # mm inside the mask: no bone is near
@@ -28,22 +28,6 @@ class Quality:
     streak_hu: float  # how much neighbouring slices differ where the brain is smooth: motion, streaks
     slice_mm: float
     slices: int
-
-
-@dataclass(frozen=True)
-class QualityLimits:
-    """Lowest and highest value allowed of each number of ``Quality``, ``null`` for no limit."""
-
-    registration: tuple[float | None, float | None]
-    turn_deg: tuple[float | None, float | None]
-    coverage: tuple[float | None, float | None]
-    brain_ml: tuple[float | None, float | None]
-    brain_hu: tuple[float | None, float | None]
-    air_hu: tuple[float | None, float | None]
-    noise_hu: tuple[float | None, float | None]
-    streak_hu: tuple[float | None, float | None]
-    slice_mm: tuple[float | None, float | None]
-    slices: tuple[float | None, float | None]
 
 
 REASONS = {
@@ -148,15 +132,3 @@ def slice_difference(hu: np.ndarray, deep: np.ndarray, spacing: float, slice_mm:
     smooth = ndimage.gaussian_filter(part, (sigma, sigma, 0))
     second = smooth[..., step:-step] - (smooth[..., : -2 * step] + smooth[..., 2 * step :]) / 2
     return robust_deviation(second[inside[..., step:-step]]) / max(1.0, step * spacing / USUAL_SLICE) ** 2
-
-
-def judge(quality: Quality, limits: QualityLimits) -> list[str]:
-    """Reasons to reject, empty for a scan that is fit. A number that could not be measured does not pass."""
-    reasons = []
-    for field in fields(Quality):
-        value, (low, high) = getattr(quality, field.name), getattr(limits, field.name)
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
-            wanted = " to ".join(f"{x:g}" for x in (low, high) if x is not None)
-            word = "at least " if high is None else "at most " if low is None else ""
-            reasons.append(f"{REASONS[field.name]}: {value:g}, wanted {word}{wanted}")
-    return reasons

@@ -12,7 +12,7 @@ from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from anomaly3d.errors import UnreadableScan
-from anomaly3d.preprocessing.volume import Volume
+from anomaly3d.scans.volume import Volume
 
 # HU -> [0, 1]: a third of the range for soft tissue, so that ventricles and falx count beside the skull
 TONE = ((-150.0, 0.0, 60.0, 800.0), (0.0, 0.1, 0.4, 1.0))

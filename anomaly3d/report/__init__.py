@@ -1,1 +1,1 @@
-"""The HTML page of an evaluation."""
+"""The pages and figures of an evaluation and of a prepared cohort."""

@@ -1,17 +1,20 @@
 """Figures and page of an evaluated run."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from rich.table import Table
 
-from anomaly3d.data import HeadCTDataModule
-from anomaly3d.evaluation.calibration import Calibration
-from anomaly3d.evaluation.figures import (
+from anomaly3d.evaluation.metrics import ranked
+from anomaly3d.evaluation.run import Evaluated
+from anomaly3d.report.figures import (
     Case,
     case_figure,
     conformal_figure,
@@ -20,131 +23,119 @@ from anomaly3d.evaluation.figures import (
     roc_figure,
     volume_figure,
 )
-from anomaly3d.evaluation.metrics import ranked
-from anomaly3d.evaluation.rescoring import load
-from anomaly3d.files import written_whole
-from anomaly3d.lineage import ORDER
-from anomaly3d.report.page import Page, write_page
-from anomaly3d.report.viewer import pictures
+from anomaly3d.report.page import Page, set_aside_text, write_page
+from anomaly3d.report.tables import auc_rows, title_of
+from anomaly3d.report.viewer import Shown, pictures
+from anomaly3d.scans.nifti import voxels
+from anomaly3d.scoring.anomaly_maps import RECONSTRUCTION, ScanMaps, maps_of
+from anomaly3d.scoring.inference import preprocessor_of
+from anomaly3d.system.files import written_whole
+from anomaly3d.system.progress import console, say
 
 EXAMPLES = 2  # highest and lowest scores shown of each class
+CASES = "cases"  # the figure that shows scans
 
 
 @dataclass(frozen=True)
-class Context:
-    """What a report is about: a run, its folder, that of its evaluation, its data and where it comes from.
+class Report:
+    """A written report: its page, and its figures as files by name."""
 
-    ``images``: whether scans may be in the page; None for phantoms only.
-    """
-
-    run: str
-    folder: Path
-    out: Path
-    data: HeadCTDataModule
-    lineage: dict[str, Any]
-    images: bool | None
-
-    def shows_scans(self) -> bool:
-        """Whether scans are in the page."""
-        phantom = self.lineage["settings"]["dataset"]["kind"] == "phantom"
-        return phantom if self.images is None else self.images
+    page: Path
+    figures: dict[str, Path]
 
 
-def present(
-    context: Context,
-    table: pd.DataFrame,
-    others: dict[str, pd.DataFrame],
-    calibrations: list[Calibration],
-    metrics: dict[str, Any],
-) -> dict[str, Path]:
-    """Write ``figures/`` and ``report.html``; returns the figures that the page shows, as files by name.
+def present(found: Evaluated, run: Path, images: bool | None) -> Report:
+    """Write ``figures/`` and ``report.html`` of a run's evaluation, and show the table in the terminal.
 
     Args:
-        table: rescored test scans.
-        others: tables of other detectors by name.
-        calibrations: the first one's threshold is the page's.
+        images: whether scans may be in the page; None: synthetic ones only.
     """
-    locked = calibrations[0] if calibrations else None
-    figures = draw(context, table, others, locked)
-    flagged = table[locked.score] >= locked.threshold if locked else None
+    shows_scans = found.focus.lineage["synthetic"] if images is None else images
+    figures = draw(found, run / "evaluation" / "figures")
+    locked = found.calibrations[0] if found.calibrations else None
+    flagged = found.table[locked.score] >= locked.threshold if locked else None
     thumbnails: dict[str, str] = {}
     volumes: dict[str, dict[str, Any]] = {}
-    if context.shows_scans():
-        rows = context.data.split("test").set_index("scan_id")
-        none = pd.Series(False, index=table.index)
-        thumbnails, volumes = pictures(table, none if flagged is None else flagged, rows, context.out)
-    else:
-        del figures["cases"]  # it lies beside the page
-    low, high = context.lineage["settings"]["preprocessing"]["window"]
+    if shows_scans:
+        none = pd.Series(False, index=found.table.index)
+        thumbnails, volumes = pictures(found.table, none if flagged is None else flagged, shown_scans(found))
+    preprocessor = preprocessor_of(found.focus)
     page = Page(
-        run=context.run,
-        metrics=metrics,
-        table=table,
+        run=run.name,
+        metrics=found.metrics,
+        table=found.table,
         flagged=flagged,
-        figures=figures,
+        figures={name: file for name, file in figures.items() if shows_scans or name != CASES},
         thumbnails=thumbnails,
         volumes=volumes,
-        window=(low, high),
-        alarms=read_alarms(context.folder)
-        if context.out.parent == context.folder
-        else [],  # the GAN's, not a control's
-        lineage=context.lineage,
+        scale=(preprocessor.per_unit, float(preprocessor.to_physical(np.array(0.0)))),
+        unit=preprocessor.unit,
+        alarms=read_alarms(found),
+        lineage=found.focus.lineage,
     )
-    write_page(context.out / "report.html", page)
-    return figures
+    path = run / "evaluation" / "report.html"
+    write_page(path, page)
+    show(found, path)
+    return Report(path, figures)
 
 
-def draw(
-    context: Context, table: pd.DataFrame, others: dict[str, pd.DataFrame], locked: Calibration | None
-) -> dict[str, Path]:
+def draw(found: Evaluated, place: Path) -> dict[str, Path]:
     """All figures as files, by name, in the order in which a reader wants them."""
-    place = context.out / "figures"
+    table, detectors = found.table, found.metrics["detectors"]
+    others = {title_of(detectors, label): other for label, other in found.others.items()}
     figures = {
-        "roc": save(roc_figure(table, {n.replace("_", " "): t for n, t in others.items()}), place / "roc"),
+        "roc": save(roc_figure(table, others), place / "roc"),
         "lesions": save(lesion_figure(table), place / "lesions"),
-        "cases": save(case_figure(choose_cases(table, context)), place / "cases", ".png"),
-        "groups": save(group_figure(table), place / "groups"),
     }
-    if locked:
-        figures["volumes"] = save(volume_figure(table, locked), place / "volumes")
-        figures["conformal"] = save(conformal_figure(table, locked), place / "conformal")
+    if cases := choose_cases(found):
+        figures[CASES] = save(case_figure(cases), place / CASES, ".png")
+    figures["groups"] = save(group_figure(table), place / "groups")
+    for calibration in found.calibrations[:1]:
+        figures["volumes"] = save(volume_figure(table, calibration), place / "volumes")
+        figures["conformal"] = save(conformal_figure(table, calibration), place / "conformal")
     return figures
 
 
-def read_alarms(run: Path) -> list[dict[str, Any]]:
-    """What the phases of a run raised, in their order."""
-    found = []
-    for phase in ORDER:
-        file = run / phase / "health.json"
+def read_alarms(found: Evaluated) -> list[dict[str, Any]]:
+    """What the phases of the detector raised, in their order."""
+    alarms = []
+    for phase in found.focus.lineage["settings"]["detector"]["phases"]:
+        file = found.focus.folder.path.parent / phase / "health.json"
         if file.exists():
-            found += [{**alarm, "phase": phase} for alarm in json.loads(file.read_text())["alarms"]]
-    return found
+            alarms += [{**alarm, "phase": phase} for alarm in json.loads(file.read_text())["alarms"]]
+    return alarms
 
 
-def choose_cases(table: pd.DataFrame, context: Context) -> list[Case]:
+def shown_scans(found: Evaluated) -> dict[str, Shown]:
+    """Files of the test scans for the viewer, by ``scan_id``."""
+    rows = found.data.split("test").to_dict("records")
+    folder = found.out / RECONSTRUCTION
+    return {r["scan_id"]: Shown(r, folder / f"{r['scan_id']}.nii.gz" if folder.is_dir() else None) for r in rows}
+
+
+def choose_cases(found: Evaluated) -> list[Case]:
     """The highest and the lowest scores of abnormal and of normal scans, which are the detector's hits and errors.
 
-    Without such scans, of all there are.
+    Without such scans, of all there are; none where the detector does not reconstruct.
     """
+    rows = found.data.split("test")
+    files = {scan.scan_id: scan for scan in maps_of(rows, found.out) if scan.reconstruction}
+    if not files:
+        return []
+    lesions = dict(zip(rows["scan_id"], rows["lesion_mask"], strict=True))
+    scored = found.table if (labelled := ranked(found.table)).empty else labelled
     cases = []
-    scored = table if (labelled := ranked(table)).empty else labelled
-    rows = context.data.table.set_index("scan_id")
     for label, name in (("1", "abnormal"), ("0", "normal"), ("", "unlabelled")):
         ordered = scored[scored["label"] == label].sort_values("total", ascending=False)
         picks = pd.concat([ordered.head(EXAMPLES), ordered.tail(EXAMPLES)]).drop_duplicates("scan_id")
-        for row in picks.to_dict("records"):
-            scan = rows.loc[row["scan_id"]]
-            lesion = load(scan.lesion_mask) if scan.lesion_mask else None
-            kind = row["lesions"].replace(";", ", ") or name
-            cases.append(
-                Case(
-                    f"{kind}\nscore {row['total']:.3f}",
-                    load(scan.image),
-                    load(context.out / "reconstruction" / f"{row['scan_id']}.nii.gz"),
-                    lesion,
-                )
-            )
+        cases += [case_of(r, name, files[r["scan_id"]], lesions[r["scan_id"]]) for r in picks.to_dict("records")]
     return cases
+
+
+def case_of(row: Mapping[Any, Any], name: str, files: ScanMaps, lesion: str) -> Case:
+    """A scan of the table as a case; ``name`` is said of it where it has no lesions to name."""
+    title = f"{row['lesions'].replace(';', ', ') or name}\nscore {row['total']:.3f}"
+    return Case(title, voxels(files.image), voxels(files.reconstruction), voxels(lesion) if lesion else None)
 
 
 def save(figure: Figure, stem: Path, shown: str = ".svg") -> Path:
@@ -155,3 +146,18 @@ def save(figure: Figure, stem: Path, shown: str = ".svg") -> Path:
             figure.savefig(path, dpi=110, metadata={"Date": None} if suffix == ".svg" else None)
     plt.close(figure)
     return stem.with_suffix(shown)
+
+
+def show(found: Evaluated, page: Path) -> None:
+    """The AUC table in the terminal, and where the report is."""
+    table = Table(title="Test scans, value [95 % interval]", title_justify="left")
+    for column in ("Detector or part", "AUC", "AP", "normal + abnormal"):
+        table.add_column(column)
+    for row in auc_rows(found.metrics):
+        table.add_row(*row.values())
+    console.print(table)
+    if found.metrics["set_aside"]:
+        say(f"test scans without a score: {set_aside_text(found.metrics['set_aside'])}")
+    if not found.calibrations:
+        say("no threshold is locked: the cohort has no calibration split")
+    say(f"report: {page.resolve()}")

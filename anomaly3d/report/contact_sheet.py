@@ -2,31 +2,25 @@
 
 import base64
 import io
-from dataclasses import fields
 from pathlib import Path
 
 import matplotlib.image
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 from scipy import ndimage
 
-from anomaly3d.files import written_whole
-from anomaly3d.preprocessing.quality import Quality
+from anomaly3d.preprocessing.cohort import TEXT, PreparedCohort
+from anomaly3d.scans.nifti import voxels
+from anomaly3d.scans.volume import three_planes
+from anomaly3d.system.files import written_whole
 
-NUMBERS = tuple(field.name for field in fields(Quality))
 OUTLINE = (0.84, 0.37, 0.0)  # vermilion of Okabe and Ito
 
 
-def as_text(value: object) -> str:
+def as_text(value: float) -> str:
     """A number as short as it goes, ``36`` for ``36.0``; empty where there is none."""
-    return f"{float(value):g}" if isinstance(value, int | float | str) and value != "" else ""
-
-
-def voxels(path: Path) -> np.ndarray:
-    """A NIfTI file's values."""
-    return np.asarray(nib.Nifti1Image.from_filename(path).dataobj, np.float32)
+    return "" if pd.isna(value) else f"{value:g}"
 
 
 def thumbnail(image: np.ndarray, mask: np.ndarray) -> str:
@@ -35,11 +29,9 @@ def thumbnail(image: np.ndarray, mask: np.ndarray) -> str:
     Args:
         image: ``(X, Y, Z)`` in [-1, 1]; ``mask``: the same shape, 0 or 1.
     """
-    centre = np.argwhere(mask > 0).mean(0).astype(int) if mask.any() else np.array(image.shape) // 2
+    x, y, z = np.argwhere(mask > 0).mean(0).astype(int).tolist() if mask.any() else [n // 2 for n in image.shape]
     tiles = []
-    for axis in (2, 1, 0):
-        plane = np.flipud(np.take(image, centre[axis], axis).T)
-        inside = np.flipud(np.take(mask, centre[axis], axis).T) > 0
+    for plane, inside in zip(three_planes(image, (x, y, z)), three_planes(mask > 0, (x, y, z)), strict=True):
         colour = np.repeat(((plane.clip(-1, 1) + 1) / 2)[..., None], 3, axis=2)
         colour[ndimage.binary_dilation(inside) & ~inside] = OUTLINE
         tiles.append(colour)
@@ -48,25 +40,24 @@ def thumbnail(image: np.ndarray, mask: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def write_contact_sheet(folder: Path) -> Path:
+def write_contact_sheet(prepared: PreparedCohort) -> Path:
     """Write ``quality.html`` beside ``quality.csv`` of a prepared cohort and return its path."""
-    quality = pd.read_csv(folder / "quality.csv", keep_default_na=False)
-    scans = []
-    for row in quality.to_dict("records"):
+    folder, scans = prepared.folder, []
+    numbers = [str(column) for column in prepared.quality if column not in TEXT]
+    for row in prepared.quality.to_dict("records"):
         image = folder / "image" / f"{row['scan_id']}.nii.gz"
+        there = row["verdict"] != "unreadable" and image.exists()
         scans.append(
             {
                 "scan_id": row["scan_id"],
                 "verdict": row["verdict"],
                 "reasons": row["reasons"],
-                "numbers": [as_text(row.get(name, "")) for name in NUMBERS],
-                "picture": thumbnail(voxels(image), voxels(folder / "brain_mask" / image.name))
-                if image.exists()
-                else None,
+                "numbers": [as_text(row[name]) for name in numbers],
+                "picture": thumbnail(voxels(image), voxels(folder / "brain_mask" / image.name)) if there else None,
             }
         )
     environment = Environment(loader=PackageLoader("anomaly3d.report"), autoescape=select_autoescape())
-    page = environment.get_template("contact_sheet.html").render(scans=scans, numbers=NUMBERS)
+    page = environment.get_template("contact_sheet.html").render(scans=scans, numbers=numbers)
     with written_whole(folder / "quality.html") as path:
         path.write_text(page)
     return folder / "quality.html"

@@ -11,12 +11,12 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
-from anomaly3d.files import written_whole
 from anomaly3d.report.tables import auc_rows, tables
+from anomaly3d.system.files import written_whole
 
 CAPTIONS = {
     "roc": "ROC curves on the test scans (the paper's Fig. 4) with 95 % bands over subjects, and beside them those of "
-    "controls that learn nothing of anatomy. In the legends: AUC [95 %], normal + abnormal scans.",
+    "the other detectors and controls. In the legends: AUC [95 %], normal + abnormal scans.",
     "lesions": "Precision and recall by lesion type against all normal scans (Fig. 5).",
     "cases": "Inputs, reconstructions, signed and absolute residuals in three planes (Fig. 6, S1 to S3): the highest "
     "and lowest scores of abnormal and of normal scans.",
@@ -37,13 +37,14 @@ def set_aside_text(counts: dict[str, dict[str, int]]) -> str:
 
 def verdict(metrics: dict[str, Any], run: str) -> str:
     """The result in a sentence."""
-    estimate = metrics["auc"].get("all")
-    if estimate is None:
+    result, name = metrics["results"]["all"], metrics["detectors"][metrics["focus"]]["title"]
+    if result is None:
         return f"Run {run}: the test split lacks normal or abnormal scans, so there is no AUC; scores are below."
+    estimate = result["auc"]
     low, high = estimate["ci95"]
     return (
-        f"Run {run} tells {estimate['n_abnormal']} abnormal from {estimate['n_normal']} normal head CTs with an AUC of "
-        f"{estimate['value']:.2f} (95 % interval {low:.2f} to {high:.2f})."
+        f"{name} of run {run} tells {estimate['n_abnormal']} abnormal from {estimate['n_normal']} normal head scans "
+        f"with an AUC of {estimate['value']:.2f} (95 % interval {low:.2f} to {high:.2f})."
     )
 
 
@@ -53,7 +54,7 @@ class Page:
 
     ``table``: test scans with their scores; ``flagged``: by the locked threshold, None where there is none;
     ``figures``: SVG or PNG files by name; ``thumbnails`` and ``volumes``: of ``report.viewer``, empty where no scan may
-    be shown; ``window``: HU at -1 and 1; ``alarms``: ``phase, epoch, words``.
+    be shown; ``scale``: ``unit`` a difference of 1, and its value at 0; ``alarms``: ``phase, epoch, words``.
     """
 
     run: str
@@ -63,7 +64,8 @@ class Page:
     figures: dict[str, Path]
     thumbnails: dict[str, str]
     volumes: dict[str, dict[str, Any]]
-    window: tuple[float, float]
+    scale: tuple[float, float]
+    unit: str
     alarms: list[dict[str, Any]]
     lineage: dict[str, Any]
 
@@ -85,7 +87,7 @@ def scan_rows(page: Page) -> tuple[list[str], list[dict[str, Any]]]:
     shown = page.table.assign(flagged=page.flagged if page.flagged is not None else False)
     shown = shown.sort_values("total", ascending=False)
     columns = [c for c in ("scan_id", "cohort", "group", "lesions", "lesion_ml", "age", "sex") if c in shown]
-    distances = [c for c in ("total", "image", "feature", "latent") if c in shown]
+    distances = ["total", *page.metrics["results"]["part"]]
     rows = []
     for row in shown.to_dict("records"):
         outcome = found(row["label"], row["flagged"]) if page.flagged is not None else ""
@@ -97,7 +99,7 @@ def scan_rows(page: Page) -> tuple[list[str], list[dict[str, Any]]]:
                 "thumbnail": page.thumbnails.get(row["scan_id"], ""),
                 "cells": [
                     *(str(row[c]).replace(";", "; ") for c in columns),
-                    *(f"{row[c]:.4f}" for c in distances),
+                    *(f"{row[c]:.4g}" for c in distances),
                     *([outcome] if page.flagged is not None else []),
                 ],
             }
@@ -126,9 +128,15 @@ def write_page(path: Path, page: Page) -> None:
         }
         for name, file in page.figures.items()
     ]
-    low, high = page.window
+    half, middle = page.scale
     columns, rows = scan_rows(page)
-    data = {"volumes": page.volumes, "window": [low, high], "middle": (low + high) / 2, "half": (high - low) / 2}
+    data = {
+        "volumes": page.volumes,
+        "window": [middle - half, middle + half],
+        "middle": middle,
+        "half": half,
+        "unit": page.unit,
+    }
     templates = files("anomaly3d.report") / "templates"
     html = environment.get_template("page.html").render(
         run=page.run,
@@ -140,6 +148,7 @@ def write_page(path: Path, page: Page) -> None:
         figures=images,
         images=bool(page.thumbnails),
         volumes=len(page.volumes),
+        half=half,
         columns=columns,
         scans=rows,
         lineage=page.lineage,

@@ -5,24 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from anomaly3d.evaluation.metrics import as_text
+from anomaly3d.scans.manifest import TRUTH
 
-NAMES = {
-    "all": "All cohorts",
-    "selected": "All cohorts, the score that thresholds belong to",
-    "encoder_only": "Before fine-tuning (phase 2)",
-    "image_distance": "Image distance alone",
-    "feature_distance": "Feature distance alone",
-    "latent_distance": "Latent distance alone",
-    "rejected_flagged": "All cohorts, scans that quality control set aside counted as flagged",
-    "bright_volume": "Trivial: volume brighter than 55 HU",
-    "mean_volume": "Trivial: distance to the mean healthy volume",
-    "zscore": "Trivial: deviation from the healthy mean at each voxel",
-    "mirror": "Trivial: difference of left and right",
-    "pca": "Trivial: distance to the healthy principal components",
-    "supervised": "Upper control: a network that was shown lesions",
-    "twin": "Oracle: the same head without its lesion",
-}
-MASKS = {"lesion_mask": "lesion", "mass_effect_mask": "displaced tissue"}
+ROLES = {"method": "", "trivial": "Trivial: ", "upper": "Upper control: ", "oracle": "Oracle: "}
 
 
 @dataclass(frozen=True)
@@ -43,16 +28,33 @@ def percent(share: dict[str, Any]) -> str:
     return f"{100 * share['value']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], n = {share['n']}"
 
 
+def title_of(detectors: dict[str, dict[str, str]], label: str) -> str:
+    """A detector for people: what it is, and after which phase where that is not its last."""
+    known = detectors[label]
+    stage = f", after phase {known['stage']}" if "/" in label else ""
+    return f"{ROLES[known['role']]}{known['title']}{stage}"
+
+
 def auc_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
-    """The AUC table as text, one row a line of ``metrics["auc"]``."""
+    """The AUC table as text, one row a result."""
+    results = metrics["results"]
+    named = [
+        ("All cohorts", results["all"]),
+        ("All cohorts, the score that thresholds belong to", results["selected"]),
+        *((f"Cohort {name}", found) for name, found in results["cohort"].items()),
+        *((f"Score {name} alone", found) for name, found in results["part"].items()),
+        ("All cohorts, scans that quality control set aside counted as flagged", results["rejected_flagged"]),
+        *((title_of(metrics["detectors"], label), found) for label, found in results["other"].items()),
+    ]
     return [
         {
-            "name": NAMES.get(name, f"Cohort {name}"),
-            "auc": as_text(estimate),
-            "ap": f"{as_text(metrics['ap'][name])}, chance {metrics['chance_ap'][name]:.2f}",
-            "n": f"{estimate['n_normal']} + {estimate['n_abnormal']}",
+            "name": name,
+            "auc": as_text(found["auc"]),
+            "ap": f"{as_text(found['ap'])}, chance {found['chance_ap']:.2f}",
+            "n": f"{found['auc']['n_normal']} + {found['auc']['n_abnormal']}",
         }
-        for name, estimate in metrics["auc"].items()
+        for name, found in named
+        if found
     ]
 
 
@@ -131,7 +133,7 @@ def localization(metrics: dict[str, Any]) -> Table:
     found = metrics["localization"]
     rows = [
         (
-            MASKS[mask],
+            TRUTH[mask],
             name,
             as_text(entry["auroc"]),
             f"{as_text(entry['ap'])}, chance {entry['chance_ap']['value']:.3f}",
@@ -139,7 +141,7 @@ def localization(metrics: dict[str, Any]) -> Table:
             percent(entry["found"]) if "found" in entry else "none",
             f"{entry['n_scans']}, {entry['n_vanished']} vanish",
         )
-        for mask in MASKS
+        for mask in TRUTH
         for name, entry in found.get(mask, {}).items()
     ]
     false = ", ".join(f"{n} {as_text(e)}" for n, e in found.get("healthy_false_parts", {}).items())
@@ -163,7 +165,7 @@ def compared(metrics: dict[str, Any]) -> Table:
         ("Other", "Difference [95 %]", "p", "p, Holm", "Bootstrap [95 %]"),
         [
             (
-                NAMES.get(name, name),
+                title_of(metrics["detectors"], name),
                 as_text(c),
                 p(c["p"]),
                 p(c["p_holm"]),

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from anomaly3d.evaluation.figures import RESIDUAL_LIMIT
-from anomaly3d.evaluation.rescoring import load
+from anomaly3d.report.figures import RESIDUAL_LIMIT
+from anomaly3d.scans.nifti import voxels
+from anomaly3d.scans.volume import three_planes
 
 SCANS = 100  # with volumes; the others have a thumbnail only
 BUDGET = 24e6  # characters of all packed volumes
-BRAIN, LESION, DISPLACED = 1, 2, 4  # bits of the third volume
+BITS = {"brain_mask": 1, "lesion_mask": 2, "mass_effect_mask": 4}  # of the third volume
 
 
 def pick(table: pd.DataFrame, flagged: pd.Series, count: int = SCANS) -> list[str]:
@@ -43,61 +45,70 @@ def eight_bits(volume: np.ndarray) -> np.ndarray:
     return np.rint((volume.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def pack(scan: dict[str, Any], reconstruction: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Shown:
+    """A scan of the page: its row of the prepared manifest, and the file of its reconstruction, None for none."""
+
+    row: dict[Any, Any]
+    reconstruction: Path | None
+
+    def volumes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Image and reconstruction ``(X, Y, Z)`` in [-1, 1]; without a reconstruction the image stands in."""
+        image = voxels(self.row["image"])
+        return image, image if self.reconstruction is None else voxels(self.reconstruction)
+
+    def mask(self, column: str) -> np.ndarray:
+        """True where the mask of a column is; a single False where the scan has none."""
+        return voxels(self.row[column]) > 0 if self.row[column] else np.zeros(1, bool)
+
+
+def pack(scan: Shown) -> dict[str, Any]:
     """A scan for the page: shape, affine, and base64 of the gzipped bytes of input, reconstruction and mask bits.
 
     Voxels are in NIfTI's order, first axis fastest.
     """
-    image = nib.nifti1.Nifti1Image.from_filename(scan["image"])
-    bits = (load(scan["brain_mask"]) > 0) * np.uint8(BRAIN)
-    for column, bit in (("lesion_mask", LESION), ("mass_effect_mask", DISPLACED)):
-        if scan[column]:
-            bits |= (load(scan[column]) > 0) * np.uint8(bit)
-    volumes = (eight_bits(load(scan["image"])), eight_bits(load(reconstruction)), bits.astype(np.uint8))
-    data = b"".join(v.tobytes(order="F") for v in volumes)
+    header = nib.nifti1.Nifti1Image.from_filename(scan.row["image"])
+    bits = np.zeros(header.shape, np.uint8)
+    for column, bit in BITS.items():
+        bits |= scan.mask(column) * np.uint8(bit)
+    data = b"".join(v.tobytes(order="F") for v in (*map(eight_bits, scan.volumes()), bits))
     return {
-        "shape": list(image.shape),
-        "affine": np.round(image.affine[:3], 4).tolist(),
+        "shape": list(header.shape),
+        "affine": np.round(header.affine[:3], 4).tolist(),
         "data": base64.b64encode(gzip.compress(data, 9, mtime=0)).decode(),
     }
 
 
-def thumbnail(scan: dict[str, Any], reconstruction: Path) -> str:
-    """Base64 of a PNG: the axial slice with the largest residual, input beside signed residual, forehead up."""
-    image = load(scan["image"])
-    residual = (image - load(reconstruction)) * (load(scan["brain_mask"]) > 0)
-    z = int((residual**2).sum((0, 1)).argmax())
-    grey = np.repeat((image[:, :, z, None] + 1) / 2, 3, 2)
-    share = (residual[:, :, z] / RESIDUAL_LIMIT).clip(-1, 1)
+def thumbnail(scan: Shown) -> str:
+    """Base64 of a PNG: the axial slice with the largest residual, input beside signed residual."""
+    image, reconstruction = scan.volumes()
+    residual = (image - reconstruction) * scan.mask("brain_mask")
+    centre = (0, 0, int((residual**2).sum((0, 1)).argmax()))
+    grey, share = (
+        three_planes(v, centre)[0][..., None] for v in ((image + 1) / 2, (residual / RESIDUAL_LIMIT).clip(-1, 1))
+    )
     red, blue = np.array([0.80, 0.14, 0.10]), np.array([0.10, 0.35, 0.80])
-    colour = np.where(share[..., None] > 0, red, blue)
-    both = np.concatenate([grey[::-1], 1 - np.abs(share[::-1, :, None]) * (1 - colour[::-1])], 0)
+    colour = 1 - np.abs(share) * (1 - np.where(share > 0, red, blue))
     buffer = io.BytesIO()
-    matplotlib.image.imsave(buffer, np.flipud(both.transpose(1, 0, 2)).clip(0, 1), format="png")
+    both = np.concatenate([np.repeat(grey, 3, 2), colour], 1)
+    matplotlib.image.imsave(buffer, both.clip(0, 1), format="png")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def pictures(
-    table: pd.DataFrame, flagged: pd.Series, rows: pd.DataFrame, folder: Path
+    table: pd.DataFrame, flagged: pd.Series, scans: dict[str, Shown]
 ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     """Thumbnails of all scans, and packed volumes of those worth a look, by ``scan_id``.
 
     Args:
         table: test scans with ``scan_id, label, total``.
         flagged: by the locked threshold, in the same order.
-        rows: their files, by ``scan_id``.
-        folder: holds ``reconstruction/ID.nii.gz``.
     """
-
-    def files(scan_id: str) -> tuple[dict[str, Any], Path]:
-        row: dict[str, Any] = {str(k): v for k, v in rows.loc[scan_id].to_dict().items()}
-        return row, folder / "reconstruction" / f"{scan_id}.nii.gz"
-
-    thumbnails = {scan_id: thumbnail(*files(scan_id)) for scan_id in table["scan_id"]}
+    thumbnails = {scan_id: thumbnail(scans[scan_id]) for scan_id in table["scan_id"]}
     packed: dict[str, dict[str, Any]] = {}
     size = 0
     for scan_id in pick(table, flagged):
-        made = pack(*files(scan_id))
+        made = pack(scans[scan_id])
         size += len(made["data"])
         if size > BUDGET:
             break

@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.evaluation.callbacks import middle_planes
-from anomaly3d.evaluation.figures import COLOURS
-from anomaly3d.evaluation.health import ALARMS, Alarm
-from anomaly3d.files import written_whole
+from anomaly3d.report.figures import COLOURS
+from anomaly3d.training.callbacks.health import ALARMS, Alarm
+from anomaly3d.system.files import written_whole
 
 HERE = Path(__file__).parent
 SAMPLES = 3

@@ -17,10 +17,10 @@ from scipy.stats import wasserstein_distance
 from anomaly3d.cohorts.phantom.cohort import plan
 from anomaly3d.cohorts.phantom.generate import generate
 from anomaly3d.preprocessing.brain_mask import erode, intracranial_mask
-from anomaly3d.preprocessing.pipeline import working_grid, working_template
+from anomaly3d.preprocessing.ncct import working_grid, working_template
 from anomaly3d.preprocessing.registration import register
-from anomaly3d.preprocessing.template import build_template, load_template
-from anomaly3d.preprocessing.volume import HU_MIN, Volume, read_scan, resample
+from anomaly3d.atlas.template import build_template, load_template
+from anomaly3d.scans.volume import HU_MIN, Volume, read_scan, resample
 from experiments.preprocessing.measure import HEADS, as_read, settings_of_conf
 
 HERE = Path(__file__).parent

@@ -20,11 +20,11 @@ from anomaly3d.cohorts.phantom.generate import generate
 from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.detectors.controls import CONTROLS, Twin
 from anomaly3d.detectors.supervised import Supervised
-from anomaly3d.evaluation.statistics import auc
-from anomaly3d.files import written_whole
-from anomaly3d.parallel import run_parallel
-from anomaly3d.preprocessing.pipeline import Settings, prepare_volume
-from anomaly3d.preprocessing.template import build_template
+from anomaly3d.statistics.auc import auc
+from anomaly3d.system.files import written_whole
+from anomaly3d.system.workers import run_parallel
+from anomaly3d.preprocessing.ncct import Settings, prepare_volume
+from anomaly3d.atlas.template import build_template
 from experiments.preprocessing.measure import as_read, settings_of_conf
 
 WORK = Path("runs/experiments/phantom_difficulty") / f"phantom-v{VERSION}"

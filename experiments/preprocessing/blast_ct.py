@@ -7,7 +7,7 @@ line search, shrink and smoothing 4 then 2, on the full image without a mask or 
 import numpy as np
 import SimpleITK as sitk
 
-from anomaly3d.preprocessing.volume import Volume, resample
+from anomaly3d.scans.volume import Volume, resample
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

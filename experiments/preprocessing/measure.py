@@ -27,11 +27,11 @@ from anomaly3d.cohorts.phantom.faults import FAULTS, transform_fault
 from anomaly3d.cohorts.phantom.generate import PhantomScan, best_affine, generate
 from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.cohorts.phantom.scanner import Scan
-from anomaly3d.evaluation.statistics import wilson
-from anomaly3d.files import written_whole
-from anomaly3d.parallel import run_parallel
+from anomaly3d.statistics.auc import wilson
+from anomaly3d.system.files import written_whole
+from anomaly3d.system.workers import run_parallel
 from anomaly3d.preprocessing.brain_mask import FORAMEN_MAGNUM, intracranial_mask
-from anomaly3d.preprocessing.pipeline import (
+from anomaly3d.preprocessing.ncct import (
     Settings,
     Sources,
     judge,
@@ -41,8 +41,8 @@ from anomaly3d.preprocessing.pipeline import (
     working_template,
 )
 from anomaly3d.preprocessing.registration import register
-from anomaly3d.preprocessing.template import build_template, load_template
-from anomaly3d.preprocessing.volume import HU_MIN, Volume, read_scan, resample
+from anomaly3d.atlas.template import build_template, load_template
+from anomaly3d.scans.volume import HU_MIN, Volume, read_scan, resample
 from experiments.preprocessing.blast_ct import register_blast_ct
 
 WORK = Path("runs/experiments/preprocessing") / f"phantom-v{VERSION}"

@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from anomaly3d.cohorts.manifest import write_manifest
-from anomaly3d.data import HeadCTDataModule
-from anomaly3d.hardware import make_trainer, recompute_activations, trainer_options
-from anomaly3d.memory import keep_freed_memory
-from anomaly3d.quiet import hush
-from anomaly3d.training import build_phase
+from anomaly3d.scans.manifest import write_manifest
+from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.system.device import make_trainer, recompute_activations, trainer_options
+from anomaly3d.system.memory import keep_freed_memory
+from anomaly3d.system.quiet import hush
+from anomaly3d.training.run import build_phase
 from experiments.speed.train import PHASES, InTurn, config_of, fit, peak_of_this_process, volumes
 
 SIZES = (100, 500, 2000)

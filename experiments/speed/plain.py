@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.layers import DownsampleConv, LeakyReLU, UpsampleConv
+from anomaly3d.networks.layers import DownsampleConv, LeakyReLU, UpsampleConv
 
 
 def plain_copy(detector: FAnoGAN) -> FAnoGAN:

@@ -15,15 +15,15 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from anomaly3d.data import HeadCTDataModule
+from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.evaluation.inference import finished_stages, prepared_folder
+from anomaly3d.scoring.inference import finished_stages, prepared_folder
 from anomaly3d.evaluation.metrics import auc_of, ranked
-from anomaly3d.hardware import make_trainer, round_weights, trainer_options
-from anomaly3d.memory import keep_freed_memory
+from anomaly3d.system.device import make_trainer, round_weights, trainer_options
+from anomaly3d.system.memory import keep_freed_memory
 from anomaly3d.phases.base import Scoring, freeze
-from anomaly3d.quiet import hush
-from anomaly3d.training import build_phase
+from anomaly3d.system.quiet import hush
+from anomaly3d.training.run import build_phase
 from experiments.speed.plain import plain_copy
 from experiments.speed.train import BATCH, WARM, config_of, now, volumes
 

@@ -25,12 +25,12 @@ from torch.utils.flop_counter import flop_registry
 
 from anomaly3d.cli import CONF
 from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.hardware import make_trainer, trainer_options
-from anomaly3d.memory import keep_freed_memory, release_memory
+from anomaly3d.system.device import make_trainer, trainer_options
+from anomaly3d.system.memory import keep_freed_memory, release_memory
 from anomaly3d.phases.base import Phase
 from anomaly3d.phases.gan import CRITIC, EPSILON, GENERATOR, GANPhase
-from anomaly3d.quiet import hush
-from anomaly3d.training import build_phase
+from anomaly3d.system.quiet import hush
+from anomaly3d.training.run import build_phase
 from experiments.speed.plain import PlainEncoder, PlainGAN, critic_loss, encoder_loss, generator_loss, plain_copy
 
 PHASES = {"phase1": "gan", "phase2": "encoder", "phase3": "finetune"}

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from anomaly3d import layers
-from anomaly3d.derivatives import CONV, TRANSPOSED
-from anomaly3d.hardware import memory_format
+from anomaly3d.networks.derivatives import CONV, TRANSPOSED
+from anomaly3d.system.device import memory_format
 from anomaly3d.phases import base
-from anomaly3d.training import build_phase
+from anomaly3d.training.run import build_phase
 from experiments.speed.train import BATCH, PHASES, WARM, InTurn, config_of, fit
 
 STEPS = 10

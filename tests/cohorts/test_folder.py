@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from anomaly3d.cohorts.folder import find_scans, folder_manifest, scan_name, split_by_name
-from anomaly3d.cohorts.manifest import read_manifest
+from anomaly3d.scans.manifest import read_manifest
 from anomaly3d.errors import UserError
 
 SHARES = {"train": 0.6, "validation": 0.2, "calibration": 0.1, "test": 0.1}

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from anomaly3d.cohorts.manifest import read_manifest, write_manifest
+from anomaly3d.scans.manifest import read_manifest, write_manifest
 from anomaly3d.errors import UserError
 
 ROWS = [

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from anomaly3d.cli import CONF
-from anomaly3d.cohorts.manifest import read_manifest
+from anomaly3d.scans.manifest import read_manifest
 from anomaly3d.cohorts.phantom.cohort import PARTS, make_cohort, plan
 from anomaly3d.cohorts.phantom.files import Recipe, write_phantom
 from anomaly3d.cohorts.phantom.generate import SEPTUM, best_affine, generate, total_push
@@ -17,8 +17,8 @@ from anomaly3d.cohorts.phantom.scanner import draw_scan
 from anomaly3d.cohorts.phantom.subject import draw_subject
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing.cohort import prepare_cohort
-from anomaly3d.preprocessing.pipeline import Settings
-from anomaly3d.preprocessing.volume import load_nifti
+from anomaly3d.preprocessing.ncct import Settings
+from anomaly3d.scans.volume import load_nifti
 
 SIZE = dict(matrix=72, slices=20)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from anomaly3d.evaluation.bootstrap import jackknife_error, mean_interval, subject_weights, weighted_ap, weighted_auc
+from anomaly3d.statistics.bootstrap import jackknife_error, mean_interval, subject_weights, weighted_ap, weighted_auc
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from anomaly3d.evaluation.conformal import discoveries, p_values, threshold, weights_of
+from anomaly3d.statistics.conformal import discoveries, p_values, threshold, weights_of
 
 
 def test_p_values_by_hand():

@@ -3,8 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomaly3d.evaluation.calibration import Calibration
-from anomaly3d.evaluation.figures import (
+from anomaly3d.scoring.calibration import Calibration
+from anomaly3d.report.figures import (
     conformal_figure,
     group_figure,
     lesion_figure,

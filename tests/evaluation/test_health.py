@@ -7,7 +7,7 @@ import torch
 
 from anomaly3d import train
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
-from anomaly3d.evaluation.health import ALARMS, Alarm, Health, alikeness, encoder_health, gan_health, nearest
+from anomaly3d.training.callbacks.health import ALARMS, Alarm, Health, alikeness, encoder_health, gan_health, nearest
 from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.gan import GANPhase
 from tests.conftest import TINY

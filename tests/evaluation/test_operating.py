@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomaly3d.evaluation.calibration import Calibration
-from anomaly3d.evaluation.operating import (
+from anomaly3d.scoring.calibration import Calibration
+from anomaly3d.evaluation.thresholds import (
     at_threshold,
     conformal_rates,
     f1_threshold,

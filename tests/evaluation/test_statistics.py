@@ -5,7 +5,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly3d.evaluation.metrics import of_lesion, summarise
-from anomaly3d.evaluation.statistics import (
+from anomaly3d.statistics.auc import (
     auc,
     auc_covariance,
     average_precision,

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from anomaly3d.cli import CONF
 from anomaly3d.errors import UserError
-from anomaly3d.preprocessing.pipeline import Settings, read_limits
+from anomaly3d.preprocessing.ncct import Settings, read_limits
 from anomaly3d.preprocessing.quality import (
     Quality,
     air,
@@ -21,7 +21,7 @@ from anomaly3d.preprocessing.quality import (
     slice_difference,
     turn,
 )
-from anomaly3d.preprocessing.volume import Volume
+from anomaly3d.scans.volume import Volume
 
 GOOD = Quality(0.9, 8.0, 1.0, 1500, 33, -1000, 3, 1.2, 5, 36)
 SHAPE = (41, 37, 33)

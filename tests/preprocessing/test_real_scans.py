@@ -10,10 +10,10 @@ import yaml
 
 from anomaly3d.cli import CONF
 from anomaly3d.errors import UnreadableScan
-from anomaly3d.preprocessing.dicom import read_dicom
-from anomaly3d.preprocessing.pipeline import Settings, judge, prepare_volume
-from anomaly3d.preprocessing.template import build_template
-from anomaly3d.preprocessing.volume import Volume, read_scan, resample
+from anomaly3d.scans.dicom import read_dicom
+from anomaly3d.preprocessing.ncct import Settings, judge, prepare_volume
+from anomaly3d.atlas.template import build_template
+from anomaly3d.scans.volume import Volume, read_scan, resample
 
 HEADS = ("ct_head.nii.gz", "ge_tilt18p5_deskewed_4mm.nii.gz")
 

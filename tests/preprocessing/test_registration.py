@@ -8,8 +8,8 @@ from anomaly3d.errors import UnreadableScan
 from anomaly3d.preprocessing import registration
 from anomaly3d.preprocessing.quality import turn
 from anomaly3d.preprocessing.registration import matrix_of, register, score, shift
-from anomaly3d.preprocessing.template import build_template, load_template
-from anomaly3d.preprocessing.volume import Volume, resample
+from anomaly3d.atlas.template import build_template, load_template
+from anomaly3d.scans.volume import Volume, resample
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from anomaly3d.preprocessing.brain_mask import intracranial_mask
 from anomaly3d.preprocessing.crop import bounding_box
 from anomaly3d.preprocessing.intensity import fill_bone_rim, fill_outside, smooth_and_resize, to_unit_range
 from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
-from anomaly3d.preprocessing.volume import Volume, read_scan, resample
+from anomaly3d.scans.volume import Volume, read_scan, resample
 
 WINDOW = (-20.0, 100.0)
 AFFINE = np.array([[-0.9, 0, 0, 30.0], [0, -0.8, 0, 20.0], [0, 0, 4.0, -15.0], [0, 0, 0, 1]])

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from anomaly3d.data import HeadCTDataModule
+from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.evaluation.callbacks import read_scores
-from anomaly3d.evaluation.inference import prepared_folder
-from anomaly3d.lineage import PhaseFolder
+from anomaly3d.scoring.inference import prepared_folder
+from anomaly3d.runs.lineage import PhaseFolder
 from anomaly3d.report.build import Context, choose_cases
 
 

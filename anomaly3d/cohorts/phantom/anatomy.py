@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly3d.head import soft_step
+from anomaly3d.atlas.head import soft_step
 
 DURA = 55.0  # HU
 

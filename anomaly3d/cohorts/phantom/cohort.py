@@ -1,22 +1,22 @@
 """A cohort of phantoms on disk with its manifest. Each scan has a seed of its own, whatever the order of the work."""
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from anomaly3d.cohorts.manifest import write_manifest
+from anomaly3d.cohorts.base import Cohort
 from anomaly3d.cohorts.phantom.faults import FAULTS
-from anomaly3d.cohorts.phantom.files import RECIPE_SUFFIX, Recipe, write_phantom, write_recipe
+from anomaly3d.cohorts.phantom.files import Recipe, write_phantom, write_recipes
 from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.cohorts.phantom.postoperative import KINDS
 from anomaly3d.errors import UserError
-from anomaly3d.parallel import run_parallel
-from anomaly3d.progress import say
+from anomaly3d.scans.recipe import SUFFIX
+from anomaly3d.system.progress import say
+from anomaly3d.system.workers import run_parallel
 
 VERSION = 3  # raised when the same config would give other bytes
 PURPOSES = {"dev": 0, "test": 1}  # seeds for design choices, and seeds that only final tables read
@@ -82,50 +82,59 @@ def plan(counts: dict[str, int], seed: int, purpose: str = "dev", **size: Any) -
     return scans
 
 
-def make_cohort(
-    name: str,
-    counts: dict[str, int],
-    seed: int,
-    matrix: int,
-    slices: int,
-    data_dir: Path,
-    workers: int,
-    purpose: str = "dev",
-    twins: bool = False,
-    keep_raw: bool = True,
-) -> Path:
-    """Write what is missing of a phantom cohort and return the path of its manifest.
+class PhantomCohort(Cohort):
+    """Phantoms of a seed, as many of each part as ``counts`` says.
 
     Args:
+        matrix, slices: voxels in plane, and the usual number of slices.
+        purpose: of ``PURPOSES``.
         twins: also scan every test head once more without its lesions, for the control that knows them.
         keep_raw: False writes recipes in place of volumes, and whoever reads one makes the phantom.
+
+    Raises:
+        UserError: an unknown part or purpose.
     """
-    scans = plan(counts, seed, purpose, matrix=matrix, slices=slices)
-    if twins:
-        scans = [(p, Recipe(**{**vars(r), "twin": p.split == "test"})) for p, r in scans]
-    text = json.dumps([VERSION, name, [asdict(recipe) for _, recipe in scans]], sort_keys=True)
-    text += "" if keep_raw else " recipes"
-    folder = data_dir / "raw" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    manifest = folder / "manifest.csv"
-    if manifest.exists():
-        return manifest
-    say(f"phantom cohort: {len(scans)} head CTs in {folder}")
-    rows = []
-    if keep_raw:
-        for _ in run_parallel(write_phantom, [(folder, recipe) for _, recipe in scans], workers, "phantom"):
-            pass
-    for part, recipe in scans:
-        person = write_phantom(folder, recipe) if keep_raw else write_recipe(folder, recipe)
-        rows.append(describe(folder, name, part, recipe, person))
-    write_manifest(pd.DataFrame(rows), manifest)
-    return manifest
+
+    synthetic = True
+
+    def __init__(
+        self,
+        name: str,
+        counts: dict[str, int],
+        seed: int = 0,
+        purpose: str = "dev",
+        matrix: int = 256,
+        slices: int = 36,
+        twins: bool = False,
+        keep_raw: bool = True,
+    ) -> None:
+        self.name, self.keep_raw = name, keep_raw
+        scans = plan(counts, seed, purpose, matrix=matrix, slices=slices)
+        self.scans = [(p, replace(r, twin=twins and p.split == "test")) for p, r in scans]
+
+    def key(self) -> str:
+        text = json.dumps([VERSION, self.name, [asdict(recipe) for _, recipe in self.scans]], sort_keys=True)
+        return text + ("" if self.keep_raw else " recipes")
+
+    def manifest(self, data_dir: Path, workers: int) -> Path:
+        path = self.place(data_dir)
+        return path if path.exists() else super().manifest(data_dir, workers)  # it is written last
+
+    def rows(self, folder: Path, workers: int) -> pd.DataFrame:
+        """Makes the volumes that are missing."""
+        say(f"phantom cohort: {len(self.scans)} head CTs in {folder}")
+        if self.keep_raw:
+            for _ in run_parallel(write_phantom, [(folder, recipe) for _, recipe in self.scans], workers, "phantom"):
+                pass
+        write = write_phantom if self.keep_raw else write_recipes
+        return pd.DataFrame([describe(folder, self.name, p, r, write(folder, r)) for p, r in self.scans])
 
 
 def describe(folder: Path, name: str, part: Part, recipe: Recipe, person: dict[str, Any]) -> dict[str, str]:
     """The manifest's row of a scan whose files have been written; ``person`` has ``age`` and ``sex``."""
 
     def file(kind: str) -> str:
-        paths = [folder / kind / f"{recipe.scan_id}{suffix}" for suffix in (".nii.gz", RECIPE_SUFFIX, ".txt")]
+        paths = [folder / kind / f"{recipe.scan_id}{suffix}" for suffix in (".nii.gz", SUFFIX, ".txt")]
         return next((str(path) for path in paths if path.exists()), "")
 
     return {

@@ -13,10 +13,12 @@ import torch
 from anomaly3d.cohorts.phantom.faults import FAULTS, transform_fault
 from anomaly3d.cohorts.phantom.generate import PERSON, PhantomScan, best_affine, generate
 from anomaly3d.cohorts.phantom.subject import draw_subject
-from anomaly3d.files import written_whole
+from anomaly3d.scans.nifti import save_volume
+from anomaly3d.scans.recipe import SUFFIX, write_recipe
+from anomaly3d.system.files import written_whole
 
 FAULT = 6  # stream of random numbers, beside those of ``generate``
-RECIPE_SUFFIX = ".phantom"
+MAKER = "anomaly3d.cohorts.phantom.files.make_volume"
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,7 @@ def write_phantom(folder: Path, recipe: Recipe) -> dict[str, object]:
     phantom, volumes = make(recipe)
     volumes["intracranial"] = nib.nifti1.Nifti1Image(phantom.intracranial, phantom.affine)
     for kind, image in volumes.items():
-        with written_whole(folder / kind / f"{recipe.scan_id}.nii.gz") as path:
-            nib.save(image, path)
+        save_volume(folder / kind / f"{recipe.scan_id}.nii.gz", np.asarray(image.dataobj), image.affine)
     write_fault(folder, recipe)
     voxel_ml = float(np.abs(np.linalg.det(phantom.affine))) / 1000
     truth = {
@@ -93,11 +94,10 @@ def write_phantom(folder: Path, recipe: Recipe) -> dict[str, object]:
     return truth
 
 
-def write_recipe(folder: Path, recipe: Recipe) -> dict[str, object]:
-    """Write a file a volume that holds only its recipe (``read_recipe`` reads it); returns ``age`` and ``sex``."""
+def write_recipes(folder: Path, recipe: Recipe) -> dict[str, object]:
+    """Write a file a volume that says how ``make_volume`` makes it; returns ``age`` and ``sex``."""
     for kind in recipe.kinds():
-        with written_whole(folder / kind / f"{recipe.scan_id}{RECIPE_SUFFIX}") as path:
-            path.write_text(json.dumps({"kind": kind, "recipe": asdict(recipe)}))
+        write_recipe(folder / kind / f"{recipe.scan_id}{SUFFIX}", MAKER, kind=kind, phantom=asdict(recipe))
     write_fault(folder, recipe)
     subject = draw_subject(np.random.default_rng((*recipe.seed, PERSON)))
     return {"age": subject.age, "sex": subject.sex}
@@ -109,18 +109,7 @@ def make_once(recipe: Recipe) -> dict[str, nib.nifti1.Nifti1Image]:
     return make(recipe)[1]
 
 
-def read_recipe(path: Path) -> nib.nifti1.Nifti1Image:
-    """The volume that a recipe's file stands for.
-
-    Raises:
-        ValueError: not such a file.
-    """
-    try:
-        stored = json.loads(path.read_text())
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["recipe"].items()}
-        recipe = Recipe(**plain)
-        kind = stored["kind"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the recipe of a phantom") from error
-    image = make_once(recipe)[kind]
-    return nib.nifti1.Nifti1Image.from_bytes(image.to_bytes())  # as a file would give it: its affine in float32
+def make_volume(kind: str, phantom: dict[str, Any]) -> nib.nifti1.Nifti1Image:
+    """One volume of a phantom, from ``asdict`` of its recipe."""
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in phantom.items()}
+    return make_once(Recipe(**plain))[kind]

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anomaly3d.atlas.head import AIR, CSF, head_maps, paint_brain, paint_skull, soft_step
 from anomaly3d.cohorts.phantom.fields import sample_field
 from anomaly3d.cohorts.phantom.lesions import Lesion, Place, draw_lesion
 from anomaly3d.cohorts.phantom.postoperative import Surgery, draw_postoperative
 from anomaly3d.cohorts.phantom.scanner import Scan, acquire, draw_scan
 from anomaly3d.cohorts.phantom.subject import Subject, draw_subject
-from anomaly3d.head import AIR, CSF, head_maps, paint_brain, paint_skull, soft_step
 
 COARSE = 4  # voxels in plane between the nodes where smooth coordinates are computed
 REACH = 30.0  # mm beyond the inner table where the vault's shells end

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly3d.head import head_maps, soft_step
+from anomaly3d.atlas.head import head_maps, soft_step
 
 BRAIN_CENTRE = torch.tensor([0.0, -18.0, 8.0])  # MNI mm
 HALF_WIDTH = 75.0  # mm from there to the skull

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anomaly3d.atlas.head import soft_step
 from anomaly3d.cohorts.phantom.lesions import BRAIN_CENTRE, convexity
-from anomaly3d.head import soft_step
 
 KINDS = ("craniectomy", "shunt")
 FLAP = 42.0  # HU: muscle, dura and scar where bone was

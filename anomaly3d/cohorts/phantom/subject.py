@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anomaly3d.atlas.head import Appearance
 from anomaly3d.cohorts.phantom.anatomy import Anatomy, draw_anatomy
 from anomaly3d.cohorts.phantom.fields import smooth_noise
-from anomaly3d.head import Appearance
 
 SKULL_WARPS = ((45.0, 2.2), (24.0, 1.8))  # correlation length mm, standard deviation mm: head shape, asymmetry
 BRAIN_WARPS = ((14.0, 2.0), (9.0, 1.5), (6.0, 1.0))  # lobes, gyri, sulci; these move the brain only

@@ -29,14 +29,14 @@ applyFilter();
 
 // ---- the viewer
 const dialog = find("viewer");
-const HU = (byte) => (byte / 127.5 - 1) * scans.half + scans.middle;
+const physical = (byte) => (byte / 127.5 - 1) * scans.half + scans.middle;
 const GREY = { colormap: "gray", cal_min: scans.window[0], cal_max: scans.window[1] };
 const MASK = { cal_min: 0.5, cal_max: 1 };
 // from the bottom up; NiiVue names volumes by their files, so a layer is known by its place
 const LAYERS = [
   { name: "input", opacity: 1, options: GREY },
   { name: "reconstruction", opacity: 1, options: GREY },
-  { name: "residual", opacity: 0.75, options: { colormap: "warm", colormapNegative: "winter", cal_min: 8, cal_max: 40 } },
+  { name: "residual", opacity: 0.75, options: { colormap: "warm", colormapNegative: "winter", cal_min: scans.half * 2 / 15, cal_max: scans.half * 2 / 3 } },
   { name: "lesion", opacity: 0.45, options: { colormap: "green", ...MASK } },
   { name: "displaced", opacity: 0.35, options: { colormap: "violet", ...MASK } },
   { name: "brain", opacity: 0.25, options: { colormap: "blue", ...MASK } },
@@ -47,8 +47,8 @@ async function unpack(scan) {
   const zipped = Uint8Array.from(atob(scan.data), (c) => c.charCodeAt(0));
   const stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer()), count = bytes.length / 3;
-  const image = Float32Array.from(bytes.subarray(0, count), HU);
-  const reconstruction = Float32Array.from(bytes.subarray(count, 2 * count), HU);
+  const image = Float32Array.from(bytes.subarray(0, count), physical);
+  const reconstruction = Float32Array.from(bytes.subarray(count, 2 * count), physical);
   const bits = bytes.subarray(2 * count);
   return {
     input: image,
@@ -104,11 +104,11 @@ async function show(id) {
 function settle() {
   if (!viewer || viewer.volumes.length < LAYERS.length) return;
   const threshold = Number(find("threshold").value);
-  find("threshold-value").textContent = `${threshold} HU`;
+  find("threshold-value").textContent = `${threshold} ${scans.unit}`;
   LAYERS.forEach((layer, i) => {
     const box = find(`show-${layer.name}`), volume = viewer.volumes[i];
     volume.opacity = box && !box.checked ? 0 : layer.opacity;
-    if (layer.name === "residual") { volume.cal_min = threshold; volume.cal_minNeg = -40; volume.cal_maxNeg = -threshold; }
+    if (layer.name === "residual") { volume.cal_min = threshold; volume.cal_minNeg = -layer.options.cal_max; volume.cal_maxNeg = -threshold; }
   });
   viewer.updateGLVolume();
 }

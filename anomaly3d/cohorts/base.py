@@ -1,0 +1,51 @@
+"""The interface that ``prepare`` knows cohorts by."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import pandas as pd
+
+from anomaly3d.scans.manifest import write_manifest
+
+
+class Cohort(ABC):
+    """Who was scanned. A subclass gives the rows of the manifest; writing and checking it is shared code.
+
+    ``synthetic`` cohorts show no person: their pictures may be logged and put into reports.
+    """
+
+    name: str
+    synthetic = False
+
+    @abstractmethod
+    def rows(self, folder: Path, workers: int) -> pd.DataFrame:
+        """A row a scan with the columns of ``scans.manifest``; paths absolute or below ``folder``.
+
+        Args:
+            folder: where files may be written that the cohort makes.
+            workers: processes that may be used for it.
+
+        Raises:
+            UserError: the cohort's settings or files are wrong.
+        """
+
+    def key(self) -> str:
+        """Text that differs where the cohort's scans do."""
+        return json.dumps(vars(self), sort_keys=True, default=str)
+
+    def place(self, data_dir: Path) -> Path:
+        """The manifest's path, whether or not it is there: ``data_dir/raw/NAME-DIGEST/manifest.csv``."""
+        digest = hashlib.sha256(self.key().encode()).hexdigest()[:8]
+        return data_dir / "raw" / f"{self.name}-{digest}" / "manifest.csv"
+
+    def manifest(self, data_dir: Path, workers: int) -> Path:
+        """Write the manifest and return its path.
+
+        Raises:
+            UserError: as ``rows``.
+        """
+        path = self.place(data_dir)
+        write_manifest(self.rows(path.parent, workers), path)
+        return path

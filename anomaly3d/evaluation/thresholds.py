@@ -1,0 +1,119 @@
+"""What a threshold on a score does: recall, false alarms, whom they hit. Shares come with interval and n."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from anomaly3d.evaluation.metrics import LESIONS, both_classes, labels_and_scores, of_lesion, ranked
+from anomaly3d.scoring.calibration import Calibration
+from anomaly3d.statistics.auc import auc, share
+from anomaly3d.statistics.operating import at_threshold, f1_threshold, youden_threshold
+
+RATES = (0.05, 0.1)  # false-positive rates at which conformal p-values are held against what happened
+VOLUMES = (0, 2, 5, 15, 50, np.inf)  # ml
+AGES = (0, 40, 60, 75, np.inf)  # years
+
+
+def operating_points(table: pd.DataFrame, calibrations: list[Calibration]) -> list[dict[str, Any]]:
+    """A row for every threshold: those locked on calibration scans, and the oracles of the same scores."""
+    rows = ranked(table)
+    if not both_classes(rows):
+        return []
+    points = []
+    for calibration in calibrations:
+        labels, scores = labels_and_scores(rows, calibration.score)
+        locked = f"locked: {calibration.rate:.0%} of {len(calibration.scores)} calibration scans may be flagged"
+        rules = {
+            locked: calibration.threshold,
+            "oracle: Youden on the test scans": youden_threshold(labels, scores),
+            "oracle: F1 on the test scans": f1_threshold(labels, scores),
+        }
+        for rule, threshold in rules.items():
+            found = at_threshold(labels, scores, threshold, rows["subject_id"].to_numpy())
+            points.append({"score": calibration.score, "rule": rule, **found})
+    return points
+
+
+def between(values: pd.Series, edges: tuple[float, ...], unit: str) -> pd.Series:
+    """Bands of numbers that are text in the table; empty where there is none."""
+    names = [f"{a:g} to {b:g} {unit}" if b < np.inf else f"over {a:g} {unit}" for a, b in pairwise(edges)]
+    return pd.cut(pd.to_numeric(values, errors="coerce"), edges, right=False, labels=names).astype(object).fillna("")
+
+
+def share_of(rows: pd.DataFrame, flagged: pd.Series) -> dict[str, Any]:
+    """Share of some rows that are flagged."""
+    return share(flagged[rows.index].to_numpy(), rows["subject_id"].to_numpy())
+
+
+def recall_by(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
+    """Share of abnormal scans that the locked threshold flags, by lesion type and by lesion volume."""
+    rows = ranked(table)
+    ill = rows[rows["label"] == "1"]
+    flagged = ill[calibration.score] >= calibration.threshold
+    found: dict[str, Any] = {"lesion": {}, "volume": {}}
+    for lesion in LESIONS:
+        shows = of_lesion(ill, lesion)
+        if len(shows):
+            found["lesion"][lesion] = share_of(shows, flagged)
+    for band, members in ill.groupby(between(ill["lesion_ml"], VOLUMES, "ml"), sort=False):
+        if band:
+            found["volume"][str(band)] = share_of(members, flagged)
+    order = list(between(pd.Series([str(a) for a in VOLUMES[:-1]]), VOLUMES, "ml"))
+    found["volume"] = {band: found["volume"][band] for band in order if band in found["volume"]}
+    return found
+
+
+def false_positives_by(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
+    """Share of healthy test scans that the locked threshold flags: all, by site, age band and sex."""
+    rows = ranked(table)
+    well = rows[rows["label"] == "0"]
+    flagged = well[calibration.score] >= calibration.threshold
+    found: dict[str, Any] = {"all": share_of(well, flagged)}
+    strata = {"site": well["site"], "age": between(well["age"], AGES, "years"), "sex": well["sex"]}
+    for name, values in strata.items():
+        groups = {str(v): share_of(m, flagged) for v, m in well.groupby(values) if v}
+        if len(groups) > 1:
+            found[name] = groups
+    return found
+
+
+def conformal_rates(table: pd.DataFrame, calibration: Calibration) -> list[dict[str, Any]]:
+    """What became of the promise that at most ``nominal`` of the healthy scans have so small a p-value, by site."""
+    rows = ranked(table)
+    well = rows[rows["label"] == "0"]
+    found = []
+    for site, members in well.groupby("site"):
+        p = calibration.p_values(members[calibration.score].to_numpy(float))
+        subjects = members["subject_id"].to_numpy()
+        found += [{"site": str(site), "nominal": rate, "realised": share(p <= rate, subjects)} for rate in RATES]
+    return found
+
+
+def site_shift(table: pd.DataFrame, score: str) -> dict[str, Any]:
+    """How far healthy scores of other sites lie from those of the site with the most scans.
+
+    ``auc`` is the chance that a healthy scan of the other site scores higher: 0.5 where scores do not know the site.
+    """
+    rows = ranked(table)
+    well = rows[rows["label"] == "0"]
+    counts = well["site"].value_counts()
+    if len(counts) < 2:
+        return {}
+    home = str(counts.index[0])
+    found: dict[str, Any] = {}
+    for site in counts.index[1:]:
+        both = pd.concat([well[well["site"] == home], well[well["site"] == site]])
+        labels = (both["site"] == site).astype(int).to_numpy()
+        scores = both[score].to_numpy(float)
+        own, other = scores[labels == 0], scores[labels == 1]
+        estimate = auc(labels, scores, both["subject_id"].to_numpy())
+        found[str(site)] = {
+            "against": home,
+            "auc": estimate.value,
+            "ci95": [estimate.low, estimate.high],
+            "n": [len(own), len(other)],
+            "median_ratio": float(np.median(other) / np.median(own)),
+        }
+    return found

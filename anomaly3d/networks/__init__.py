@@ -1,0 +1,1 @@
+"""Plain nn.Modules that know nothing of Lightning."""

@@ -1,0 +1,99 @@
+"""The phase of every method that needs none of its own: by its loss, or at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from anomaly3d.data.batch import Batch
+from anomaly3d.data.module import data_of
+from anomaly3d.detectors.base import Detector
+from anomaly3d.errors import UserError
+from anomaly3d.phases.base import OptimizerConfig, Phase, beside
+from anomaly3d.system.instantiate import build
+
+DRAWN = 0  # what random numbers are for
+
+
+class FitPhase(Phase):
+    """Minimise ``detector.loss`` over all its parameters, or call ``detector.fit`` once.
+
+    Args:
+        scheduler: config of a partial learning-rate scheduler that steps with the optimizer, None for none.
+    """
+
+    name = "fit"
+    question = "Does it learn what is healthy?"
+    panels = (
+        ("Loss of healthy validation heads", ("val_loss",)),
+        ("Pasted anomalies told apart", ("val_pseudo_auc",)),
+    )
+
+    def __init__(
+        self,
+        detector: Detector | Mapping[str, Any],
+        optimizer: OptimizerConfig | None = None,
+        scheduler: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(detector, optimizer, seed, scheduler=dict(scheduler) if scheduler else None)
+        self.scheduler = scheduler
+        if self.detector.fits_at_once:
+            self.automatic_optimization = False
+
+    def configure_optimizers(self) -> Any:
+        """One for all parameters, and its schedule; none for a method that learns at once."""
+        if self.detector.fits_at_once:
+            return []
+        optimizer: Optimizer = self.make_optimizer(self.detector.parameters())
+        if self.scheduler is None:
+            return optimizer
+        schedule = build(self.scheduler, "phase.module.scheduler")(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Learn at once.
+
+        Raises:
+            UserError: too few scans.
+        """
+        if not self.detector.fits_at_once:
+            return
+        data = data_of(self.trainer)
+        train = data.volumes(data.learns_from)
+        if len(train) < self.detector.fewest:
+            raise UserError(
+                f"{self.detector.title} needs at least {self.detector.fewest} {data.learns_from} scans, and "
+                f"{data.prepared.folder} holds {len(train)}"
+            )
+        self.detector.fit(train, data.volumes("validation"))
+
+    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The detector's loss; what it draws at random depends on the step, so that a resumed run repeats."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.noise(step, DRAWN).initial_seed())
+            return self.detector.loss(batch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """The loss of a batch; nothing where the method has learned at once."""
+        if self.detector.fits_at_once:
+            return None
+        losses = self.losses(batch, self.global_step)
+        self.log_dict({f"fit/{k}": v.detach() for k, v in losses.items()}, batch_size=len(batch["image"]))
+        return losses["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """``val_loss`` of healthy validation scans, and how well their scores tell pasted anomalies apart.
+
+        A method that has learned at once has no loss; its mean score stands in.
+        """
+        healthy = self.detector.examine(batch).scores["total"]
+        loss = healthy.mean() if self.detector.fits_at_once else self.losses(batch, batch_idx)["loss"]
+        self.log("fit/val_loss", loss, batch_size=len(healthy), sync_dist=True, prog_bar=True)
+        return self.tell_apart(healthy, self.detector.examine({**batch, "image": batch["pseudo"]}).scores["total"])
+
+    def pictures(self, batch: Batch) -> dict[str, list[list[Tensor]]]:
+        found = self.detector.examine(batch).reconstruction
+        return {} if found is None else {"reconstructions": beside(batch["image"], found)}

@@ -1,0 +1,163 @@
+"""Non-contrast head CT: the paper's seven steps of one scan, chained."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly3d.atlas import template
+from anomaly3d.errors import UnreadableScan, UserError
+from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
+from anomaly3d.preprocessing.brain_mask import RIM, distance, intracranial_mask
+from anomaly3d.preprocessing.crop import Box, bounding_box
+from anomaly3d.preprocessing.intensity import fill_bone_rim, fill_outside, smooth_and_resize, to_unit_range
+from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
+from anomaly3d.preprocessing.quality import REASONS, measure
+from anomaly3d.preprocessing.registration import Registration, register, score
+from anomaly3d.scans.readers import HU_MIN, read_ct
+from anomaly3d.scans.volume import Volume, resample
+
+WORKING_LOW, WORKING_HIGH = np.array([-93.0, -129.0, -82.5]), np.array([93.0, 96.0, 103.5])  # MNI mm
+
+
+def working_grid(spacing: float) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Affine and shape of the isotropic MNI grid on which masks are found."""
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = WORKING_LOW
+    nx, ny, nz = (np.ceil((WORKING_HIGH - WORKING_LOW) / spacing).astype(int) + 1).tolist()
+    return affine, (nx, ny, nz)
+
+
+@lru_cache(maxsize=1)
+def working_template(template_path: Path, spacing: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """The template's signed mm to the inner table and MNI z ``(1, 1, Z)`` on the working grid, and its spacing."""
+    affine, shape = working_grid(spacing)
+    inner_table = resample(template.load_template(template_path)[1], affine, shape, fill=30.0)
+    return inner_table, (affine[2, 3] + spacing * np.arange(shape[2]))[None, None], spacing
+
+
+class NCCT(Preprocessor):
+    """``conf/preprocessing/ncct.yaml``; HU and mm.
+
+    Args:
+        window: HU that become -1 and 1.
+        crop: ``template``: one box for all scans, ``crop_margin`` mm around the template's brain; ``scan``: the mask's
+            own box, as in the paper.
+        working_spacing: of the grid on which the brain mask is found.
+        registration_spacing: of the scan's voxels while the affine is sought.
+        registration_enough: correlation with the template at which no other start is tried.
+        mask_command: somebody else's skull stripper, None for ours.
+        fill_bone_rim: give voxels that the skull shares the soft tissue beside them.
+
+    Raises:
+        UserError: an impossible value.
+    """
+
+    version = 5
+    reasons = REASONS
+
+    def __init__(
+        self,
+        resolution: int,
+        window: Sequence[float],
+        crop: str,
+        crop_margin: float,
+        working_spacing: float,
+        registration_spacing: float,
+        registration_enough: float,
+        mask_command: str | None,
+        fill_bone_rim: bool,
+        quality: Mapping[str, Any],
+    ) -> None:
+        super().__init__(resolution, quality)
+        low, high = window
+        self.window = (float(low), float(high))
+        self.crop, self.crop_margin = crop, crop_margin
+        self.working_spacing = working_spacing
+        self.registration_spacing, self.registration_enough = registration_spacing, registration_enough
+        self.mask_command, self.fill_bone_rim = mask_command, fill_bone_rim
+        self.template = template.NAME
+        self._template_path: Path | None = None
+        if crop not in ("template", "scan"):
+            raise UserError(f"preprocessing.crop must be 'template' or 'scan', not {crop!r}")
+        if mask_command:
+            check_mask_command(mask_command)
+
+    def setup(self, data_dir: Path) -> None:
+        self._template_path = template.build_template(data_dir)
+
+    def read(self, path: Path) -> Volume:
+        return read_ct(path)
+
+    def to_physical(self, x: np.ndarray) -> np.ndarray:
+        low, high = self.window
+        return (x + 1) * ((high - low) / 2) + low
+
+    def prepare(self, scan: Volume, companions: Companions) -> Prepared:
+        """Steps 1 to 7 on a scan in HU.
+
+        Raises:
+            UnreadableScan: registration failed, or no brain was found.
+        """
+        assert self._template_path is not None, "setup comes first"
+        _, inner_table = template.load_template(self._template_path)
+        found = self.register(scan, companions.transform_fault)
+        to_scan = found.mni_to_scan
+        affine, shape = working_grid(self.working_spacing)
+        hu = resample(scan, affine, shape, to_scan, HU_MIN)
+        mask = self.brain_mask(scan, hu, companions.brain_mask, to_scan)
+        depth = distance(mask, self.working_spacing)
+        quality = measure(scan, hu, mask, depth, self.working_spacing, inner_table, to_scan, found.score)
+        small = self.crop_box(mask, affine, inner_table).grid(self.resolution)
+
+        def shrink(hu: np.ndarray) -> np.ndarray:
+            if self.fill_bone_rim:
+                hu = fill_bone_rim(hu, mask, depth <= RIM, self.window[1])
+            filled = Volume(fill_outside(hu, mask, self.window), affine)
+            return to_unit_range(smooth_and_resize(filled, small, self.resolution, self.window[0]), self.window)
+
+        def shrink_mask(binary: np.ndarray) -> np.ndarray:
+            share = smooth_and_resize(Volume(binary.astype(np.float32), affine), small, self.resolution, 0.0)
+            return (share > 0.5).astype(np.uint8)
+
+        extra = {n: shrink_mask(resample(m, affine, shape, to_scan) > 0.5) for n, m in companions.masks.items()}
+        if companions.twin is not None:
+            extra["twin"] = shrink(resample(companions.twin, affine, shape, to_scan, HU_MIN))
+        return Prepared(shrink(hu), shrink_mask(mask), extra, small, to_scan, asdict(quality))
+
+    def register(self, scan: Volume, fault: np.ndarray | None) -> Registration:
+        """Step 1, spoiled by ``fault`` where there is one."""
+        assert self._template_path is not None
+        fixed = template.load_template(self._template_path)
+        found = register(scan, *fixed, self.registration_spacing, self.registration_enough)
+        if fault is None:
+            return found
+        spoiled = found.mni_to_scan @ fault
+        return Registration(spoiled, score(scan, *fixed, self.registration_spacing, spoiled))
+
+    def brain_mask(self, scan: Volume, hu: np.ndarray, given: Volume | None, to_scan: np.ndarray) -> np.ndarray:
+        """Step 3 on the working grid: the given mask, a command's, or ours.
+
+        Raises:
+            UnreadableScan: it is empty.
+        """
+        assert self._template_path is not None
+        if given is None and self.mask_command:
+            given = run_mask_command(self.mask_command, scan)
+        if given is None:
+            mask = intracranial_mask(hu, *working_template(self._template_path, self.working_spacing))
+        else:
+            mask = resample(given, *working_grid(self.working_spacing), to_scan) > 0.5
+        if not mask.any():
+            raise UnreadableScan("no brain was found: is this a head CT?")
+        return mask
+
+    def crop_box(self, mask: np.ndarray, affine: np.ndarray, inner_table: Volume) -> Box:
+        """Step 4: the box around the scan's own mask, or the same for all scans around the template's brain."""
+        if self.crop == "scan":
+            return bounding_box(mask, affine)
+        z = inner_table.affine[2, 3] + inner_table.affine[2, 2] * np.arange(inner_table.data.shape[2])
+        return bounding_box((inner_table.data < 0) & (z > -70), inner_table.affine, self.crop_margin)

@@ -1,0 +1,229 @@
+"""The paper's figures, from tables of scores and prepared volumes. Each function returns a matplotlib Figure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from anomaly3d.evaluation.metrics import (
+    LESIONS,
+    ap_of,
+    auc_of,
+    both_classes,
+    labels_and_scores,
+    of_lesion,
+    ranked,
+    subjects_of,
+)
+from anomaly3d.evaluation.thresholds import VOLUMES, share_of
+from anomaly3d.scans.volume import side_by_side
+from anomaly3d.scoring.calibration import Calibration
+from anomaly3d.statistics.bootstrap import class_weights_by_score, subject_weights
+
+# Okabe and Ito 2008: told apart by the colour-blind, and in print by their lightness
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GROUPS = ("normal", "tbi", "postoperative", "low_quality")
+BAND_DRAWS = 500  # of the bootstrap behind a ROC curve's band
+RESIDUAL_LIMIT = 0.6  # of the colour scale, in units of [-1, 1]
+
+
+def new_axes(width: float = 4.6, height: float = 5.2) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, constrained layout, no box on top and right."""
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def roc_band(labels: np.ndarray, scores: np.ndarray, subjects: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Lower and upper 95 % limit of the true-positive rate at each false-positive rate of ``grid``: ``(2, len(grid))``.
+
+    Pointwise, from a bootstrap over subjects.
+    """
+    weights = subject_weights(labels, subjects, np.random.default_rng(0), BAND_DRAWS)
+    ill, well = (w[:, ::-1] for w in class_weights_by_score(labels, scores, weights))
+    rows = [
+        np.interp(grid, np.r_[0, np.cumsum(n)] / n.sum(), np.r_[0, np.cumsum(p)] / p.sum())
+        for p, n in zip(ill, well, strict=True)
+    ]
+    return np.percentile(rows, [2.5, 97.5], axis=0)
+
+
+def draw_roc(axes: Axes, name: str, table: pd.DataFrame, band: bool, **style: Any) -> None:
+    """The ROC curve of a table, its AUC, interval and n in the legend."""
+    rows = ranked(table)
+    if not both_classes(rows):
+        return
+    labels, scores = labels_and_scores(rows)
+    false_rate, true_rate, _ = roc_curve(labels, scores, drop_intermediate=False)
+    estimate = auc_of(rows)
+    text = (
+        f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}], {estimate.n_normal} + {estimate.n_abnormal}"
+    )
+    (line,) = axes.plot(false_rate, true_rate, label=f"{name}: {text}", **style)
+    if band:
+        grid = np.linspace(0, 1, 101)
+        low, high = roc_band(labels, scores, subjects_of(rows), grid)
+        axes.fill_between(grid, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def roc_figure(table: pd.DataFrame, others: dict[str, pd.DataFrame]) -> Figure:
+    """Fig. 4: ROC curves of this detector by cohort with their 95 % bands, and beside them those of the others."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 5.4), layout="constrained")
+    cohorts = {str(name): rows for name, rows in table.groupby("cohort")}
+    parts = {"all cohorts": table, **cohorts} if len(cohorts) > 1 else cohorts
+    for colour, (name, rows) in zip(COLOURS, parts.items(), strict=False):
+        draw_roc(left, name, rows, True, color=colour, linewidth=1.8)
+    draw_roc(right, "this detector", table, False, color="black", linewidth=2.2)
+    styles = [(colour, line) for line in ("-", "--") for colour in COLOURS[:-1]]
+    for (colour, line), (name, rows) in zip(styles, others.items(), strict=False):
+        draw_roc(right, name, rows, False, color=colour, linestyle=line, linewidth=1.2)
+    for axes, title in ((left, "This detector, by cohort"), (right, "Beside the others")):
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set(
+            xlabel="False-positive rate", ylabel="True-positive rate", xlim=(-0.01, 1), ylim=(0, 1.01), title=title
+        )
+        axes.set_aspect("equal")
+        axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    return figure
+
+
+def lesion_figure(table: pd.DataFrame) -> Figure:
+    """Fig. 5: precision against recall for each lesion type, against all normals; the AP of chance as dotted lines."""
+    figure, axes = new_axes()
+    table = ranked(table)
+    for colour, lesion in zip(COLOURS, LESIONS, strict=False):
+        rows = of_lesion(table, lesion)
+        if not both_classes(rows):
+            continue
+        labels, scores = labels_and_scores(rows)
+        precision, recall, _ = precision_recall_curve(labels, scores)
+        estimate = ap_of(rows)
+        label = f"{lesion}: {estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}], n = {estimate.n_abnormal}"
+        axes.step(recall, precision, where="post", color=colour, linewidth=1.6, label=label)
+        axes.axhline(labels.mean(), color=colour, linewidth=0.8, linestyle=":")
+    axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1.01), ylim=(0, 1.02))
+    figure.legend(
+        fontsize=7,
+        frameon=False,
+        loc="outside lower center",
+        title="AP [95 % interval]; dotted: chance",
+        title_fontsize=7,
+    )
+    return figure
+
+
+def group_figure(table: pd.DataFrame, seed: int = 0) -> Figure:
+    """Fig. 7: the logarithm of the score of every scan, by group and cohort, with each median."""
+    groups = table[table["group"].isin(GROUPS)].groupby(["group", "cohort"]).ngroups
+    figure, axes = new_axes(max(5.2, 1.1 * groups), 3.4)
+    rng = np.random.default_rng(seed)
+    places: list[str] = []
+    for colour, group in zip(COLOURS, GROUPS, strict=False):
+        for cohort, rows in table[table["group"] == group].groupby("cohort"):
+            values = np.log10(rows["total"].to_numpy(float).clip(1e-12))
+            x = len(places)
+            axes.scatter(x + rng.uniform(-0.15, 0.15, len(values)), values, s=12, color=colour, alpha=0.7, linewidths=0)
+            axes.plot([x - 0.25, x + 0.25], [np.median(values)] * 2, color="black", linewidth=1.5)
+            places.append(f"{group}\n{cohort}\nn = {len(rows)}")
+    axes.set_xticks(range(len(places)), places, fontsize=8)
+    axes.set(ylabel="log10 anomaly score", xlim=(-0.6, len(places) - 0.4))
+    return figure
+
+
+def volume_figure(table: pd.DataFrame, calibration: Calibration) -> Figure:
+    """Recall at the locked threshold against lesion volume: scans as ticks, bands of volume with their intervals."""
+    figure, axes = new_axes(5.2, 3.4)
+    ill = ranked(table)
+    ill = ill[(ill["label"] == "1") & (ill["lesion_ml"] != "")]
+    ml = ill["lesion_ml"].astype(float).clip(lower=0.1)
+    flagged = ill[calibration.score] >= calibration.threshold
+    for low, high in pairwise(VOLUMES):
+        inside = (ml >= low) & (ml < high)
+        if not inside.any():
+            continue
+        found = share_of(ill[inside], flagged)
+        ends = [max(low, 0.1), min(high, max(ml.max(), 1))]
+        axes.fill_between(ends, found["ci95"][0], found["ci95"][1], color=COLOURS[0], alpha=0.2, linewidth=0)
+        axes.plot(ends, [found["value"]] * 2, color=COLOURS[0], linewidth=2)
+        axes.text(np.sqrt(ends[0] * ends[1]), found["value"] + 0.02, f"n = {found['n']}", ha="center", fontsize=7)
+    rng = np.random.default_rng(0)
+    axes.scatter(ml, np.where(flagged, 1.06, -0.06) + rng.uniform(-0.02, 0.02, len(ml)), s=8, color="0.4", linewidths=0)
+    axes.set(xscale="log", xlabel="Lesion volume, ml", ylabel="Recall at the locked threshold", ylim=(-0.1, 1.1))
+    return figure
+
+
+def conformal_figure(table: pd.DataFrame, calibration: Calibration) -> Figure:
+    """Share of healthy test scans with a p-value at most alpha, by site: on the diagonal where the promise holds."""
+    figure, axes = new_axes(4.6, 4.2)
+    well = ranked(table)
+    well = well[well["label"] == "0"]
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, label="as promised")
+    for colour, (site, rows) in zip(COLOURS, well.groupby("site"), strict=False):
+        p = np.sort(calibration.p_values(rows[calibration.score].to_numpy(float)))
+        shares = np.arange(1, len(p) + 1) / len(p)
+        axes.step(np.r_[0, p, 1], np.r_[0, shares, 1], where="post", color=colour, label=f"site {site}, n = {len(p)}")
+    axes.set(xlabel="alpha", ylabel="Healthy scans with p at most alpha", xlim=(0, 1), ylim=(0, 1.01))
+    axes.set_aspect("equal")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    return figure
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan to show: volumes ``(X, Y, Z)`` in [-1, 1] on one RAS grid, ``lesion`` 0 or 1 or None."""
+
+    title: str
+    image: np.ndarray
+    reconstruction: np.ndarray
+    lesion: np.ndarray | None
+
+    def centre(self) -> tuple[int, int, int] | None:
+        """Where to cut: the lesion's largest slices, else the middle."""
+        if self.lesion is None or not self.lesion.any():
+            return None
+        x, y, z = (int(self.lesion.sum(axis=tuple(b for b in range(3) if b != a)).argmax()) for a in range(3))
+        return x, y, z
+
+
+def case_figure(cases: Sequence[Case]) -> Figure:
+    """Fig. 6, S1 to S3: input with the lesion outlined, reconstruction, signed and absolute residual, three planes."""
+    figure, grid = plt.subplots(
+        len(cases), 4, figsize=(14, 1.0 * len(cases) + 0.7), layout="constrained", squeeze=False
+    )
+    for row, case in zip(grid, cases, strict=True):
+        signed, absolute = draw_case(row, case)
+    titles = ("Input x, true lesion outlined", "Reconstruction x~", "x - x~", "|x - x~|")
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=9)
+    for column, drawn, label in ((2, signed, "red: brighter than healthy"), (3, absolute, "anomaly map")):
+        bar = figure.colorbar(drawn, ax=grid[:, column], location="bottom", shrink=0.5, aspect=30, pad=0.01)
+        bar.set_label(label, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def draw_case(row: np.ndarray, case: Case) -> tuple[AxesImage, AxesImage]:
+    """A case into four axes; returns the pictures of signed and absolute residual."""
+    centre = case.centre()
+    image, reconstruction = side_by_side(case.image, centre), side_by_side(case.reconstruction, centre)
+    residual = image - reconstruction
+    row[0].imshow(image, cmap="gray", vmin=-1, vmax=1)
+    if case.lesion is not None and case.lesion.any():
+        row[0].contour(side_by_side(case.lesion, centre), [0.5], colors=COLOURS[1], linewidths=0.8)
+    row[1].imshow(reconstruction, cmap="gray", vmin=-1, vmax=1)
+    signed = row[2].imshow(residual, cmap="RdBu_r", vmin=-RESIDUAL_LIMIT, vmax=RESIDUAL_LIMIT)
+    absolute = row[3].imshow(np.abs(residual), cmap="magma", vmin=0, vmax=RESIDUAL_LIMIT)
+    row[0].set_ylabel(case.title, fontsize=7, rotation=0, ha="right", va="center")
+    for axes in row:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    return signed, absolute

@@ -1,0 +1,1 @@
+"""Where a result came from: the folders of a run, their lineage, what loggers get."""

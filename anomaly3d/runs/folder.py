@@ -1,0 +1,112 @@
+"""Folders of a run: ``runs/NAME/DETECTOR/PHASE``, and which detectors in them are ready to be used."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anomaly3d.detectors.base import Detector, load_detector
+from anomaly3d.errors import UserError
+from anomaly3d.system.files import sha256, written_whole
+
+
+@dataclass(frozen=True)
+class PhaseFolder:
+    """``runs/NAME/DETECTOR/PHASE`` and the files in it."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """The detector as the finished phase left it."""
+        return self.path / "model.pt"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """State of the trainer at the end of the last epoch."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    def read(self) -> dict[str, Any] | None:
+        """The lineage, or None where the phase never began.
+
+        Raises:
+            UserError: the file is not what this program writes.
+        """
+        path = self.path / "lineage.json"
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} is damaged: remove {self.path} and train the phase again") from error
+
+    def write(self, lineage: dict[str, Any]) -> None:
+        """Replace the lineage."""
+        with written_whole(self.path / "lineage.json") as path:
+            path.write_text(json.dumps(lineage, indent=1))
+
+    def finished(self) -> dict[str, Any] | None:
+        """The lineage of a finished phase whose model is there, else None."""
+        lineage = self.read()
+        return lineage if lineage and lineage["finished"] and self.model.exists() else None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A detector after a finished phase of a run, ready to score.
+
+    ``name`` is its config's; ``stage`` the phase; ``earlier`` whether a later phase of the same detector is ready too.
+    """
+
+    name: str
+    stage: str
+    folder: PhaseFolder
+    lineage: dict[str, Any]
+    earlier: bool = False
+
+    @property
+    def label(self) -> str:
+        """Unique in the run: ``vae``, or ``vae/STAGE`` for an earlier stage."""
+        return f"{self.name}/{self.stage}" if self.earlier else self.name
+
+    def load(self) -> Detector:
+        """The detector, on the CPU."""
+        return load_detector(self.folder.model)
+
+    def digest(self) -> str:
+        """SHA-256 of its model file."""
+        return sha256(self.folder.model)
+
+
+def find_trained(run: Path) -> list[Trained]:
+    """All that a run holds, detector by detector in the order of their names, the most trained stage first."""
+    found = []
+    for place in sorted(path for path in run.glob("*") if path.is_dir()):
+        stages = [(f, lineage) for f in map(PhaseFolder, sorted(place.glob("*"))) if (lineage := f.finished())]
+        stages = [(f, lineage) for f, lineage in stages if lineage["can_score"]]
+        stages.sort(key=lambda stage: -stage[1]["settings"]["detector"]["phases"].index(stage[0].path.name))
+        found += [
+            Trained(place.name, f.path.name, f, lineage, earlier=number > 0)
+            for number, (f, lineage) in enumerate(stages)
+        ]
+    return found
+
+
+def choose_trained(run: Path, detector: str | None) -> Trained:
+    """The most trained stage of a detector of a run; of the only method, or the first by name, where none is named.
+
+    Raises:
+        UserError: the run holds no such detector.
+    """
+    ready = [t for t in find_trained(run) if not t.earlier]
+    if detector is not None:
+        ready = [t for t in ready if t.name == detector]
+    methods = [t for t in ready if t.lineage["role"] == "method"]
+    if chosen := (methods or ready)[:1]:
+        return chosen[0]
+    wanted = f"no {detector}" if detector else "no trained detector"
+    train = f"'python -m anomaly3d.train{f' detector={detector}' if detector else ''} run={run.name}'"
+    raise UserError(
+        f"{run} holds {wanted}: {train} trains one, 'make demo' one on the phantom cohort; name another run with "
+        "run=NAME"
+    )

@@ -1,0 +1,145 @@
+"""Where a trained phase comes from: settings, data, parent and code, written beside its model."""
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import anomaly3d
+from anomaly3d.errors import UserError
+from anomaly3d.preprocessing.cohort import PreparedCohort
+from anomaly3d.runs.folder import PhaseFolder
+from anomaly3d.system.files import sha256
+
+SHARED = ("model", "preprocessing", "dataset")  # settings that the phases of a detector have in common
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Dotted keys whose values differ, or that only one side has."""
+    left, right = flatten(a), flatten(b)
+    return sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k))
+
+
+def find_parent(
+    phases: list[str], phase: str, run: Path, override: str | None, settings: dict[str, Any]
+) -> Path | None:
+    """The model that a phase starts from, or None for the first phase.
+
+    Args:
+        phases: of the detector, in their order.
+        run: the detector's folder in the run.
+        override: folder of another phase to start from.
+
+    Raises:
+        UserError: it is missing or unfinished, or its networks, data or preprocessing are others; names the keys.
+    """
+    before = phases[: phases.index(phase)]
+    if not before and not override:
+        return None
+    folder = PhaseFolder(Path(override) if override else run / before[-1])
+    lineage = folder.finished()
+    if lineage is None:
+        name = before[-1] if before else phases[0]
+        raise UserError(
+            f"phase {phase} starts from a finished phase {name}, and {folder.path} holds none: run "
+            f"'python -m anomaly3d.train +phase={name} run={run.parent.name}' first, or name another folder with "
+            "parent=..."
+        )
+    keys = differing({k: lineage["settings"][k] for k in SHARED}, {k: settings[k] for k in SHARED})
+    if keys:
+        raise UserError(
+            f"{folder.path} was trained with other values of {', '.join(keys)}: give the same ones, or another "
+            "parent=..., or train it anew with overwrite=true"
+        )
+    return folder.model
+
+
+def can_resume(folder: PhaseFolder, settings: dict[str, Any], parent: Path | None) -> bool | None:
+    """What to do with a phase's folder: True resume, False begin, None nothing because it is finished.
+
+    Raises:
+        UserError: it was trained with other settings or from another parent.
+    """
+    lineage = folder.read()
+    if lineage is None:
+        return False
+    keys = differing(lineage["settings"], settings)
+    more = keys == ["phase.steps"] and settings["phase"]["steps"] > lineage["settings"]["phase"]["steps"]
+    if keys and not more:
+        raise UserError(
+            f"{folder.path} holds a phase trained with other values of {', '.join(keys)}: choose another name with "
+            "run=..., or replace it with overwrite=true"
+        )
+    if parent and sha256(parent) != lineage["parent_sha256"]:
+        raise UserError(
+            f"{parent} is not the one that {folder.path} was trained from: train it anew with overwrite=true"
+        )
+    if lineage["finished"] and not more and folder.model.exists():
+        return None
+    return folder.last_checkpoint.exists()
+
+
+def split_hash(table: pd.DataFrame) -> str:
+    """Twelve hex digits of which scans of whom are in which split, but for the test split: nothing learns from it."""
+    rows = table.loc[table["split"] != "test", ["split", "subject_id", "scan_id"]]
+    return hashlib.sha256(repr(sorted(rows.itertuples(index=False, name=None))).encode()).hexdigest()[:12]
+
+
+def require_same_data(lineage: dict[str, Any] | None, prepared: PreparedCohort, what: Path) -> None:
+    """Refuse prepared data other than those of a lineage (None: nothing to compare).
+
+    Raises:
+        UserError: scans were added, removed, or moved between splits since.
+    """
+    if lineage and lineage["split_hash"] != split_hash(prepared.table):
+        raise UserError(
+            f"the scans in {prepared.folder} or their splits are not those that {what} was trained with: restore the "
+            "manifest, or train all phases anew with overwrite=true"
+        )
+
+
+def describe(settings: dict[str, Any], prepared: PreparedCohort, parent: Path | None) -> dict[str, Any]:
+    """The lineage of a phase that begins now."""
+    text = json.dumps(settings, sort_keys=True)
+    return {
+        "finished": False,
+        "settings": settings,
+        "config_hash": hashlib.sha256(text.encode()).hexdigest()[:12],
+        "version": anomaly3d.__version__,
+        "git_commit": git_commit(),
+        "cohort": prepared.folder.parent.name,
+        "prepared": prepared.folder.name,
+        "split_hash": split_hash(prepared.table),
+        "parent_sha256": sha256(parent) if parent else None,
+    }
+
+
+def git_commit(package: Path = Path(anomaly3d.__file__).parent) -> str | None:
+    """The commit of the program's own checkout with a plus for uncommitted changes, None where it has none.
+
+    A package in an environment may lie inside of somebody else's repository, which does not track it.
+    """
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

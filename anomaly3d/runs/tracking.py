@@ -1,0 +1,220 @@
+"""Loggers, and what of a run they get: nothing that names a machine or a patient leaves it."""
+
+import netrc
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from anomaly3d.errors import UserError
+from anomaly3d.runs.folder import PhaseFolder
+from anomaly3d.runs.lineage import flatten
+from anomaly3d.system.files import sha256
+from anomaly3d.system.instantiate import build
+from anomaly3d.system.progress import is_leader, say
+
+PRIVATE = ("root", "scans", "manifest", "data_dir", "runs_dir", "parent", "mask_command", "cohort")
+LOGIN_TIMEOUT = 20  # seconds
+
+
+def logged_in() -> bool:
+    """Whether a W&B key is known, without asking anybody."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def scrub(value: Any) -> Any:
+    """A config without keys that hold places or file names."""
+    if isinstance(value, dict):
+        return {k: scrub(v) for k, v in value.items() if k not in PRIVATE}
+    return value
+
+
+class PrivateWandbLogger(WandbLogger):
+    """Lightning's W&B logger without host name, command line and code, and without ever a prompt.
+
+    Args:
+        save_dir: the run's folder; its name is the group of the W&B run.
+        name: of the phase below it.
+        mode: online, offline, or auto: online where a key is known.
+        models, images: whether networks and slices of volumes may be logged; None: for synthetic cohorts only.
+    """
+
+    def __init__(
+        self,
+        save_dir: Path,
+        name: str,
+        mode: str = "auto",
+        project: str = "anomaly3d",
+        entity: str | None = None,
+        models: bool | None = None,
+        images: bool | None = None,
+    ) -> None:
+        import wandb
+
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        save_dir.mkdir(parents=True, exist_ok=True)
+        self.models, self.images = models, images
+        options = {"save_dir": save_dir, "project": project, "entity": entity, "settings": private_settings()}
+        options |= {"name": f"{save_dir.name}/{name}", "group": save_dir.name, "job_type": name}
+        super().__init__(**options, offline=mode != "online")
+        self._wandb_init.pop("anonymous", None)  # wandb warns of the key that Lightning 2.6 always passes
+        if not is_leader():
+            return
+        try:
+            _ = self.experiment  # starts the run now, so that a missing network is known before any training
+        except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+            say(f"W&B is out of reach ({type(error).__name__}): this run is kept offline under {save_dir / 'wandb'}")
+            wandb.teardown()
+            super().__init__(**options, offline=True)
+            self._wandb_init.pop("anonymous", None)
+
+
+def private_settings() -> Any:
+    """What wandb would send by itself, switched off."""
+    import wandb
+
+    return wandb.Settings(
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        host="",
+        init_timeout=LOGIN_TIMEOUT,
+        program="anomaly3d.train",
+        save_code=False,
+        silent=True,
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+    )
+
+
+def make_logger(config: Mapping[str, Any], run: Path, name: str) -> Logger | None:
+    """The logger of ``conf/logger`` for what lies in ``run/name``, None for none.
+
+    Raises:
+        UserError: its package is not installed.
+    """
+    if not config.get("_target_"):
+        return None
+    try:
+        return build(config, "logger config", save_dir=run, name=name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"logger config: {error}; 'pip install tensorboard' brings what logger=tensorboard takes"
+        ) from error
+
+
+def may_log(logger: Logger | None, what: str, synthetic: bool) -> bool:
+    """Whether ``models`` or ``images`` may go to a logger: as it says, else for synthetic cohorts only."""
+    allowed = getattr(logger, what, None)
+    return synthetic if allowed is None else bool(allowed)
+
+
+def log_model(logger: Logger | None, folder: PhaseFolder, parent: Path | None, upload: bool) -> None:
+    """Digests of the phase's detector and of its parent's; where ``upload``, the detector as an artifact.
+
+    The artifact is linked to the parent's. Offline it would only be a second copy on this disk.
+
+    Args:
+        upload: whether networks may leave this machine: a generator has learned its training scans.
+    """
+    if not isinstance(logger, WandbLogger) or not is_leader():
+        return
+    import wandb
+
+    run, digest = logger.experiment, sha256(folder.model)
+    run.summary.update({"model_sha256": digest, "parent_sha256": sha256(parent) if parent else None})
+    if run.settings.mode != "online" or not upload:
+        return
+    if parent:
+        link(run, artifact_name(run, parent.parent))
+    artifact = wandb.Artifact(artifact_name(run, folder.path), "model", metadata={"sha256": digest})
+    artifact.add_file(str(folder.model))
+    run.log_artifact(artifact)
+
+
+def artifact_name(run: Any, phase: Path) -> str:
+    """``RUN-DETECTOR-PHASE``."""
+    return f"{run.group}-{phase.parent.name}-{phase.name}"
+
+
+def link(run: Any, artifact: str) -> None:
+    """Say that a run used the latest version of an artifact; one that W&B does not know is not an error here."""
+    import wandb
+
+    try:
+        run.use_artifact(f"{artifact}:latest")
+    except (wandb.errors.Error, ValueError):
+        say(f"W&B does not know {artifact}: this run is not linked to it")
+
+
+def curves(labels: list[int], scores: list[float], prefix: str) -> dict[str, Any]:
+    """ROC and precision-recall curve as W&B plots, ``PREFIX_roc`` and ``PREFIX_pr``."""
+    import wandb
+
+    # the plots want two probabilities a scan; ranks in (0, 1) leave both curves as they are
+    share = pd.Series(scores).rank().to_numpy() / (len(scores) + 1)
+    pairs = [[1 - s, s] for s in share.tolist()]
+    names, abnormal = ["normal", "abnormal"], [1]
+    return {
+        f"{prefix}_roc": wandb.plot.roc_curve(labels, pairs, names, classes_to_plot=abnormal),  # type: ignore[arg-type]
+        f"{prefix}_pr": wandb.plot.pr_curve(labels, pairs, names, classes_to_plot=abnormal),  # type: ignore[arg-type]
+    }
+
+
+def log_report(
+    logger: Logger | None,
+    detector: Path,
+    metrics: dict[str, Any],
+    ranked: pd.DataFrame,
+    table: pd.DataFrame,
+    figures: dict[str, Path],
+) -> None:
+    """An evaluation as a W&B run of the group: every number, curves, figures, a table of scans without their names.
+
+    Args:
+        detector: folder of the phase that was evaluated.
+        ranked, table: rescored test scans, those that AUC is about and all.
+        figures: files by name; those that show scans are left out by the caller.
+    """
+    if not isinstance(logger, WandbLogger):
+        return
+    import wandb
+
+    run = logger.experiment
+    numbers = {k: v for k, v in flatten(metrics, "evaluation/").items() if isinstance(v, int | float)}
+    run.summary.update(numbers)
+    known = ("cohort", "site", "group", "label", "lesions", "lesion_ml")
+    scans = table[[c for c in table if c in known or pd.api.types.is_float_dtype(table[c])]]
+    pictures = {f"evaluation/{n}": wandb.Image(str(f.with_suffix(".png"))) for n, f in figures.items()}
+    run.log({"evaluation/scans": wandb.Table(dataframe=scans.reset_index(drop=True)), **pictures})
+    labels = ranked["label"].astype(int).tolist()
+    if len(set(labels)) == 2:
+        run.log(curves(labels, ranked["total"].tolist(), "evaluation/test"))
+    if run.settings.mode == "online":
+        name = artifact_name(run, detector)
+        link(run, name)
+        artifact = wandb.Artifact(f"{name}-evaluation", "evaluation")
+        artifact.add(wandb.Table(dataframe=scans.reset_index(drop=True)), "scans")
+        run.log_artifact(artifact)
+    close_logger(logger)
+
+
+def close_logger(logger: Logger | None) -> None:
+    """End the logger's run, so that the next phase in this process begins its own."""
+    if logger is None or not is_leader():
+        return
+    logger.finalize("success")
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        wandb.finish()

@@ -1,0 +1,1 @@
+"""Findings -> maps, scores, p-values."""

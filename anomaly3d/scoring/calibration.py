@@ -1,0 +1,130 @@
+"""Thresholds from healthy calibration scans, stored with the model, and what they say about a new scan."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from anomaly3d.errors import UserError
+from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps
+from anomaly3d.statistics.conformal import p_values, threshold, weights_of
+from anomaly3d.system.files import written_whole
+from anomaly3d.system.workers import run_parallel
+
+HEALTHY = "healthy.npz"  # what is usual in the anomaly maps of healthy scans, beside the calibrations
+OWN = "own"  # the calibration split of the run's own cohort
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One score of one detector on the healthy scans of one site.
+
+    ``rate`` is the share of healthy scans that may be flagged, ``voxel_rate`` that of a healthy brain's voxels;
+    ``voxel_thresholds`` belong to the absolute anomaly maps: in the median calibration scan, ``voxel_rate`` of the
+    brain's voxels lie above. ``weights`` are those of ``scores`` where subjects have several, else empty.
+    """
+
+    site: str
+    score: str
+    rate: float
+    scores: list[float]
+    voxel_rate: float
+    voxel_thresholds: dict[str, float]
+    weights: list[float] = field(default_factory=list)
+
+    @property
+    def threshold(self) -> float:
+        """The score from which a scan is flagged; infinite where there are too few calibration scans for the rate."""
+        return threshold(np.array(self.scores), self.rate, self.weights or None)
+
+    def p_values(self, scores: np.ndarray) -> np.ndarray:
+        """How rare each score is among healthy scans."""
+        return p_values(np.array(self.scores), scores, self.weights or None)
+
+    def save(self, path: Path) -> None:
+        """Write what ``load`` reads, with the threshold for readers."""
+        with written_whole(path) as beside:
+            threshold = self.threshold if np.isfinite(self.threshold) else None
+            beside.write_text(json.dumps({**asdict(self), "threshold": threshold}, indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> "Calibration":
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: the file is not one.
+        """
+        try:
+            stored = json.loads(path.read_text())
+            stored.pop("threshold")
+            return cls(**stored)
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged: run 'python -m anomaly3d.evaluate' again") from error
+
+
+def check_rate(key: str, rate: float) -> None:
+    """Refuse a rate that is not between 0 and 1.
+
+    Raises:
+        UserError: names the key.
+    """
+    if not isinstance(rate, int | float) or not 0 < rate < 1:
+        raise UserError(f"{key} must be a share between 0 and 1, for example 0.1, not {rate}")
+
+
+def calibration_folder(stage: Path) -> Path:
+    """Where the calibrations of a trained phase lie."""
+    return stage / "calibration"
+
+
+def load_calibration(stage: Path, site: str) -> tuple[Healthy, Calibration] | None:
+    """What was measured on healthy scans of a site, None where nothing was measured of any.
+
+    Args:
+        stage: folder of a trained phase.
+
+    Raises:
+        UserError: other sites have been calibrated, but not this one.
+    """
+    folder = calibration_folder(stage)
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    if site not in known and (known or site != OWN):
+        raise UserError(
+            f"site={site}: {folder} holds calibrations of {', '.join(known) or 'no site'}; make one from healthy scans "
+            f"with 'python -m anomaly3d.calibrate site={site} root=...'"
+        )
+    if site not in known:
+        return None
+    return Healthy.load(folder / HEALTHY), Calibration.load(folder / f"{site}.json")
+
+
+def voxel_quantiles(scan: ScanMaps, healthy: Healthy, rate: float) -> dict[str, float]:
+    """The level that ``rate`` of the brain's voxels exceed in each anomaly map of one scan."""
+    raw, brain = scan.read()
+    maps = anomaly_maps(raw, brain, healthy)
+    return {name: float(np.quantile(np.abs(m[brain]), 1 - rate)) for name, m in maps.items()}
+
+
+def calibrate(
+    site: str,
+    scores: list[str],
+    table: pd.DataFrame,
+    maps: list[ScanMaps],
+    healthy: Healthy,
+    rate: float,
+    voxel_rate: float,
+    workers: int,
+) -> list[Calibration]:
+    """One a score, from table and maps of healthy scans that neither trained the detector nor chose its score."""
+    jobs = [(scan, healthy, voxel_rate) for scan in maps]
+    levels = pd.DataFrame(run_parallel(voxel_quantiles, jobs, workers, "voxel thresholds"))
+    medians = {str(name): float(value) for name, value in levels.median().items()}
+    made = []
+    for score in scores:
+        ordered = table.sort_values(score)
+        weights = weights_of(ordered["subject_id"].to_numpy())
+        several = weights.tolist() if (weights < 1).any() else []
+        made.append(Calibration(site, score, rate, ordered[score].tolist(), voxel_rate, medians, several))
+    return made

@@ -1,0 +1,102 @@
+"""A trained detector over a split, by ``trainer.predict``; what has been scored before is read back."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.detectors.base import Detector
+from anomaly3d.errors import UserError
+from anomaly3d.networks.layers import DownsampleConv, UpsampleConv
+from anomaly3d.phases.base import Predicting, freeze
+from anomaly3d.preprocessing.base import Preprocessor
+from anomaly3d.preprocessing.cohort import PreparedCohort
+from anomaly3d.runs.folder import Trained
+from anomaly3d.scoring.writer import FEATURES, ScoreWriter, read_scores
+from anomaly3d.system.files import written_whole
+from anomaly3d.system.instantiate import build
+from anomaly3d.system.progress import is_leader
+from anomaly3d.system.trainer import make_trainer, resolve_trainer
+
+
+def preprocessor_of(trained: Trained) -> Preprocessor:
+    """The preprocessor that a detector's training data went through, with their quality limits."""
+    return build(trained.lineage["settings"]["preprocessing"], "preprocessing config")
+
+
+def prepared_of(trained: Trained, data_dir: Path) -> PreparedCohort:
+    """The prepared data that a detector was trained with.
+
+    Raises:
+        UserError: they are gone.
+    """
+    cohort, prepared = trained.lineage["cohort"], trained.lineage["prepared"]
+    folder = data_dir / cohort / prepared
+    if not (folder / "manifest.csv").exists():
+        raise UserError(
+            f"the prepared data of this run ({cohort}/{prepared}) are not under {data_dir}: run 'python -m "
+            f"anomaly3d.prepare' with the settings in {trained.folder.path / 'config.yaml'}, or give data_dir=..."
+        )
+    return PreparedCohort.read(folder, preprocessor_of(trained).judge)
+
+
+def round_weights(detector: nn.Module, precision: str) -> None:
+    """For a detector that only scores: round its matrices and kernels now, as mixed precision would in every batch."""
+    if precision != "bf16-mixed":
+        return
+    for layer in detector.modules():
+        if isinstance(layer, nn.Linear | nn.Conv3d | DownsampleConv | UpsampleConv):
+            layer.weight.data = layer.weight.data.bfloat16()
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Scores splits of one data module; ``trainer`` is ``conf/trainer``."""
+
+    data: HeadCTDataModule
+    trainer: Mapping[str, Any]
+
+    def run(self, detector: Detector, split: str, out: Path, volumes: bool = False) -> pd.DataFrame:
+        """The table of scores of a split, also written to ``out/scores.csv``, beside it reconstructions and maps."""
+        freeze(detector)
+        self.data.predicted, self.data.reads = split, detector.reads
+        options = resolve_trainer(self.trainer)
+        round_weights(detector, str(options["precision"]))
+        trainer = make_trainer(
+            options,
+            logger=False,
+            callbacks=[ScoreWriter(out, volumes)],
+            enable_checkpointing=False,
+            inference_mode=not detector.needs_gradients,
+            default_root_dir=str(out),
+        )
+        trainer.predict(Predicting(detector), self.data, return_predictions=False)
+        return read_scores(out / "scores.csv")
+
+    def once(self, trained: Trained, split: str, out: Path, volumes: bool = False) -> pd.DataFrame:
+        """As ``run``, but read back where the same detector has scored the same scans before."""
+        rows = self.data.split(split)
+        stats = [(Path(p).name, Path(p).stat().st_mtime_ns) for p in rows["image"]]
+        described = rows[["scan_id", *FEATURES]].to_csv(index=False)
+        key = {
+            "model": trained.digest(),
+            "scans": hashlib.sha256(repr((stats, described)).encode()).hexdigest(),
+            "split": split,
+            "precision": str(resolve_trainer(self.trainer)["precision"]),
+            "volumes": volumes,
+        }
+        note = out / "inference.json"
+        if note.exists() and (out / "scores.csv").exists() and json.loads(note.read_text()) == key:
+            return read_scores(out / "scores.csv")
+        note.unlink(missing_ok=True)
+        table = self.run(trained.load(), split, out, volumes)
+        if is_leader():
+            with written_whole(note) as path:
+                path.write_text(json.dumps(key))
+        return table

@@ -1,0 +1,208 @@
+"""New scans through a trained detector: scores, p-values, maps on the scan's own grid; a site's own threshold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.errors import UserError
+from anomaly3d.preprocessing.cohort import PreparedCohort, Study, read_transform
+from anomaly3d.runs.folder import Trained
+from anomaly3d.scans.manifest import read_manifest
+from anomaly3d.scans.nifti import voxels
+from anomaly3d.scans.readers import read_image
+from anomaly3d.scoring.anomaly_maps import ScanMaps, maps_of
+from anomaly3d.scoring.calibration import OWN, calibrate, calibration_folder, check_rate, load_calibration
+from anomaly3d.scoring.inference import Inference
+from anomaly3d.scoring.scan_scores import rescore, score_names
+from anomaly3d.scoring.way_back import Found, own_grid_maps
+from anomaly3d.statistics.conformal import discoveries
+from anomaly3d.system.files import written_whole
+from anomaly3d.system.progress import say, track
+from anomaly3d.system.quiet import hush
+
+INFERENCE = "inference"  # under ``out``: scores of the last call's scans, reconstructions in MNI space
+JUDGED = ["score_name", "score", "p_value", "flagged", "discovery", "site"]
+FALSE_DISCOVERIES = 0.1  # share of a batch's discoveries that may be healthy
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """New scans for a detector.
+
+    ``study`` are the scans, to be prepared as the detector's own were; ``out`` is where results go; ``batch``,
+    ``memory_gb`` and ``trainer`` are those of the command's config.
+    """
+
+    trained: Trained
+    study: Study
+    out: Path
+    batch: int
+    trainer: Mapping[str, Any]
+    memory_gb: float | None = None
+
+
+@dataclass(frozen=True)
+class NewScans:
+    """Scans outside of the run's cohort that its detector has scored: a row and its maps for each usable scan."""
+
+    images: pd.Series  # source of each scan by ``scan_id``
+    prepared: PreparedCohort
+    table: pd.DataFrame
+    maps: list[ScanMaps]
+
+
+def score_new(job: ScoringJob) -> NewScans:
+    """Prepare the job's scans and score what can be used.
+
+    Raises:
+        UserError: no scans.
+    """
+    prepared = job.study.prepare()
+    out, table, maps = job.out / INFERENCE, pd.DataFrame({"scan_id": []}), []
+    if not prepared.with_verdict("accepted").empty:
+        data = HeadCTDataModule(prepared, job.batch, memory_gb=job.memory_gb)
+        data.setup()
+        table = Inference(data, job.trainer).run(job.trained.load(), "test", out, volumes=True)
+        maps = maps_of(data.split("test"), out)
+    manifest = read_manifest(job.study.cohort.place(job.study.data_dir))
+    return NewScans(manifest.set_index("scan_id")["image"], prepared, table, maps)
+
+
+def judge(new: NewScans, stage: Path, site: str, workers: int) -> pd.DataFrame:
+    """The scores with the columns ``JUDGED``, if a threshold is known.
+
+    ``flagged`` holds for one scan; ``discovery`` for the batch: of all discoveries, at most ``FALSE_DISCOVERIES`` are
+    expected to be healthy (Benjamini-Hochberg).
+    """
+    known = load_calibration(stage, site)
+    if known is None or new.table.empty:
+        return new.table
+    healthy, calibration = known
+    scores = rescore(new.table, new.maps, healthy, workers, "scores")[calibration.score]
+    p = calibration.p_values(scores.to_numpy(float))
+    return new.table.assign(
+        score_name=calibration.score,
+        score=scores,
+        p_value=p,
+        flagged=scores >= calibration.threshold,
+        discovery=discoveries(p, FALSE_DISCOVERIES),
+        site=site,
+    )
+
+
+def score_scans(job: ScoringJob, site: str) -> int:
+    """Score the job's scans and return the command's exit code: 3 when a scan was set aside."""
+    hush()
+    stage = job.trained.folder.path
+    load_calibration(stage, site)  # a mistake comes before any work
+    new, out = score_new(job), job.out
+    scores = judge(new, stage, site, job.study.workers)
+    own = score_names(new.table)
+    verdicts = new.prepared.quality[["scan_id", "verdict", "reasons"]]
+    wanted = ["scan_id", *own, *(c for c in JUDGED if c in scores)]
+    table = verdicts.merge(scores[wanted], on="scan_id", how="left").assign(model=job.trained.digest()[:12])
+    for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
+        write_maps(scan, new, job)
+    with written_whole(out / "scores.csv") as path:
+        with_earlier(table, out / "scores.csv").to_csv(path, index=False)
+    for row in table.to_dict("records"):
+        say(f"  {row['scan_id']}: {in_words(row)}")
+    name, run = f"{job.trained.name}, {job.trained.stage}", stage.parents[1].name
+    say(f"scored with {name} of run {run}; scores and maps are in {out}")
+    if "p_value" not in table:
+        say(
+            f"no threshold is known: 'python -m anomaly3d.evaluate run={run}' makes one where the cohort has a "
+            "calibration split"
+        )
+    return 3 if (table["verdict"] != "accepted").any() else 0
+
+
+def with_earlier(table: pd.DataFrame, stored: Path) -> pd.DataFrame:
+    """``table`` after the rows of ``stored`` whose scans it does not hold: those of earlier calls."""
+    if not stored.exists():
+        return table
+    earlier = pd.read_csv(stored, dtype={"scan_id": str, "site": str, "model": str})  # 007 and 12e4 are names
+    return pd.concat([earlier[~earlier["scan_id"].isin(table["scan_id"])], table])
+
+
+def in_words(row: dict) -> str:
+    """What is known of a scan, for the terminal."""
+    if row["verdict"] != "accepted":
+        return f"{row['verdict']}: {row['reasons']}"
+    text = f"anomaly score {row['total']:.4f}"
+    if "p_value" in row:
+        if row["score_name"] != "total":
+            text += f", {row['score_name']} {row['score']:.4f}"
+        text += f", p = {row['p_value']:.3f} among healthy scans" + (", flagged" if row["flagged"] else "")
+    return text
+
+
+def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
+    """Set a site's threshold from its own healthy scans, the job's, and return the command's exit code.
+
+    Args:
+        rate: share of them that may be flagged; None: as in the run's evaluation.
+
+    Raises:
+        UserError: the run has not been evaluated, no scan is usable, or the site's name is that of the run's cohort.
+    """
+    hush()
+    stage = job.trained.folder.path
+    if not site or site == OWN or "/" in site:
+        raise UserError(f"site=NAME is missing: another name than {OWN!r}, which is the run's own calibration split")
+    if rate is not None:
+        check_rate("false_positive_rate", rate)
+    own = load_calibration(stage, OWN)
+    if own is None:
+        run = stage.parents[1].name
+        raise UserError(
+            f"run {run} has not chosen a score for {job.trained.name}: run 'python -m anomaly3d.evaluate run={run} "
+            f"detector={job.trained.name}' first; its cohort needs a calibration split"
+        )
+    healthy, before = own
+    new = score_new(job)
+    if new.table.empty:
+        raise UserError(f"no scan can be used: see quality.csv in {new.prepared.folder}")
+    workers, rate = job.study.workers, before.rate if rate is None else rate
+    table = rescore(new.table, new.maps, healthy, workers, "scores")
+    (made,) = calibrate(site, [before.score], table, new.maps, healthy, rate, before.voxel_rate, workers)
+    path = calibration_folder(stage) / f"{site}.json"
+    made.save(path)
+    flagged = float(np.mean(table[before.score] >= before.threshold))
+    say(f"{len(table)} healthy scans of {site}: the run's own threshold {before.threshold:.4g} flags {flagged:.0%}")
+    if np.isfinite(made.threshold):
+        say(f"threshold of {made.score} for {rate:.0%}: {made.threshold:.4g}, in {path}; use it with site={site}")
+    else:
+        least = int(np.ceil(1 / rate)) - 1
+        say(f"too few scans for a threshold at {rate:.0%}, which takes {least}; p-values work with site={site}")
+    return tell_set_aside(new.prepared)
+
+
+def tell_set_aside(prepared: PreparedCohort) -> int:
+    """Say which scans were not used and why; returns the exit code."""
+    unusable = prepared.quality[prepared.quality["verdict"] != "accepted"]
+    for row in unusable.to_dict("records"):
+        say(f"  {row['scan_id']}: {row['verdict']}: {row['reasons']}")
+    return 0 if unusable.empty else 3
+
+
+def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob) -> None:
+    """What ``own_grid_maps`` gives, as files under ``out/ID``."""
+    found = Found(
+        voxels(scan.image),
+        voxels(scan.brain_mask),
+        voxels(scan.reconstruction) if scan.reconstruction else None,
+        {name: voxels(path) for name, path in scan.own.items()},
+        nib.nifti1.Nifti1Image.from_filename(scan.image).affine,
+        read_transform(new.prepared.folder, scan.scan_id),
+    )
+    maps = own_grid_maps(read_image(Path(new.images[scan.scan_id])), found, job.study.preprocessor)
+    for name, made in maps.items():
+        with written_whole(job.out / scan.scan_id / f"{name}.nii.gz") as path:
+            nib.save(made, path)

@@ -1,0 +1,133 @@
+"""A trained detector in Python: volumes or a scan in, findings, p-value and maps out, nothing written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from anomaly3d.detectors.base import Detector, Findings
+from anomaly3d.errors import UnreadableScan
+from anomaly3d.phases.base import Predicting, freeze
+from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
+from anomaly3d.runs.folder import choose_trained
+from anomaly3d.scans.readers import read_image
+from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy
+from anomaly3d.scoring.calibration import OWN, Calibration, load_calibration
+from anomaly3d.scoring.inference import preprocessor_of, round_weights
+from anomaly3d.scoring.scan_scores import map_scores, part_scores
+from anomaly3d.scoring.way_back import Found, own_grid_maps
+from anomaly3d.system.device import fast_bfloat16
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of a scan.
+
+    ``verdict`` is accepted, rejected or unreadable, ``reasons`` say why. ``scores`` are the detector's own. ``score``
+    is the one called ``score_name`` that thresholds belong to, ``p_value`` how rare it is among healthy scans,
+    ``flagged`` whether it reaches the threshold; None where the run has no calibration. ``maps`` are images on the
+    scan's own grid: ``input``, ``reconstruction``, ``residual`` in the scan's unit, ``brain_mask``, and the detector's own maps.
+    """
+
+    verdict: str
+    reasons: str = ""
+    quality: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    score_name: str = "total"
+    score: float | None = None
+    p_value: float | None = None
+    flagged: bool | None = None
+    maps: dict[str, nib.nifti1.Nifti1Image] = field(default_factory=dict)
+
+
+class Scorer:
+    """A detector with the preprocessing of its training data and its calibration.
+
+    Args:
+        known: of ``load_calibration``.
+    """
+
+    def __init__(
+        self, detector: Detector, preprocessor: Preprocessor, known: tuple[Healthy, Calibration] | None
+    ) -> None:
+        self.preprocessor, self.known = preprocessor, known
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.rounded = fast_bfloat16("auto")
+        self.module = Predicting(detector)
+        freeze(detector)
+        round_weights(detector, "bf16-mixed" if self.rounded else "32-true")
+        self.module.to(self.device)
+
+    @classmethod
+    def from_run(
+        cls, run: str | Path, detector: str | None = None, site: str = OWN, data_dir: str | Path = "data"
+    ) -> Self:
+        """The most trained stage of a detector of ``runs/NAME``.
+
+        Args:
+            detector: its name; None: the run's first method.
+            site: whose threshold.
+            data_dir: where the preprocessor keeps what all scans share.
+
+        Raises:
+            UserError: no such run, detector or site.
+        """
+        trained = choose_trained(Path(run), detector)
+        preprocessor = preprocessor_of(trained)
+        preprocessor.setup(Path(data_dir))
+        return cls(trained.load(), preprocessor, load_calibration(trained.folder.path, site))
+
+    def examine(self, volumes: np.ndarray | Tensor | Sequence[np.ndarray]) -> Findings:
+        """Findings on prepared volumes ``(B, 1, D, H, W)``, ``(B, D, H, W)`` or ``(D, H, W)`` in [-1, 1]."""
+        x = torch.as_tensor(np.asarray(volumes), dtype=torch.float32, device=self.device)
+        x = x.reshape(-1, 1, *x.shape[-3:])
+        gradients = self.module.detector.needs_gradients
+        with torch.inference_mode(not gradients), torch.autocast(self.device.type, torch.bfloat16, self.rounded):
+            return self.module.predict_step({"image": x, "scan_id": [str(i) for i in range(len(x))]}, 0)
+
+    def score(self, path: str | Path) -> Result:
+        """A scan (NIfTI file or DICOM folder) from reading to p-value and maps."""
+        try:
+            scan = self.preprocessor.read(Path(path))
+            prepared = self.preprocessor.prepare(scan, Companions())
+        except UnreadableScan as error:
+            return Result("unreadable", str(error))
+        if reasons := self.preprocessor.judge(prepared.quality):
+            return Result("rejected", "; ".join(reasons), prepared.quality)
+        found = self.examine(prepared.image)
+        scores = {name: float(value[0]) for name, value in found.scores.items()}
+        name, score, p, flagged = self.judge(scores, found, prepared)
+        maps = own_grid_maps(read_image(Path(path)), on_one_grid(prepared, found), self.preprocessor)
+        return Result("accepted", "", prepared.quality, scores, name, score, p, flagged, maps)
+
+    def judge(
+        self, scores: dict[str, float], found: Findings, prepared: Prepared
+    ) -> tuple[str, float | None, float | None, bool | None]:
+        """Name and value of the score that thresholds belong to, its p-value, and whether it is flagged."""
+        if self.known is None:
+            return "total", scores["total"], None, None
+        healthy, calibration = self.known
+        one = on_one_grid(prepared, found)
+        raw = one.maps if one.reconstruction is None else {RESIDUAL: one.image - one.reconstruction, **one.maps}
+        every = part_scores(pd.DataFrame([scores]), healthy).iloc[0].to_dict() | map_scores(raw, one.brain > 0, healthy)
+        score = float(every[calibration.score])
+        p = float(calibration.p_values(np.array([score]))[0])
+        return calibration.score, score, p, bool(score >= calibration.threshold)
+
+
+def on_one_grid(prepared: Prepared, found: Findings) -> Found:
+    """A prepared scan with the findings on it, which are a batch of one."""
+    return Found(
+        prepared.image,
+        prepared.brain_mask,
+        None if found.reconstruction is None else found.reconstruction[0, 0].numpy(),
+        {name: volume[0, 0].numpy() for name, volume in found.maps.items()},
+        prepared.affine,
+        prepared.mni_to_scan,
+    )

@@ -1,0 +1,1 @@
+"""Numbers in, numbers out: AUC, intervals, tests, conformal p-values, thresholds."""

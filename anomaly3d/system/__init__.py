@@ -1,0 +1,1 @@
+"""What every room uses and that knows nothing of scans: files, memory, progress, processes, devices."""

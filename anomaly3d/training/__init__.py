@@ -1,0 +1,1 @@
+"""A phase of a run from its settings to a trained detector."""

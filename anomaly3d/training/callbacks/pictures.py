@@ -1,0 +1,43 @@
+"""Pictures of volumes for Weights & Biases."""
+
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+
+from anomaly3d.data.module import data_of
+from anomaly3d.phases.base import Phase
+from anomaly3d.runs.tracking import may_log
+from anomaly3d.scans.volume import side_by_side
+
+
+def middle_planes(volume: Tensor) -> np.ndarray:
+    """Axial, coronal and sagittal middle slices of ``(D, H, W)`` in [-1, 1], side by side, in [0, 255]."""
+    planes = side_by_side(volume.detach().float().cpu().numpy())
+    return ((planes.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+class LogPictures(L.Callback):
+    """After each validation, what a phase makes of ``count`` validation scans; only where pictures may be logged."""
+
+    def __init__(self, count: int = 3) -> None:
+        self.count = count
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        logger = trainer.logger
+        data = data_of(trainer)
+        if not trainer.is_global_zero or not isinstance(logger, WandbLogger):
+            return
+        if not may_log(logger, "images", data.synthetic):
+            return
+        assert isinstance(pl_module, Phase)
+        healthy = data.dataset("validation")
+        items = [healthy[i] for i in range(min(self.count, len(healthy)))]
+        batch: Any = {"image": torch.stack([item["image"] for item in items]).to(pl_module.device)}
+        for name, scans in pl_module.pictures(batch).items():
+            images = [np.concatenate([middle_planes(volume) for volume in volumes]) for volumes in scans]
+            logger.log_image(f"{pl_module.name}/{name}", images)

@@ -1,0 +1,329 @@
+"""One phase of one detector of a run: check, build, train, keep the best, write where it came from."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from anomaly3d.data.module import HeadCTDataModule, data_of
+from anomaly3d.detectors.base import Detector, build_detector, load_detector
+from anomaly3d.errors import UserError
+from anomaly3d.phases.base import Phase
+from anomaly3d.preprocessing.cohort import PreparedCohort, Study
+from anomaly3d.runs.folder import PhaseFolder
+from anomaly3d.runs.lineage import can_resume, describe, find_parent, require_same_data
+from anomaly3d.runs.tracking import close_logger, log_model, make_logger, may_log, scrub
+from anomaly3d.system.files import written_whole
+from anomaly3d.system.instantiate import build
+from anomaly3d.system.progress import say
+from anomaly3d.system.quiet import hush
+from anomaly3d.system.trainer import describe_trainer, make_trainer, resolve_trainer, several_processes
+
+
+@dataclass(frozen=True)
+class Job:
+    """A phase to train.
+
+    ``source`` is the study, or the cohort that has been prepared for it; ``resolution`` that of its volumes;
+    ``synthetic`` whether they show no person. ``run`` is ``runs/NAME``, ``config`` the composed ``conf/train`` as plain
+    values, ``typed`` what the user added to it on the command line.
+    """
+
+    source: Study | PreparedCohort
+    resolution: int
+    synthetic: bool
+    run: Path
+    config: Mapping[str, Any]
+    typed: tuple[str, ...] = ()
+
+    @property
+    def detector(self) -> Mapping[str, Any]:
+        """``conf/detector``."""
+        return self.config["detector"]
+
+    @property
+    def phase(self) -> Mapping[str, Any]:
+        """``conf/phase``."""
+        return self.config["phase"]
+
+    @property
+    def folder(self) -> PhaseFolder:
+        """Where the phase's results go."""
+        return PhaseFolder(self.run / self.detector["name"] / self.phase["name"])
+
+    @property
+    def dry(self) -> bool:
+        """Whether only a few batches are tried, and nothing kept."""
+        return bool(self.config["trainer"].get("fast_dev_run"))
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the outcome of the phase; where and how fast it runs does not belong to it."""
+        module = dict(self.detector["module"])
+        model = module.pop("model", None)  # of conf/model, where the detector has networks of that group
+        keys = ("seed", "dataset", "preprocessing", "data", "phase")
+        return {**{k: self.config[k] for k in keys}, "model": model, "detector": {**self.detector, "module": module}}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a phase begins with: its parent's model, or None; whether to resume; None: it has been finished."""
+
+    settings: dict[str, Any]
+    parent: Path | None
+    resume: bool | None
+
+
+def check(job: Job) -> Start:
+    """Everything that can be wrong in a config before any work.
+
+    Raises:
+        UserError: steps, resolution, another model's parent, a finished phase with other settings ...
+    """
+    name, detector, phase = job.phase["name"], job.detector, job.phase
+    if name not in detector["phases"]:
+        raise UserError(
+            f"detector={detector['name']} has no phase {name}: its phases are {', '.join(detector['phases'])}"
+        )
+    steps, per_epoch = phase["steps"], phase["steps_per_epoch"]
+    if per_epoch < 1 or steps < 1:
+        raise UserError("phase.steps and phase.steps_per_epoch must be at least 1")
+    if steps % per_epoch:
+        raise UserError(f"phase.steps ({steps}) must be a multiple of phase.steps_per_epoch ({per_epoch})")
+    settings = job.settings()
+    wanted, there = (settings["model"] or {}).get("resolution"), job.resolution
+    if wanted not in (None, there):
+        raise UserError(
+            f"model.resolution ({wanted}) and preprocessing.resolution ({there}) differ: set both to the same value"
+        )
+    try:
+        parent = find_parent(detector["phases"], name, job.run / detector["name"], job.config["parent"], settings)
+    except UserError:
+        if not job.dry:
+            raise
+        parent = None  # a dry run of a later phase begins with networks that have learned nothing
+    if job.dry or job.config["overwrite"]:
+        return Start(settings, parent, False)
+    return Start(settings, parent, can_resume(job.folder, settings, parent))
+
+
+def build_phase(job: Job, parent: Path | None) -> Phase:
+    """The LightningModule of the phase, its detector new or its parent's.
+
+    Raises:
+        UserError: a detector, optimizer or monitor that cannot be.
+    """
+    torch.manual_seed(job.config["seed"])
+    detector = build_detector(job.detector["module"])
+    if parent is not None:
+        detector.load_state_dict(load_detector(parent).state_dict())
+    module = job.phase["module"]
+    phase = build(module, "phase config", recursive=False, detector=detector, seed=job.config["seed"])
+    if phase.optimizer is not None and not detector.fits_at_once:
+        phase.make_optimizer([torch.nn.Parameter(torch.zeros(1))])  # a mistake in it comes before any work
+    monitor, mode = job.phase["monitor"], job.phase["mode"]
+    usual = {f"{phase.name}/{number}": direction for number, direction in phase.monitors.items()}
+    if monitor is not None and usual.get(monitor) != mode:
+        raise UserError(
+            f"phase.monitor={monitor} with phase.mode={mode}: phase {phase.name} has "
+            f"{' or '.join(f'{k} (mode {v})' for k, v in usual.items()) or 'none'}; give the phases of a run one by "
+            "one where they differ"
+        )
+    return phase
+
+
+def trainer_settings(job: Job, detector: Detector) -> dict[str, Any]:
+    """``conf/trainer`` for this detector.
+
+    Raises:
+        UserError: several processes with BatchNorm, whose statistics would differ.
+    """
+    options = resolve_trainer(job.config["trainer"])
+    if detector.fits_at_once:
+        return {**options, "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    if several_processes(options) and any(isinstance(module, _BatchNorm) for module in detector.modules()):
+        raise UserError(
+            "a model with BatchNorm trains on one process only, because its statistics would differ between processes: "
+            "take model=paper, whose norms do not depend on the batch, or trainer=auto"
+        )
+    return options
+
+
+class Record(L.Callback):
+    """When the data are there and training begins: check that they are the parent's, and write down what begins.
+
+    Args:
+        options: of the trainer.
+    """
+
+    def __init__(self, job: Job, start: Start, options: Mapping[str, Any]) -> None:
+        self.job, self.start, self.options = job, start, options
+        self.lineage: dict[str, Any] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = data_of(trainer)
+        folder, parent = self.job.folder, self.start.parent
+        if parent:
+            require_same_data(PhaseFolder(parent.parent).read(), data.prepared, parent)
+        if self.start.resume:
+            require_same_data(folder.read(), data.prepared, folder.path)
+        assert isinstance(pl_module, Phase)
+        self.lineage = {
+            **describe(self.start.settings, data.prepared, parent),
+            "can_score": pl_module.can_score,
+            "title": pl_module.detector.title,
+            "role": pl_module.detector.role,
+            "reads": list(pl_module.detector.reads),
+            "synthetic": self.job.synthetic,
+        }
+        if trainer.is_global_zero and not self.job.dry:
+            if self.job.config["overwrite"]:
+                clear(folder.path)
+            folder.write(self.lineage)
+            write_yaml(folder.path / "config.yaml", dict(self.job.config))
+            write_yaml(folder.path / "overrides.yaml", list(self.job.typed))
+            if trainer.logger:
+                trainer.logger.log_hyperparams(scrub({k: v for k, v in self.lineage.items() if k != "finished"}))
+        steps, batch, scans = (
+            (trainer.max_epochs or 1) * data.steps_per_epoch,
+            data.batch,
+            len(data.split(data.learns_from)),
+        )
+        what = f"{steps} steps of {batch} volumes" if not pl_module.detector.fits_at_once else "at once"
+        say(f"{name_of(self.job)}: {what} from {scans} scans; {describe_trainer(self.options)}")
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier training left in a phase's folder, but for loggers' own folders."""
+    for path in folder.glob("*"):
+        if path.is_dir() and not path.name.startswith("version_"):
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Write plain values."""
+    with written_whole(path) as beside:
+        beside.write_text(yaml.safe_dump(value, sort_keys=False))
+
+
+def name_of(job: Job) -> str:
+    """The phase for messages; of a detector with one phase, the detector."""
+    return str(job.phase["name"] if len(job.detector["phases"]) > 1 else job.detector["name"])
+
+
+def train_phase(job: Job) -> float | None:
+    """Train a phase of a run unless it is finished; returns the number that a sweep optimises, if there is one."""
+    hush()
+    start, name = check(job), name_of(job)
+    if start.resume is None:
+        say(f"{name}: run {job.run.name} has finished it, in {job.folder.path}; overwrite=true trains it anew")
+        return None
+    phase = build_phase(job, start.parent)
+    if job.config["gradient_checkpointing"]:
+        phase.detector.recompute_activations()
+    options = trainer_settings(job, phase.detector)
+    keep, record = keep_checkpoints(job), Record(job, start, options)
+    logger = (
+        None if job.dry else make_logger(job.config["logger"], job.run, f"{job.detector['name']}/{job.phase['name']}")
+    )
+    trainer = build_trainer(job, phase.detector, options, [record, keep], logger)
+    try:
+        checkpoint = job.folder.last_checkpoint if start.resume else None
+        trainer.fit(phase, build_data(job, phase.detector), ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from stop
+    if job.dry:
+        say(f"{name}: a few batches went through; nothing is kept (trainer.fast_dev_run)")
+        return None
+    if job.phase["monitor"] and keep.best_model_path:
+        phase.load_state_dict(torch.load(keep.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+    if trainer.is_global_zero:
+        phase.detector.save(job.folder.model)
+        job.folder.write({**record.lineage, "finished": True})
+        log_model(logger, job.folder, start.parent, may_log(logger, "models", job.synthetic))
+    close_logger(logger)
+    tell_next(job)
+    return optimised(job, phase, trainer)
+
+
+def keep_checkpoints(job: Job) -> ModelCheckpoint:
+    """The last state, and the best by ``phase.monitor``."""
+    keep = ModelCheckpoint(
+        job.folder.last_checkpoint.parent,
+        "best",
+        monitor=job.phase["monitor"],
+        save_last=True,
+        save_top_k=1 if job.phase["monitor"] else 0,
+        mode=job.phase["mode"],
+    )
+    keep.CHECKPOINT_NAME_LAST = "last"
+    return keep
+
+
+def build_trainer(
+    job: Job, detector: Detector, options: dict[str, Any], callbacks: list[L.Callback], logger: Logger | None
+) -> L.Trainer:
+    """The Trainer of a phase, with the callbacks of ``conf/callbacks``."""
+    configured = {name: c for name, c in job.config["callbacks"].items() if c}
+    callbacks = [*(build(c, f"callbacks.{name}") for name, c in configured.items()), *callbacks]
+    steps, per_epoch = steps_of(job, detector)
+    return make_trainer(
+        options,
+        logger=logger or False,
+        callbacks=callbacks,
+        max_epochs=steps // per_epoch,
+        log_every_n_steps=min(10, per_epoch),
+        default_root_dir=str(job.folder.path),
+    )
+
+
+def steps_of(job: Job, detector: Detector) -> tuple[int, int]:
+    """Steps of the phase and between two validations; one for a detector that learns at once."""
+    return (1, 1) if detector.fits_at_once else (job.phase["steps"], job.phase["steps_per_epoch"])
+
+
+def build_data(job: Job, detector: Detector) -> HeadCTDataModule:
+    """The data module of a phase."""
+    transforms = job.config["data"]["transforms"]
+    return HeadCTDataModule(
+        job.source,
+        job.phase["batch"],
+        steps_of(job, detector)[1],
+        job.config["seed"],
+        learns_from=detector.learns_from,
+        reads=(*detector.reads, *detector.taught_with),
+        transforms=build(transforms, "data.transforms") if transforms else None,
+        memory_gb=job.config["memory_gb"],
+        synthetic=job.synthetic,
+    )
+
+
+def tell_next(job: Job) -> None:
+    """Say that a phase is done, and which comes next."""
+    phases = job.detector["phases"]
+    following = phases[phases.index(job.phase["name"]) + 1 :]
+    say(f"{name_of(job)}: done, in {job.folder.path}")
+    if following:
+        say(f"  next: python -m anomaly3d.train +phase={following[0]} run={job.run.name}")
+
+
+def optimised(job: Job, phase: Phase, trainer: L.Trainer) -> float | None:
+    """``optimized_metric`` of the config, else what checkpoints are kept by, else the first of the phase's monitors."""
+    names = [job.config["optimized_metric"], job.phase["monitor"], *(f"{phase.name}/{m}" for m in phase.monitors)]
+    name = next((n for n in names if n), None)
+    if name is None:
+        return None
+    if name not in trainer.callback_metrics:
+        raise UserError(
+            f"optimized_metric={name} is not logged: there are {', '.join(sorted(trainer.callback_metrics))}"
+        )
+    return float(trainer.callback_metrics[name])
