@@ -19,7 +19,7 @@ install: $(VENV)/installed  ## make .venv
 
 demo: install    ## phantom cohort, three phases, evaluation, report (a quarter of an hour on two CPU cores)
 	$(RUN) anomaly3d.prepare
-	$(RUN) anomaly3d.train -m +phase=gan,encoder,finetune
+	$(RUN) anomaly3d.train
 	$(RUN) anomaly3d.evaluate
 
 test: install    ## the whole test suite

@@ -156,7 +156,7 @@ def refuse_unknown_keys(config_name: str, config: DictConfig) -> None:
     """
     choices = HydraConfig.get().runtime.choices
     overrides = OverridesParser.create().parse_overrides(typed())
-    added = [o for o in overrides if o.is_add() and not is_choice(o, choices)]
+    added = [o for o in overrides if (o.is_add() or o.is_force_add()) and not is_choice(o, choices)]
     if not added:
         return
     chosen = [str(o.input_line) for o in overrides if is_choice(o, choices)]

@@ -12,6 +12,7 @@ from anomaly3d.cli import Done, command, plain, recompose, refuse_unknown_keys, 
 def main(config: DictConfig) -> Done:
     """Train ``+phase=...``, or every phase of ``detector=...``, for the run of ``run=...``."""
     from anomaly3d.prepare import build_study
+    from anomaly3d.system.memory import release_memory
     from anomaly3d.training.run import Job, train_phase
 
     if "name" in config.phase:
@@ -26,6 +27,7 @@ def main(config: DictConfig) -> Done:
         run = Path(each.runs_dir) / str(each.run)
         job = Job(study, study.preprocessor.resolution, study.cohort.synthetic, run, plain(each), tuple(typed()))
         value = train_phase(job)
+        release_memory()
     return Done(value=value)
 
 

@@ -3,11 +3,16 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from anomaly3d.cli import CONF
 from anomaly3d.cohorts.phantom.cohort import PARTS
+from anomaly3d.preprocessing.ncct import NCCT
+from anomaly3d.system.instantiate import build
 
 torch.set_num_threads(1)
 
@@ -53,6 +58,24 @@ def scans() -> Path:
     return SCANS
 
 
+def preprocessing(**changes: object) -> dict[str, object]:
+    """``conf/preprocessing/ncct.yaml`` as plain values, with changes."""
+    return {**yaml.safe_load((Path(CONF) / "preprocessing" / "ncct.yaml").read_text()), **changes}
+
+
+def detector_config(name: str) -> dict[str, Any]:
+    """``conf/detector/NAME.yaml`` as plain values."""
+    return yaml.safe_load((Path(CONF) / "detector" / f"{name}.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def ncct(tmp_path_factory: pytest.TempPathFactory) -> NCCT:
+    """The preprocessor of ``conf/preprocessing/ncct.yaml``, ready to be used."""
+    made = build(preprocessing(), "preprocessing config")
+    made.setup(tmp_path_factory.mktemp("template"))
+    return made
+
+
 @pytest.fixture(scope="session")
 def places(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides that keep data and runs of the session in one folder."""
@@ -65,7 +88,7 @@ def tiny_run(places: list[str]) -> Path:
     """``runs/tiny`` with three trained phases and an evaluation, made by the commands themselves."""
     from anomaly3d import evaluate, train
 
-    assert train.main(["-m", "+phase=gan,encoder,finetune", "run=tiny", *places, *TINY]) == 0
+    assert train.main(["run=tiny", *places, *TINY]) == 0  # no phase: all of them
     assert evaluate.main(["run=tiny", *places]) == 0
     return Path(places[1].split("=")[1]) / "tiny"
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from anomaly3d import evaluate, train
-from anomaly3d.evaluation.callbacks import read_scores
 from anomaly3d.runs.lineage import flatten
+from anomaly3d.scoring.writer import read_scores
 from tests.conftest import TINY
 
 
@@ -32,9 +32,9 @@ def test_each_phase_trains_on_two_processes_and_resumes_on_one(tiny_run, places)
     for phase in ("gan", "encoder", "finetune"):
         command("anomaly3d.train", f"+phase={phase}", *two)
     run = Path(places[1].split("=")[1]) / "two"
-    before = torch.load(run / "finetune" / "checkpoints" / "last.ckpt", weights_only=True)
+    before = torch.load(run / "fanogan" / "finetune" / "checkpoints" / "last.ckpt", weights_only=True)
     assert train.main(["+phase=finetune", *shared, "++phase.steps=6"]) == 0
-    after = torch.load(run / "finetune" / "checkpoints" / "last.ckpt", weights_only=True)
+    after = torch.load(run / "fanogan" / "finetune" / "checkpoints" / "last.ckpt", weights_only=True)
     assert (before["epoch"], after["epoch"]) == (1, 2)
 
 
@@ -45,10 +45,11 @@ def test_scores_of_two_processes_are_those_of_one(tiny_run, places):
     same = ["run=same", *places, "trainer.precision=32-true", "batch=2", "logger=none"]
     assert evaluate.main(same) == 0
     folder = run / "evaluation"
-    one = read_scores(folder / "scores.csv"), flatten(json.loads((folder / "metrics.json").read_text()))
+    scores = folder / "fanogan" / "scores.csv"
+    one = read_scores(scores), flatten(json.loads((folder / "metrics.json").read_text()))
     shutil.rmtree(folder)
     command("anomaly3d.evaluate", *same, "trainer=ddp", "trainer.devices=2")
-    two = read_scores(folder / "scores.csv"), flatten(json.loads((folder / "metrics.json").read_text()))
+    two = read_scores(scores), flatten(json.loads((folder / "metrics.json").read_text()))
     assert list(two[0]["scan_id"]) == list(one[0]["scan_id"])
     np.testing.assert_allclose(two[0]["total"], one[0]["total"], rtol=1e-12)
     assert two[1].keys() == one[1].keys()

@@ -1,54 +1,78 @@
 """``anomaly3d.evaluate`` and ``anomaly3d.compare`` as a user types them, on the tiny run."""
 
 import json
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from anomaly3d import compare, evaluate, train
-from anomaly3d.detectors.controls import CONTROLS
-from anomaly3d.evaluation.callbacks import read_scores
+from anomaly3d import compare, evaluate, score, train
+from anomaly3d.scoring.writer import read_scores
 from tests.conftest import TINY, refused
+
+CONTROLS = ("bright_volume", "mean_volume", "zscore", "mirror", "pca")
 
 
 def test_a_run_has_all_its_files(tiny_run):
     for phase in ("gan", "encoder", "finetune"):
-        assert (tiny_run / phase / "model.pt").exists()
-        lineage = json.loads((tiny_run / phase / "lineage.json").read_text())
+        folder = tiny_run / "fanogan" / phase
+        assert (folder / "model.pt").exists()
+        lineage = json.loads((folder / "lineage.json").read_text())
         assert lineage["finished"]
     assert lineage["parent_sha256"] is not None
     metrics = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())
-    for name in ("all", "encoder_only", *CONTROLS):
-        entry = metrics["auc"][name]
+    results = metrics["results"]
+    assert set(results["other"]) == {"fanogan/encoder", *CONTROLS}
+    for found in (results["all"], *results["other"].values()):
+        entry = found["auc"]
         assert entry["ci95"][0] <= entry["value"] <= entry["ci95"][1]
         assert (entry["n_normal"], entry["n_abnormal"]) == (2, 3)
     page = (tiny_run / "evaluation" / "report.html").read_text()
     assert "oracle" in page.lower()
 
 
-def test_a_detector_of_one_stage_is_fitted_and_evaluated(tiny_run, places, capsys):
-    arguments = ["detector=pca", "run=tiny", *places]
-    assert evaluate.main(arguments) == 2
-    refused(capsys, "+phase=fit", "detector=pca")
-    assert train.main(["+phase=fit", *arguments, *TINY[:5], "workers=1"]) == 0
-    assert evaluate.main(arguments) == 0
-    alone = json.loads((tiny_run / "pca" / "evaluation" / "metrics.json").read_text())["auc"]
-    beside = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())["auc"]
-    assert alone["all"] == beside["pca"]
-    assert "pca" not in alone
-    capsys.readouterr()
-    assert train.main(["+phase=fit", *arguments, *TINY[:5], "workers=1"]) == 0
+def test_any_detector_of_a_run_is_evaluated_scored_and_has_a_threshold(
+    tiny_run, places, bad_and_good, tmp_path, capsys
+):
+    """The report is about another detector of the same run, f-AnoGAN stands beside it, and new scans go through it."""
+    run = tiny_run.parent / "other"  # a copy: other tests look at the tiny run
+    shutil.copytree(tiny_run, run)
+    arguments = ["detector=pca", "run=other", *places]
+    assert evaluate.main(["detector=vae", *arguments[1:]]) == 2
+    refused(capsys, "anomaly3d.train detector=vae")
+    before = json.loads((run / "evaluation" / "metrics.json").read_text())["results"]
+    assert evaluate.main([*arguments, "logger=none"]) == 0
+    after = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert after["focus"] == "pca"
+    assert after["results"]["all"] == before["other"]["pca"]
+    assert after["results"]["other"]["fanogan"] == before["all"]
+    stored = json.loads((run / "pca" / "fit" / "calibration" / "own.json").read_text())
+    scan, out = bad_and_good / "good.nii.gz", tmp_path / "out"
+    assert score.main([*arguments, f"scans=[{scan}]", f"out={out}"]) == 0
+    row = pd.read_csv(out / "scores.csv").iloc[0]
+    assert row["score"] == row[stored["score"]]
+    assert (out / "good" / "residual.nii.gz").exists()
+
+
+def test_a_control_is_fitted_once_a_run(tiny_run, places, capsys):
+    before = (tiny_run / "zscore" / "fit" / "model.pt").stat().st_mtime_ns
+    assert evaluate.main(["run=tiny", *places, "logger=none"]) == 0
+    assert "zscore: at once" not in capsys.readouterr().out
+    assert (tiny_run / "zscore" / "fit" / "model.pt").stat().st_mtime_ns == before
+    arguments = ["+phase=fit", "detector=zscore", "run=tiny", *places, *TINY[:5], "workers=1"]
+    assert train.main(arguments) == 0  # and so it is for the one who trains it by name
     assert "overwrite=true" in capsys.readouterr().out
 
 
 def test_the_choice_of_score_and_its_threshold_are_kept_with_the_model(tiny_run):
     metrics = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())
-    stored = json.loads((tiny_run / "finetune" / "calibration" / "own.json").read_text())
+    stored = json.loads((tiny_run / "fanogan" / "finetune" / "calibration" / "own.json").read_text())
     ranking = metrics["score"]["pseudo_auc"]
     assert stored["score"] == metrics["score"]["chosen"] == "total"  # two validation scans prove no other better
     assert len(stored["scores"]) == 1
     assert stored["threshold"] is None  # one calibration scan allows no threshold at 10 %
-    table = read_scores(tiny_run / "evaluation" / "rescored.csv")
+    table = read_scores(tiny_run / "evaluation" / "fanogan" / "rescored.csv")
     assert set(ranking) <= set(table)
     assert metrics["operating_points"][0]["rule"].startswith("locked")
     assert set(metrics["localization"]["lesion_mask"]) == {"residual", "standardised"}
@@ -62,7 +86,7 @@ def test_a_second_evaluation_runs_no_network(tiny_run, places, capsys):
     assert len(maps) >= 14
     assert evaluate.main(["run=tiny", *places, "score=masked", "false_positive_rate=0.5"]) == 0
     assert maps == {p: p.stat().st_mtime_ns for p in maps}
-    stored = json.loads((tiny_run / "finetune" / "calibration" / "own.json").read_text())
+    stored = json.loads((tiny_run / "fanogan" / "finetune" / "calibration" / "own.json").read_text())
     assert stored["score"] == "masked"
     assert np.isfinite(stored["threshold"])
     assert evaluate.main(["run=tiny", *places]) == 0
@@ -70,7 +94,7 @@ def test_a_second_evaluation_runs_no_network(tiny_run, places, capsys):
 
 
 def test_scores_are_distances_of_the_test_scans_in_manifest_order(tiny_run):
-    scores = read_scores(tiny_run / "evaluation" / "scores.csv")
+    scores = read_scores(tiny_run / "evaluation" / "fanogan" / "scores.csv")
     assert len(scores) == 5
     np.testing.assert_allclose(scores["total"], scores["image"] + scores["feature"])
     assert list(scores["label"]) == ["0", "0", "1", "1", "1"]
@@ -95,11 +119,11 @@ def test_evaluation_mistakes_name_the_key(tiny_run, places, capsys, override):
 
 def test_runs_are_compared_on_the_same_scans(tiny_run, places, tmp_path, capsys):
     out = tmp_path / "compared.json"
-    named = "detectors={ours: [tiny], encoder: [tiny/evaluation/encoder_only], mirror: [tiny/evaluation/mirror]}"
+    named = "detectors={ours: [tiny], encoder: [tiny/fanogan/encoder], mirror: [tiny/mirror]}"
     assert compare.main([named, places[1], f"out={out}"]) == 0
     found = json.loads(out.read_text())
     metrics = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())
-    assert found["auc"]["ours"]["value"] == pytest.approx(metrics["auc"]["all"]["value"])
+    assert found["auc"]["ours"]["value"] == pytest.approx(metrics["results"]["all"]["auc"]["value"])
     delong = found["difference"]["mirror"]["delong"]
     assert delong["value"] == pytest.approx(metrics["compared"]["mirror"]["value"])
     assert set(found["difference"]) == {"encoder", "mirror"}
@@ -109,4 +133,4 @@ def test_runs_are_compared_on_the_same_scans(tiny_run, places, tmp_path, capsys)
     assert compare.main([places[1]]) == 2
     refused(capsys, "detectors=")
     assert compare.main([named, places[1], "score=masked"]) == 2
-    refused(capsys, "masked", "encoder_only")
+    refused(capsys, "masked", "tiny/fanogan/encoder")

@@ -48,11 +48,11 @@ def test_a_killed_prepare_goes_on_and_gives_the_same_bytes(tiny_run, tmp_path):
         [sys.executable, "-m", "anomaly3d.prepare", *arguments], stdout=subprocess.DEVNULL
     ) as process:
         for _ in range(600):
-            if list(tmp_path.glob("data/folder-*/*/verdicts/*.json")) or process.poll() is not None:
+            if list(tmp_path.glob("data/folder-*/*/outcomes/*.json")) or process.poll() is not None:
                 break
             time.sleep(0.1)
         process.kill()
-    done = list(tmp_path.glob("data/folder-*/*/verdicts/train-*.json"))
+    done = list(tmp_path.glob("data/folder-*/*/outcomes/train-*.json"))
     assert 1 <= len(done) <= 3
     assert prepare.main(arguments) == 0
     for i in range(3):

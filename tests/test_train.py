@@ -5,16 +5,23 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
+import yaml
 
-from anomaly3d import evaluate, train
+import anomaly3d
+from anomaly3d import cli, evaluate, train
+from anomaly3d.detectors.base import load_detector
+from anomaly3d.phases.finetune import FinetunePhase
+from anomaly3d.phases.fit import FitPhase
+from anomaly3d.phases.gan import GANPhase
 from anomaly3d.system.files import sha256
 from tests.conftest import TINY, counts, refused
 
 
 def test_critic_is_the_same_in_all_phases_and_generator_only_until_finetuning(tiny_run):
     def weights(phase, network):
-        state = torch.load(tiny_run / phase / "model.pt", weights_only=True)["state"]
+        state = torch.load(tiny_run / "fanogan" / phase / "model.pt", weights_only=True)["state"]
         return {k: v for k, v in state.items() if k.startswith(network)}
 
     def same(a, b):
@@ -27,12 +34,12 @@ def test_critic_is_the_same_in_all_phases_and_generator_only_until_finetuning(ti
 
 
 def test_a_finished_phase_is_left_alone(tiny_run, places, capsys):
-    before = (tiny_run / "gan" / "model.pt").stat().st_mtime_ns
+    before = (tiny_run / "fanogan" / "gan" / "model.pt").stat().st_mtime_ns
     assert train.main(["+phase=gan", "run=tiny", *places, *TINY]) == 0
     assert "overwrite=true" in capsys.readouterr().out
     assert train.main(["+phase=gan", "run=tiny", *places, *TINY, "seed=5"]) == 2
     refused(capsys, "seed", "overwrite=true")
-    assert (tiny_run / "gan" / "model.pt").stat().st_mtime_ns == before
+    assert (tiny_run / "fanogan" / "gan" / "model.pt").stat().st_mtime_ns == before
 
 
 def test_more_steps_resume_and_give_what_one_go_gives(tiny_run, places):
@@ -42,7 +49,8 @@ def test_more_steps_resume_and_give_what_one_go_gives(tiny_run, places):
     assert train.main([*exact, "run=halves", "++phase.steps=8"]) == 0
     assert train.main([*exact, "run=whole", "++phase.steps=8"]) == 0
     states = [
-        torch.load(tiny_run.parent / r / "gan" / "model.pt", weights_only=True)["state"] for r in ("halves", "whole")
+        torch.load(tiny_run.parent / r / "fanogan" / "gan" / "model.pt", weights_only=True)["state"]
+        for r in ("halves", "whole")
     ]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
@@ -61,7 +69,9 @@ def test_test_scans_do_not_reach_training(tiny_run, places, tmp_path):
         tiny = [o for o in TINY if not o.startswith("dataset.")]
         arguments += [*tiny, f"runs_dir={tmp_path}/{name}", "logger=none", "trainer.precision=32-true"]
         assert train.main(["-m", "+phase=gan,encoder,finetune", *arguments]) == 0
-        digests.append([sha256(tmp_path / name / "demo" / p / "model.pt") for p in ("gan", "encoder", "finetune")])
+        digests.append(
+            [sha256(tmp_path / name / "demo" / "fanogan" / p / "model.pt") for p in ("gan", "encoder", "finetune")]
+        )
     assert digests[0] == digests[1]
 
 
@@ -82,7 +92,7 @@ def test_a_retrained_parent_makes_its_children_stale(tiny_run, places, tmp_path,
 
 
 def test_a_parent_of_another_model_is_refused(tiny_run, places, capsys):
-    arguments = ["+phase=encoder", "run=other", f"parent={tiny_run}/gan", *places, *TINY, "model.latent=20"]
+    arguments = ["+phase=encoder", "run=other", f"parent={tiny_run}/fanogan/gan", *places, *TINY, "model.latent=20"]
     assert train.main(arguments) == 2
     refused(capsys, "model.latent")
 
@@ -95,17 +105,63 @@ def test_a_checkpoint_is_not_kept_for_being_the_worst(tiny_run, places, capsys):
 
 def test_phases_and_detectors_that_do_not_belong_together_are_refused(places, capsys):
     assert train.main(["+phase=fit", "run=wrong", *places]) == 2
-    refused(capsys, "fanogan", "detector=pca")
+    refused(capsys, "fanogan", "gan, encoder, finetune")
     assert train.main(["+phase=gan", "detector=pca", "run=wrong", *places]) == 2
-    refused(capsys, "+phase=fit")
+    refused(capsys, "pca", "fit")
 
 
-def test_the_supervised_control_is_fitted_to_labelled_scans(places, tmp_path, monkeypatch):
-    monkeypatch.setattr("anomaly3d.detectors.supervised.EPOCHS", 1)
-    monkeypatch.setattr("anomaly3d.detectors.supervised.BATCH", 2)
+def test_the_supervised_control_is_fitted_to_labelled_scans(places):
     cohort = counts(train=3, validation=1, test_normal=1, test_lesion=1, labelled_normal=2, labelled_lesion=2)
-    small = [cohort, *(o for o in TINY[:4] if "counts" not in o), "dataset.name=labelled", "workers=2"]
-    assert train.main(["+phase=fit", "detector=supervised", "run=upper", *places, *small]) == 0
+    small = [cohort, *(o for o in TINY if "counts" not in o and "model" not in o), "dataset.name=labelled"]
+    assert train.main(["detector=supervised", "run=upper", *places, *small]) == 0
     assert evaluate.main(["detector=supervised", "run=upper", *places, "logger=none"]) == 0
-    metrics = json.loads((Path(places[1].split("=")[1]) / "upper/supervised/evaluation/metrics.json").read_text())
-    assert set(metrics["auc"]) >= {"all", "pca"}
+    metrics = json.loads((Path(places[1].split("=")[1]) / "upper/evaluation/metrics.json").read_text())
+    assert metrics["focus"] == "supervised"
+    assert set(metrics["results"]["other"]) >= {"pca", "mirror"}
+    assert metrics["localization"] == {}  # it has no map
+
+
+def test_a_dry_run_finishes_nothing(places, capsys):
+    """``fast_dev_run`` goes through every phase with a batch each and leaves no folder."""
+    assert train.main(["run=dry", *places, *TINY, "trainer.fast_dev_run=true"]) == 0
+    assert capsys.readouterr().out.count("nothing is kept") == 3
+    assert not (Path(places[1].split("=")[1]) / "dry").exists()
+
+
+def test_a_phase_is_read_from_its_checkpoint(tiny_run):
+    """Hyper-parameters are in the checkpoint, so the module needs nothing else."""
+    for name, module in (("gan", GANPhase), ("finetune", FinetunePhase), ("fit", FitPhase)):
+        folder = tiny_run / ("pca" if name == "fit" else "fanogan") / name
+        phase = module.load_from_checkpoint(folder / "checkpoints" / "last.ckpt")
+        state, stored = phase.detector.state_dict(), load_detector(folder / "model.pt").state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in stored.items()) or name == "finetune"
+        assert state.keys() == stored.keys()
+    assert phase.detector.components.shape[0] >= 1
+    assert module.load_from_checkpoint(folder / "checkpoints" / "last.ckpt").hparams["detector"]["counts"]
+
+
+def test_what_was_typed_and_composed_is_kept(tiny_run):
+    folder = tiny_run / "fanogan" / "encoder"
+    assert "model.latent=16" in yaml.safe_load((folder / "overrides.yaml").read_text())
+    assert yaml.safe_load((folder / "config.yaml").read_text())["phase"]["steps"] == 4
+    lineage = json.loads((folder / "lineage.json").read_text())
+    assert lineage["version"] == anomaly3d.__version__
+
+
+def test_a_sweep_gets_the_number_it_optimises(places, monkeypatch):
+    values = []
+    monkeypatch.setattr(cli.Command, "job", lambda self, config, job=cli.Command.job: values.append(job(self, config)))
+    dry = ["run=sweep", *places, *TINY, "logger=none", "+phase=gan", "optimized_metric=gan/val_wasserstein"]
+    assert train.main([*dry, "optimized_metric=gan/val_loss"]) == 2
+    assert train.main([*dry, "overwrite=true"]) == 0
+    history = json.loads((Path(places[1].split("=")[1]) / "sweep/fanogan/gan/health.json").read_text())
+    assert history["history"]
+    assert isinstance(values[-1], float)
+
+
+@pytest.mark.parametrize("first", ["+phase=gan", "+experiment=simarro2020"])
+def test_phase_and_experiment_in_either_order_are_the_same(places, first, capsys):
+    """The experiment's step count wins over the phase's whatever is typed first: 50,000 is no multiple of 7."""
+    second = {"+phase=gan": "+experiment=simarro2020", "+experiment=simarro2020": "+phase=gan"}[first]
+    assert train.main([first, second, "run=order", *places, "++phase.steps_per_epoch=7"]) == 2
+    refused(capsys, "phase.steps (50000)")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from anomaly3d.data.batch import Batch
@@ -113,8 +113,6 @@ class Detector(nn.Module, ABC):
 
 def as_plain(value: Any) -> Any:
     """A constructor's argument as what a file can hold."""
-    if isinstance(value, DictConfig | ListConfig):
-        return OmegaConf.to_container(value, resolve=True)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, Mapping):
@@ -141,6 +139,7 @@ def load_detector(path: Path) -> Detector:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         detector = build_detector(stored["config"])
         detector.load_state_dict(stored["state"])
-    except (EOFError, KeyError, RuntimeError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{path} is damaged or no detector of this version: train its phase anew ({error})") from error
+    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError, TypeError, AttributeError, OSError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is damaged or no detector of this version: train its phase anew ({cause})") from error
     return detector

@@ -32,7 +32,8 @@ class Result:
     ``verdict`` is accepted, rejected or unreadable, ``reasons`` say why. ``scores`` are the detector's own. ``score``
     is the one called ``score_name`` that thresholds belong to, ``p_value`` how rare it is among healthy scans,
     ``flagged`` whether it reaches the threshold; None where the run has no calibration. ``maps`` are images on the
-    scan's own grid: ``input``, ``reconstruction``, ``residual`` in the scan's unit, ``brain_mask``, and the detector's own maps.
+    scan's own grid: ``input``, ``reconstruction``, ``residual`` in the scan's unit, ``brain_mask``, and the detector's
+    own maps.
     """
 
     verdict: str
@@ -91,11 +92,18 @@ class Scorer:
         with torch.inference_mode(not gradients), torch.autocast(self.device.type, torch.bfloat16, self.rounded):
             return self.module.predict_step({"image": x, "scan_id": [str(i) for i in range(len(x))]}, 0)
 
+    def prepare(self, path: str | Path) -> Prepared:
+        """A scan as the detector's training data were prepared.
+
+        Raises:
+            UnreadableScan: it cannot be.
+        """
+        return self.preprocessor.prepare(self.preprocessor.read(Path(path)), Companions())
+
     def score(self, path: str | Path) -> Result:
         """A scan (NIfTI file or DICOM folder) from reading to p-value and maps."""
         try:
-            scan = self.preprocessor.read(Path(path))
-            prepared = self.preprocessor.prepare(scan, Companions())
+            prepared = self.prepare(path)
         except UnreadableScan as error:
             return Result("unreadable", str(error))
         if reasons := self.preprocessor.judge(prepared.quality):

@@ -8,9 +8,8 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import hydra
 from hydra.errors import InstantiationException
-from hydra.utils import get_class
+from hydra.utils import get_object, instantiate
 
 from anomaly3d.errors import UserError
 
@@ -67,16 +66,21 @@ def build(config: Mapping[str, Any], what: str, recursive: bool = True, **more: 
         UserError: a class that may not be named or does not exist, or arguments that it does not take.
     """
     check_targets(config)
-    partial = {**config, "_partial_": True, "_recursive_": recursive, "_convert_": "all"}
+    rest = {key: value for key, value in config.items() if key not in ("_target_", "_partial_")}
     try:
-        made = hydra.utils.instantiate(partial)
+        made = get_object(config["_target_"])
+        arguments = {**(instantiate(rest, _convert_="all") if recursive else rest), **more}
         if config.get("_partial_"):
-            return functools.partial(made, **more)
-        inspect.signature(made).bind(**more)
-        return made(**more)
+            return functools.partial(made, **arguments)
+        inspect.signature(made).bind(**arguments)
+        return made(**arguments)
     except InstantiationException as error:
         raise UserError(f"{what}: {reason(error)}") from error
-    except (TypeError, ValueError) as error:
+    except ModuleNotFoundError as error:
+        if str(config["_target_"]).startswith(f"{error.name}."):
+            raise UserError(f"{what}: {error}") from error
+        raise  # of a library that the class needs
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{what}: {error}") from error
 
 
@@ -90,6 +94,6 @@ def reason(error: BaseException) -> str:
 def parameters(target: str) -> set[str]:
     """Names of the arguments that a ``_target_`` takes; empty where it cannot be imported."""
     try:
-        return set(inspect.signature(get_class(target)).parameters)
+        return set(inspect.signature(get_object(target)).parameters)
     except Exception:  # whatever its import raises: the question is only which keys it knows
         return set()

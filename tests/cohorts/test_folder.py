@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from anomaly3d.cohorts.folder import find_scans, folder_manifest, scan_name, split_by_name
-from anomaly3d.scans.manifest import read_manifest
+from anomaly3d.cohorts.folder import FolderCohort, find_scans, scan_name, split_by_name
 from anomaly3d.errors import UserError
+from anomaly3d.scans.manifest import read_manifest
 
 SHARES = {"train": 0.6, "validation": 0.2, "calibration": 0.1, "test": 0.1}
 
@@ -23,7 +23,8 @@ def test_finds_nifti_and_dicom_folders(tmp_path):
 
 def test_all_scans_of_a_person_get_one_split(tmp_path):
     names = [f"p{i}/day{j}.nii" for i in range(20) for j in range(2)]
-    table = read_manifest(folder_manifest(scans(tmp_path / "in", *names), [], "0", SHARES, "mine", tmp_path))
+    cohort = FolderCohort("mine", str(scans(tmp_path / "in", *names)), label=0, shares=SHARES)
+    table = read_manifest(cohort.manifest(tmp_path, 1))
     assert len(table) == 40
     assert table["subject_id"].nunique() == 20
     assert (table.groupby("subject_id")["split"].nunique() == 1).all()
@@ -31,7 +32,8 @@ def test_all_scans_of_a_person_get_one_split(tmp_path):
 
 
 def test_unknown_scans_are_tested_only_and_two_folders_stay_apart(tmp_path):
-    made = [folder_manifest(scans(tmp_path / r, "a.nii"), [], "", {}, "mine", tmp_path) for r in ("one", "two")]
+    cohorts = [FolderCohort("mine", str(scans(tmp_path / r, "a.nii"))) for r in ("one", "two")]
+    made = [cohort.manifest(tmp_path, 1) for cohort in cohorts]
     assert made[0] != made[1]
     assert list(read_manifest(made[0])["split"]) == ["test"]
 
@@ -47,10 +49,10 @@ def test_the_split_follows_the_shares_and_only_the_name():
 )
 def test_mistakes_name_the_place(tmp_path, root, listed, word):
     with pytest.raises(UserError, match=word):
-        folder_manifest(tmp_path / root if root else None, listed, "", {}, "mine", tmp_path)
+        FolderCohort("mine", str(tmp_path / root) if root else None, listed).manifest(tmp_path, 1)
 
 
 def test_two_scans_of_one_name_are_refused(tmp_path):
     root = scans(tmp_path / "in", "a.nii", "b/a.nii")
     with pytest.raises(UserError, match="both be named a"):
-        folder_manifest(None, [str(root / "a.nii"), str(root / "b" / "a.nii")], "", {}, "mine", tmp_path)
+        FolderCohort("mine", scans=[str(root / "a.nii"), str(root / "b" / "a.nii")]).manifest(tmp_path, 1)

@@ -1,14 +1,9 @@
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-import yaml
 
-from anomaly3d.cli import CONF
-from anomaly3d.scans.manifest import read_manifest
-from anomaly3d.cohorts.phantom.cohort import PARTS, make_cohort, plan
+from anomaly3d.cohorts.phantom.cohort import PARTS, PhantomCohort, plan
 from anomaly3d.cohorts.phantom.files import Recipe, write_phantom
 from anomaly3d.cohorts.phantom.generate import SEPTUM, best_affine, generate, total_push
 from anomaly3d.cohorts.phantom.lesions import TYPES, draw_subdural
@@ -16,9 +11,9 @@ from anomaly3d.cohorts.phantom.postoperative import KINDS
 from anomaly3d.cohorts.phantom.scanner import draw_scan
 from anomaly3d.cohorts.phantom.subject import draw_subject
 from anomaly3d.errors import UnreadableScan, UserError
-from anomaly3d.preprocessing.cohort import prepare_cohort
-from anomaly3d.preprocessing.ncct import Settings
-from anomaly3d.scans.volume import load_nifti
+from anomaly3d.preprocessing.cohort import Study
+from anomaly3d.scans.manifest import read_manifest
+from anomaly3d.scans.nifti import load_nifti
 
 SIZE = dict(matrix=72, slices=20)
 
@@ -155,7 +150,7 @@ def test_unknown_parts_and_purposes_are_named():
 
 def test_a_cohort_on_disk_is_a_valid_manifest(tmp_path):
     counts = {"train": 1, "test_lesion": 1, "b_test_normal": 1, "craniectomy": 1, "wrong_registration": 1, "motion": 1}
-    manifest = make_cohort("small", counts, 3, 48, 16, tmp_path, 1, twins=True)
+    manifest = PhantomCohort("small", counts, 3, matrix=48, slices=16, twins=True).manifest(tmp_path, 1)
     table = read_manifest(manifest).set_index("scan_id")
     assert list(table["cohort"]) == ["small", "small", "small-b", "small", "small", "small"]
     assert list(table["group"]) == ["normal", "tbi", "normal", "postoperative", "low_quality", "low_quality"]
@@ -166,12 +161,11 @@ def test_a_cohort_on_disk_is_a_valid_manifest(tmp_path):
     assert np.loadtxt(table.loc["wrong-registration-0000"].transform_fault).shape == (4, 4)
 
 
-def test_a_scan_that_is_known_to_be_bad_is_tested_although_it_is_rejected(tmp_path):
-    manifest = make_cohort("bad", {"train": 1, "wrong_registration": 1}, 3, 64, 20, tmp_path, 1)
-    settings = Settings.from_config(yaml.safe_load((Path(CONF) / "preprocessing" / "ncct.yaml").read_text()))
-    prepared = prepare_cohort(manifest, settings, tmp_path, 1)
-    assert [v.verdict for v in prepared.verdicts] == ["accepted", "rejected"]
-    assert list(read_manifest(prepared.manifest)["split"]) == ["train", "test"]
+def test_a_scan_that_is_known_to_be_bad_is_tested_although_it_is_rejected(tmp_path, ncct):
+    cohort = PhantomCohort("bad", {"train": 1, "wrong_registration": 1}, 3, matrix=64, slices=20)
+    prepared = Study(cohort, ncct, tmp_path).prepare()
+    assert list(prepared.quality["verdict"]) == ["accepted", "rejected"]
+    assert list(prepared.table["split"]) == ["train", "test"]
 
 
 def test_best_affine_is_the_pose_of_an_unwarped_head():
@@ -179,14 +173,13 @@ def test_best_affine_is_the_pose_of_an_unwarped_head():
     np.testing.assert_allclose(best_affine(phantom.subject, phantom.scan), phantom.scan.pose, atol=1e-3)
 
 
-def test_recipes_in_place_of_raw_scans_are_prepared_to_the_same_bytes(tmp_path):
+def test_recipes_in_place_of_raw_scans_are_prepared_to_the_same_bytes(tmp_path, ncct):
     counts = {"test_lesion": 1, "motion": 1, "wrong_registration": 1}
-    settings = Settings.from_config(yaml.safe_load((Path(CONF) / "preprocessing" / "ncct.yaml").read_text()))
     prepared = []
     for keep_raw in (True, False):
-        manifest = make_cohort("kept", counts, 3, 64, 20, tmp_path, 1, twins=True, keep_raw=keep_raw)
-        assert any(manifest.parent.rglob("*.nii.gz")) == keep_raw
-        prepared.append(prepare_cohort(manifest, settings, tmp_path, 1).folder)
+        cohort = PhantomCohort("kept", counts, 3, matrix=64, slices=20, twins=True, keep_raw=keep_raw)
+        prepared.append(Study(cohort, ncct, tmp_path).prepare().folder)
+        assert any(cohort.place(tmp_path).parent.rglob("*.nii.gz")) == keep_raw
     raw, lazy = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*.nii.gz")} for f in prepared)
     assert {p.parent.name for p in raw} >= {"image", "lesion_mask", "mass_effect_mask", "twin"}
     assert raw == lazy
@@ -194,6 +187,6 @@ def test_recipes_in_place_of_raw_scans_are_prepared_to_the_same_bytes(tmp_path):
 
 
 def test_a_damaged_recipe_is_an_unreadable_scan(tmp_path):
-    (tmp_path / "x.phantom").write_text('{"kind": "ct"}')
+    (tmp_path / "x.recipe").write_text('{"kind": "ct"}')
     with pytest.raises(UnreadableScan, match="damaged"):
-        load_nifti(tmp_path / "x.phantom")
+        load_nifti(tmp_path / "x.recipe")

@@ -19,9 +19,17 @@ SCORED = pd.DataFrame(
 
 def test_only_normal_and_tbi_scans_are_ranked():
     metrics = summarise(SCORED, {})
-    assert metrics["auc"]["all"]["value"] == pytest.approx(3 / 4)
-    assert (metrics["auc"]["all"]["n_normal"], metrics["auc"]["all"]["n_abnormal"]) == (2, 2)
-    assert "rejected_flagged" not in metrics["auc"]
+    found = metrics["results"]["all"]["auc"]
+    assert found["value"] == pytest.approx(3 / 4)
+    assert (found["n_normal"], found["n_abnormal"]) == (2, 2)
+    assert metrics["results"]["rejected_flagged"] is None
+
+
+def test_a_cohort_may_be_called_as_a_detector_is():
+    worst = SCORED.assign(total=-SCORED["total"])
+    found = summarise(SCORED.assign(cohort="pca"), {"pca": worst})["results"]
+    assert found["cohort"]["pca"]["auc"]["value"] == pytest.approx(3 / 4)
+    assert found["other"]["pca"]["auc"]["value"] == pytest.approx(1 / 4)
 
 
 def test_a_scan_counts_for_each_of_its_lesions():
@@ -39,7 +47,7 @@ def test_rejected_scans_are_counted_by_label_and_as_flagged():
     )
     metrics = summarise(SCORED, {}, set_aside)
     assert metrics["set_aside"] == {"rejected": {"normal": 2, "abnormal": 1}, "unreadable": {"unknown": 1}}
-    flagged = metrics["auc"]["rejected_flagged"]
+    flagged = metrics["results"]["rejected_flagged"]["auc"]
     # three abnormal (0.3, 0.9, top) against three normal (0.1, 0.4, top): 1 + 2 + 2.5 of 9 pairs
     assert flagged["value"] == pytest.approx(5.5 / 9)
     assert set_aside_text(metrics["set_aside"]) == "3 rejected (2 normal, 1 abnormal) and 1 unreadable (1 unknown)"

@@ -4,6 +4,7 @@ from functools import partial
 import pytest
 import torch
 
+from anomaly3d.detectors.base import load_detector
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
 from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.finetune import FinetunePhase
@@ -54,20 +55,22 @@ def test_frozen_networks_keep_every_bit(phase, frozen):
 def test_the_score_is_the_loss_of_training():
     detector = tiny("group").eval()
     x = torch.rand(3, 1, 16, 16, 16) * 2 - 1
-    scores = detector.score(x)
+    scores = detector.examine({"image": x}).scores
     losses = detector.distances(x, detector.reconstruct(x))
     for name in ("image", "feature", "total"):
         torch.testing.assert_close(scores[name], losses[name])
     torch.testing.assert_close(scores["total"], scores["image"] + scores["feature"])
-    torch.testing.assert_close(scores["total"][1:2], detector.score(x[1:2])["total"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        scores["total"][1:2], detector.examine({"image": x[1:2]}).scores["total"], rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_saved_detector_scores_the_same(tmp_path):
     detector = tiny("group").eval()
     x = torch.rand(2, 1, 16, 16, 16)
     detector.save(tmp_path / "model.pt")
-    again = FAnoGAN.load(tmp_path / "model.pt").eval()
-    assert torch.equal(again.score(x)["total"], detector.score(x)["total"])
+    again = load_detector(tmp_path / "model.pt").eval()
+    assert torch.equal(again.examine({"image": x}).scores["total"], detector.examine({"image": x}).scores["total"])
 
 
 def test_noise_depends_on_step_and_purpose_only():

@@ -1,21 +1,18 @@
 """Each number of quality control on volumes whose answer is known."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-import yaml
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from anomaly3d.cli import CONF
 from anomaly3d.errors import UserError
-from anomaly3d.preprocessing.ncct import Settings, read_limits
+from anomaly3d.preprocessing.base import read_limits
 from anomaly3d.preprocessing.quality import (
     Quality,
     air,
     coverage,
-    judge,
     mode,
     noise,
     slice_difference,
@@ -27,14 +24,8 @@ GOOD = Quality(0.9, 8.0, 1.0, 1500, 33, -1000, 3, 1.2, 5, 36)
 SHAPE = (41, 37, 33)
 
 
-@pytest.fixture(scope="module")
-def limits():
-    with open(f"{CONF}/preprocessing/ncct.yaml") as file:
-        return Settings.from_config(yaml.safe_load(file)).quality
-
-
-def test_a_good_scan_passes(limits):
-    assert judge(GOOD, limits) == []
+def test_a_good_scan_passes(ncct):
+    assert ncct.judge(asdict(GOOD)) == []
 
 
 @pytest.mark.parametrize(
@@ -53,8 +44,8 @@ def test_a_good_scan_passes(limits):
         ("brain_hu", float("nan"), "HU"),  # what could not be measured does not pass
     ],
 )
-def test_each_number_out_of_its_limits_is_a_reason(limits, name, value, words):
-    (reason,) = judge(replace(GOOD, **{name: value}), limits)
+def test_each_number_out_of_its_limits_is_a_reason(ncct, name, value, words):
+    (reason,) = ncct.judge(asdict(replace(GOOD, **{name: value})))
     assert words in reason
 
 

@@ -1,28 +1,24 @@
 """Two real heads through all steps. They are not in the repository; see tests/conftest.py."""
 
 import shutil
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import yaml
 
-from anomaly3d.cli import CONF
 from anomaly3d.errors import UnreadableScan
+from anomaly3d.preprocessing.base import Companions
 from anomaly3d.scans.dicom import read_dicom
-from anomaly3d.preprocessing.ncct import Settings, judge, prepare_volume
-from anomaly3d.atlas.template import build_template
-from anomaly3d.scans.volume import Volume, read_scan, resample
+from anomaly3d.scans.readers import read_ct
+from anomaly3d.scans.volume import Volume, resample
 
 HEADS = ("ct_head.nii.gz", "ge_tilt18p5_deskewed_4mm.nii.gz")
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_real_head_comes_out_in_mni_space_without_its_skull(scans, tmp_path_factory, name):
-    settings = Settings.from_config(yaml.safe_load((Path(CONF) / "preprocessing" / "ncct.yaml").read_text()))
-    prepared = prepare_volume(read_scan(scans / name), settings, build_template(tmp_path_factory.mktemp("template")))
-    assert judge(prepared.quality, settings.quality) == []
+def test_a_real_head_comes_out_in_mni_space_without_its_skull(scans, ncct, name):
+    prepared = ncct.prepare(read_ct(scans / name), Companions())
+    assert ncct.judge(prepared.quality) == []
     image, mask = prepared.image, prepared.brain_mask > 0
     assert image.shape == (64, 64, 64)
     assert image.min() == -1
@@ -34,14 +30,12 @@ def test_a_real_head_comes_out_in_mni_space_without_its_skull(scans, tmp_path_fa
     assert 2 * (mask & expected).sum() / (mask.sum() + expected.sum()) > 0.90
 
 
-def test_a_tilted_and_uneven_dicom_series_is_straightened(scans, tmp_path_factory):
+def test_a_tilted_and_uneven_dicom_series_is_straightened(scans, ncct):
     """Read by dcm2niix, and where the published straightened copy of the same series is, to 3 mm."""
-    settings = Settings.from_config(yaml.safe_load((Path(CONF) / "preprocessing" / "ncct.yaml").read_text()))
-    template = build_template(tmp_path_factory.mktemp("template"))
-    series = prepare_volume(read_scan(scans / "ge_tilted_dicom"), settings, template)
-    assert judge(series.quality, settings.quality) == []
-    copy = prepare_volume(read_scan(scans / HEADS[1]), settings, template)
-    assert abs(series.quality.brain_ml - copy.quality.brain_ml) < 30
+    series = ncct.prepare(read_ct(scans / "ge_tilted_dicom"), Companions())
+    assert ncct.judge(series.quality) == []
+    copy = ncct.prepare(read_ct(scans / HEADS[1]), Companions())
+    assert abs(series.quality["brain_ml"] - copy.quality["brain_ml"]) < 30
     both = (series.brain_mask > 0) & (copy.brain_mask > 0)
     assert np.corrcoef(series.image[both], copy.image[both])[0, 1] > 0.85
 

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from anomaly3d.atlas.template import build_template, load_template
 from anomaly3d.cohorts.phantom.faults import wrong_orientation
 from anomaly3d.cohorts.phantom.generate import best_affine, generate
 from anomaly3d.errors import UnreadableScan
 from anomaly3d.preprocessing import registration
 from anomaly3d.preprocessing.quality import turn
 from anomaly3d.preprocessing.registration import matrix_of, register, score, shift
-from anomaly3d.atlas.template import build_template, load_template
 from anomaly3d.scans.volume import Volume, resample
 
 

@@ -14,7 +14,8 @@ from anomaly3d.preprocessing.brain_mask import intracranial_mask
 from anomaly3d.preprocessing.crop import bounding_box
 from anomaly3d.preprocessing.intensity import fill_bone_rim, fill_outside, smooth_and_resize, to_unit_range
 from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
-from anomaly3d.scans.volume import Volume, read_scan, resample
+from anomaly3d.scans.readers import read_ct
+from anomaly3d.scans.volume import Volume, resample
 
 WINDOW = (-20.0, 100.0)
 AFFINE = np.array([[-0.9, 0, 0, 30.0], [0, -0.8, 0, 20.0], [0, 0, 4.0, -15.0], [0, 0, 0, 1]])
@@ -93,7 +94,7 @@ def test_resample_there_and_back_through_an_affine():
 def test_scan_is_read_upright_in_hu(tmp_path):
     data = head()
     data[4, 10, 4] = 77
-    scan = read_scan(write(tmp_path / "a.nii.gz", data))
+    scan = read_ct(write(tmp_path / "a.nii.gz", data))
     assert (np.diag(scan.affine)[:3] > 0).all()
     voxel = np.linalg.inv(scan.affine) @ AFFINE @ [4, 10, 4, 1]
     assert scan.data[tuple(np.rint(voxel[:3]).astype(int))] == 77
@@ -102,7 +103,7 @@ def test_scan_is_read_upright_in_hu(tmp_path):
 def test_padding_below_air_is_clipped(tmp_path):
     data = head()
     data[0] = -3000
-    assert read_scan(write(tmp_path / "a.nii", data)).data.min() == -1024
+    assert read_ct(write(tmp_path / "a.nii", data)).data.min() == -1024
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_padding_below_air_is_clipped(tmp_path):
 def test_unreadable_scans_say_why(tmp_path, make, reason):
     path = tmp_path / "scan.nii"
     with pytest.raises(UnreadableScan, match=reason):
-        read_scan(make(path))
+        read_ct(make(path))
 
 
 def test_a_truncated_file_says_so(tmp_path):
@@ -130,10 +131,10 @@ def test_a_truncated_file_says_so(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UnreadableScan, match="damaged or cut short"):
-        read_scan(path)
+        read_ct(path)
     path.write_bytes(gzip.compress(b"short"))
     with pytest.raises(UnreadableScan):
-        read_scan(path)
+        read_ct(path)
 
 
 def test_mask_keeps_blood_at_the_inner_table_and_drops_the_scalp():

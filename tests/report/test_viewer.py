@@ -10,7 +10,7 @@ import pytest
 
 from anomaly3d.report import viewer
 from anomaly3d.report.page import found, script_safe
-from anomaly3d.report.viewer import eight_bits, pack, pick, pictures
+from anomaly3d.report.viewer import Shown, eight_bits, pack, pick, pictures, thumbnail
 
 SHAPE = (6, 5, 4)
 
@@ -36,7 +36,7 @@ def scan(tmp_path):
 
 def test_a_packed_scan_holds_its_volumes(scan, tmp_path):
     row, volumes = scan
-    made = pack(row, tmp_path / "reconstruction" / "a.nii.gz")
+    made = pack(Shown(row, tmp_path / "reconstruction" / "a.nii.gz"))
     data = np.frombuffer(gzip.decompress(base64.b64decode(made["data"])), np.uint8)
     image, reconstruction, bits = (part.reshape(SHAPE, order="F") for part in data.reshape(3, -1))
     assert made["shape"] == list(SHAPE)
@@ -59,13 +59,31 @@ def test_misses_and_false_alarms_come_first():
 def test_volumes_stop_at_the_budget_and_thumbnails_do_not(scan, tmp_path, monkeypatch):
     row, _ = scan
     table = pd.DataFrame({"scan_id": ["a"], "label": ["1"], "total": [1.0]})
-    rows = pd.DataFrame([row], index=["a"])
-    thumbnails, packed = pictures(table, pd.Series([False]), rows, tmp_path)
+    scans = {"a": Shown(row, tmp_path / "reconstruction" / "a.nii.gz")}
+    thumbnails, packed = pictures(table, pd.Series([False]), scans)
     assert list(thumbnails) == list(packed) == ["a"]
     image = matplotlib.image.imread(io.BytesIO(base64.b64decode(thumbnails["a"])))
     assert image.shape[:2] == (SHAPE[1], 2 * SHAPE[0])
     monkeypatch.setattr(viewer, "BUDGET", 10)
-    assert pictures(table, pd.Series([False]), rows, tmp_path)[1] == {}
+    assert pictures(table, pd.Series([False]), scans)[1] == {}
+
+
+def test_without_a_reconstruction_the_residual_is_empty(scan):
+    row, volumes = scan
+    data = gzip.decompress(base64.b64decode(pack(Shown(row, None))["data"]))
+    image, reconstruction, _ = np.frombuffer(data, np.uint8).reshape(3, -1)
+    np.testing.assert_array_equal(image, reconstruction)
+    np.testing.assert_array_equal(image, eight_bits(volumes["image"]).ravel(order="F"))
+
+
+def test_the_patients_right_is_on_the_left_of_a_thumbnail(scan, tmp_path):
+    """Every plane that is shown comes from ``three_planes``: +x is the patient's right."""
+    row, volumes = scan
+    made = thumbnail(Shown(row, tmp_path / "reconstruction" / "a.nii.gz"))
+    picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(made)))[..., 0]
+    grey = (volumes["image"] + 1) / 2
+    shown = [np.flipud(grey[::-1, :, z].T) for z in range(SHAPE[2])]
+    assert min(np.abs(picture[:, : SHAPE[0]] - plane).max() for plane in shown) < 1 / 255 + 1e-3
 
 
 def test_outcomes_in_words():

@@ -43,7 +43,7 @@ def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_
     refused(capsys, "anomaly3d.calibrate site=utrecht")
     new = [*arguments, f"root={bad_and_good}", "site=utrecht", f"out={tmp_path}/out"]
     assert calibrate.main([*new, "false_positive_rate=0.5"]) == 3  # two scans of the folder cannot be read
-    stored = json.loads((tiny_run / "finetune" / "calibration" / "utrecht.json").read_text())
+    stored = json.loads((tiny_run / "fanogan" / "finetune" / "calibration" / "utrecht.json").read_text())
     assert len(stored["scores"]) == 1
     assert score.main(new) == 3
     row = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id").loc["good"]
@@ -51,7 +51,7 @@ def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_
     assert row["p_value"] == 1
     assert not row["flagged"]
     assert row["site"] == "utrecht"
-    assert row["model"] == sha256(tiny_run / "finetune" / "model.pt")[:12]
+    assert row["model"] == sha256(tiny_run / "fanogan" / "finetune" / "model.pt")[:12]
 
 
 def test_scores_of_earlier_calls_are_kept(tiny_run, places, bad_and_good, tmp_path):
@@ -63,4 +63,4 @@ def test_scores_of_earlier_calls_are_kept(tiny_run, places, bad_and_good, tmp_pa
     table = pd.read_csv(out / "scores.csv", dtype={"scan_id": str})
     assert list(table["scan_id"]) == ["001", "b"]
     assert table["total"][0] == table["total"][1]
-    assert set(table["model"]) == {sha256(tiny_run / "finetune" / "model.pt")[:12]}
+    assert set(table["model"]) == {sha256(tiny_run / "fanogan" / "finetune" / "model.pt")[:12]}

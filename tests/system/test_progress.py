@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 from rich.console import Console
 
-from anomaly3d import progress
+from anomaly3d.system import progress
 from anomaly3d.system.progress import Bar, track
 
 

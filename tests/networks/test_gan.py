@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anomaly3d.networks.layers import UpsampleConv
 from anomaly3d.networks.gan import Critic, Encoder, Generator, base_and_doublings
+from anomaly3d.networks.layers import UpsampleConv
 
 
 def parameters(module: torch.nn.Module) -> int:

@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
-from anomaly3d.scans.manifest import read_manifest, write_manifest
 from anomaly3d.errors import UserError
+from anomaly3d.scans.manifest import read_manifest, write_manifest
 
 ROWS = [
     {"scan_id": "a", "subject_id": "p1", "image": "a.nii.gz", "label": "0", "split": "train"},

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from anomaly3d import derivatives
+from anomaly3d.networks import derivatives
 from anomaly3d.networks.derivatives import double, halve, leaky_relu
 from anomaly3d.networks.layers import DownsampleConv
 

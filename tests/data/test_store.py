@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly3d import volume_store
+from anomaly3d.data import store
 from anomaly3d.data.store import load_stack
 
 
@@ -41,7 +41,7 @@ def test_a_memory_mapped_array_is_made_once_and_anew_for_other_files(paths, tmp_
 
 
 def test_a_large_stack_is_told_before_it_is_read(paths, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(volume_store, "TOLD", 100.0)
+    monkeypatch.setattr(store, "LARGE", 100.0)
     load_stack(paths, tmp_path, None, "train")
     assert "3 train volumes: 0.0 GB of memory" in capsys.readouterr().out
 

@@ -91,11 +91,12 @@ def test_a_scan_counts_for_each_lesion_it_shows():
 
 def test_other_groups_stay_out_of_the_auc():
     rows = table()
-    before = summarise(rows, {})["auc"]["all"]
+    before = summarise(rows, {})["results"]["all"]["auc"]
     extra = rows.head(3).assign(group="low_quality", total=99.0)
-    assert summarise(pd.concat([rows, extra]), {})["auc"]["all"] == before
+    assert summarise(pd.concat([rows, extra]), {})["results"]["all"]["auc"] == before
     assert before["n_normal"] == 20
-    assert set(summarise(rows, {"encoder_only": rows})["auc"]) == {"all", "a", "b", "encoder_only"}
+    results = summarise(rows, {"vae/fit": rows})["results"]
+    assert (set(results["cohort"]), set(results["other"])) == ({"a", "b"}, {"vae/fit"})
 
 
 def test_a_perfect_auc_of_few_scans_is_not_certain():

@@ -3,7 +3,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.report.figures import (
     conformal_figure,
     group_figure,
@@ -12,6 +11,7 @@ from anomaly3d.report.figures import (
     roc_figure,
     volume_figure,
 )
+from anomaly3d.scoring.calibration import Calibration
 
 
 @pytest.fixture

@@ -4,18 +4,8 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from anomaly3d.evaluation.rescoring import (
-    FLOOR,
-    LARGEST,
-    SPREAD_SMOOTHING,
-    Healthy,
-    Maps,
-    anomaly_maps,
-    choose,
-    rescore,
-    smooth,
-    top,
-)
+from anomaly3d.scoring.anomaly_maps import FLOOR, SPREAD_SMOOTHING, Healthy, ScanMaps, anomaly_maps, smooth
+from anomaly3d.scoring.scan_scores import LARGEST, choose, rescore, top
 
 SHAPE = (12, 10, 9)
 
@@ -34,8 +24,14 @@ def maps(tmp_path):
         for kind, data in (("image", image), ("reconstruction", np.zeros(SHAPE)), ("brain", brain)):
             paths.append(str(tmp_path / f"{kind}-{name}.nii.gz"))
             nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), paths[-1])
-        found.append(Maps(name, *paths))
+        found.append(ScanMaps(name, *paths))
     return found
+
+
+def usual(spread, medians=None):
+    """Healthy residuals of mean 0."""
+    mean, spreads = np.zeros(SHAPE, np.float32), np.full(SHAPE, spread, np.float32)
+    return Healthy({"residual": mean}, {"residual": spreads}, medians or {})
 
 
 def distances(scans="abc"):
@@ -43,9 +39,10 @@ def distances(scans="abc"):
 
 
 def test_scores_see_what_they_are_for(maps):
-    healthy = Healthy(np.zeros(SHAPE, np.float32), np.full(SHAPE, 0.05, np.float32), {"image": 2.0, "feature": 1.0})
+    healthy = usual(0.05, {"image": 2.0, "feature": 1.0})
     table = rescore(distances(), maps, healthy, 1, "test").set_index("scan_id")
-    residual, brain = maps[0].read()
+    raw, brain = maps[0].read()
+    residual = raw["residual"]
     assert table["masked"]["a"] == pytest.approx(np.mean(residual[brain] ** 2))
     assert table["balanced"].tolist() == pytest.approx([1 / 2 + 2, 1 + 1, 3 / 2])
     assert table["kappa_10"].tolist() == pytest.approx([21, 12, 3])
@@ -59,16 +56,17 @@ def test_scores_see_what_they_are_for(maps):
 
 
 def test_healthy_is_mean_and_spread_of_healthy_residuals(maps, tmp_path):
-    stack = np.stack([m.read()[0] for m in maps])
-    healthy = Healthy.measure(maps, distances())
+    stack = np.stack([m.read()[0]["residual"] for m in maps])
+    healthy = Healthy.measure(maps, distances(), ("image", "feature"))
     inside = (slice(5, 7), slice(5, 7), slice(4, 6))
     share = ndimage.gaussian_filter(stack.var(0), SPREAD_SMOOTHING)
-    np.testing.assert_allclose(healthy.spread, np.maximum(np.sqrt(share), FLOOR), rtol=1e-4)
-    assert healthy.spread[inside].mean() > 1.5 * healthy.spread[0].mean()
-    assert healthy.medians == {"total": 3.0, "image": 2.0, "feature": 1.0}
+    np.testing.assert_allclose(healthy.spread["residual"], np.maximum(np.sqrt(share), FLOOR), rtol=1e-4)
+    assert healthy.spread["residual"][inside].mean() > 1.5 * healthy.spread["residual"][0].mean()
+    assert healthy.medians == {"image": 2.0, "feature": 1.0}
     healthy.save(tmp_path / "healthy.npz")
     back = Healthy.load(tmp_path / "healthy.npz")
-    np.testing.assert_array_equal(back.spread, healthy.spread)
+    np.testing.assert_array_equal(back.spread["residual"], healthy.spread["residual"])
+    np.testing.assert_array_equal(back.mean["residual"], healthy.mean["residual"])
     assert back.medians == healthy.medians
 
 
@@ -81,9 +79,8 @@ def test_smoothing_does_not_draw_zeros_into_the_brain():
 
 
 def test_maps_are_signed(maps):
-    residual, brain = maps[2].read()
-    healthy = Healthy(np.zeros(SHAPE, np.float32), np.full(SHAPE, 0.1, np.float32), {})
-    for signed in anomaly_maps(residual, brain, healthy).values():
+    raw, brain = maps[2].read()
+    for signed in anomaly_maps(raw, brain, usual(0.1)).values():
         assert signed[5, 5, 4] < 0
 
 
@@ -119,3 +116,19 @@ def test_few_scans_do_not_replace_the_papers_score():
 def test_the_papers_score_stays_where_it_is_the_best():
     healthy, ill = pasted(60)
     assert choose(healthy, ill.assign(total=ill["top"] + 1))[0] == "total"
+
+
+def test_a_detectors_own_map_is_scored_under_its_name(maps, tmp_path):
+    """A map that equals the residual gets the residual's scores, and needs no reconstruction."""
+    own = []
+    for scan in maps:
+        path = str(tmp_path / f"logit-{scan.scan_id}.nii.gz")
+        nib.save(nib.Nifti1Image(scan.read()[0]["residual"], np.eye(4)), path)
+        own.append(ScanMaps(scan.scan_id, scan.image, "", scan.brain_mask, {"logit": path}))
+    healthy = Healthy.measure(own, distances(), ())
+    residual = Healthy(*({"residual": v["logit"]} for v in (healthy.mean, healthy.spread)), {})
+    named = rescore(distances(), own, healthy, 1, "test")
+    plain = rescore(distances(), maps, residual, 1, "test")
+    for score in ("top", "standardised", "darker_top"):
+        np.testing.assert_allclose(named[f"logit_{score}"], plain[score], rtol=1e-5)
+    assert "top" not in named

@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 from anomaly3d import dashboard
+from anomaly3d.phases.encoder import EncoderPhase
+from anomaly3d.phases.finetune import FinetunePhase
+from anomaly3d.phases.gan import GANPhase
 from tests.conftest import refused
 
 
@@ -35,24 +38,30 @@ def test_weights_and_biases_run_read_back(tiny_run):
             "encoder/health_saturation",
             "encoder/feature",
             "encoder/val_loss",
-            "encoder/test_auc_all",
-            "encoder/test_roc",
+            "encoder/val_pseudo_roc",
+            "encoder/val_pseudo_pr",
         ],
         "finetune": [
             "finetune/image",
             "finetune/health_gap",
             "model_sha256",
             "finetune/val_loss",
-            "finetune/test_pr",
             "finetune/reconstructions",
         ],
     }
-    keys["evaluation"] = ["evaluation/auc.all.value", "evaluation/roc", "evaluation/cases", "evaluation/scans"]
+    keys["evaluation"] = [
+        "evaluation/results.all.auc.value",
+        "evaluation/test_roc",
+        "evaluation/roc",
+        "evaluation/cases",
+        "evaluation/scans",
+    ]
     whole = "\n".join(texts)
     for phase, wanted in keys.items():
         text = next(t for t in texts if f"{phase}/" in t)
         for key in [*wanted, "config_hash", "parent_sha256"]:
             assert key in text, key
+    assert "/test_auc" not in whole  # training looks at no test scan
     assert str(tiny_run.parent) not in whole
     assert os.uname().nodename not in whole or len(os.uname().nodename) < 5
     assert "train-0000" not in whole
@@ -65,6 +74,7 @@ def test_the_dashboard_holds_what_runs_log(tiny_run, capsys):
     assert dashboard.main([]) == 2
     refused(capsys, "entity=NAME")
     logged = "".join(r.read_bytes().decode("latin-1") for r in tiny_run.glob("wandb/offline-run-*/run-*.wandb"))
-    keys = [key for _, panels in dashboard.LAYOUT for _, names in panels for key in names]
+    phases = (GANPhase, EncoderPhase, FinetunePhase)
+    keys = [key for _, panels in dashboard.layout(list(phases)) for _, names in panels for key in names]
     for key in [*keys, *dashboard.SCALARS, *(f"evaluation/{name}" for name in dashboard.EVALUATION)]:
         assert key in logged, key

@@ -2,17 +2,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.evaluation.thresholds import (
-    at_threshold,
     conformal_rates,
-    f1_threshold,
     false_positives_by,
     operating_points,
     recall_by,
     site_shift,
-    youden_threshold,
 )
+from anomaly3d.scoring.calibration import Calibration
+from anomaly3d.statistics.operating import at_threshold, f1_threshold, youden_threshold
 
 
 def test_the_papers_operating_point():

@@ -11,7 +11,7 @@ from anomaly3d.system.files import remove_leftovers, written_whole
 from anomaly3d.system.workers import run_parallel
 
 SLEEPERS = (
-    "import time\nfrom anomaly3d.parallel import run_parallel\n"
+    "import time\nfrom anomaly3d.system.workers import run_parallel\n"
     "if __name__ == '__main__':\n    list(run_parallel(time.sleep, [(60,), (60,)], 2, 'sleep'))\n"
 )
 
@@ -23,7 +23,7 @@ def test_every_job_is_done_once():
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc, which only Linux has")
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     (tmp_path / "sleepers.py").write_text(SLEEPERS)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([sys.executable, tmp_path / "sleepers.py"], env=environment) as parent:
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
         for _ in range(300):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
-from anomaly3d.system.device import recompute_activations, round_weights
 from anomaly3d.detectors.losses import gradient_norm, gradient_penalty
+from anomaly3d.scoring.inference import round_weights
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def pair():
     torch.manual_seed(0)
     detector = FAnoGAN(ModelConfig(4, 6, 16, "group", "none", "group", "tanh", 3))
     again = copy.deepcopy(detector)
-    recompute_activations(again)
+    again.recompute_activations()
     return detector, again
 
 
@@ -63,7 +63,7 @@ def test_weights_rounded_once_score_as_mixed_precision_does(pair):
     rounded = copy.deepcopy(detector)
     round_weights(rounded, "bf16-mixed")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        expected, found = detector.score(x), rounded.score(x)
+        expected, found = (d.examine({"image": x}).scores for d in (detector, rounded))
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
     round_weights(detector, "32-true")

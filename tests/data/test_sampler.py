@@ -1,11 +1,12 @@
 from itertools import chain
 
-from anomaly3d.data.module import StepSampler
+from anomaly3d.data.sampler import StepSampler
 
 
 def test_every_scan_is_seen_equally_often():
     seen = list(chain.from_iterable(StepSampler(scans=5, batch=2, steps=10, seed=3)))
-    assert sorted(seen) == sorted(list(range(5)) * 4)
+    assert sorted(scan for scan, _ in seen) == sorted(list(range(5)) * 4)
+    assert [place for _, place in seen] == list(range(20))
 
 
 def test_epochs_continue_one_stream():

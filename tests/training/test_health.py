@@ -1,15 +1,16 @@
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from anomaly3d import train
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
-from anomaly3d.training.callbacks.health import ALARMS, Alarm, Health, alikeness, encoder_health, gan_health, nearest
+from anomaly3d.phases.base import Alarm
 from anomaly3d.phases.encoder import EncoderPhase
-from anomaly3d.phases.gan import GANPhase
+from anomaly3d.phases.finetune import FinetunePhase
+from anomaly3d.phases.gan import GANPhase, alikeness, nearest
+from anomaly3d.training.callbacks.health import Health
 from tests.conftest import TINY
 
 
@@ -40,11 +41,14 @@ class Copies(torch.nn.Module):
         return self.volumes[: len(z)]
 
 
+ALARMS = {phase.name: phase.alarms for phase in (GANPhase, EncoderPhase, FinetunePhase)}
+
+
 def alarms_of(numbers, phase):
-    health = Health(Path("unused"))
+    health = Health()
     words = []
     for epoch, row in enumerate(numbers, start=1):
-        words += health.look(row, phase, epoch)
+        words += health.look(row, ALARMS[phase], epoch)
     return words
 
 
@@ -68,7 +72,7 @@ def test_a_healthy_run_raises_no_alarm(healthy_numbers, phase):
 def test_copies_of_training_scans_are_noticed(detector, healthy_numbers):
     train_heads, other = heads(8, 1), heads(8, 2)
     detector.generator = Copies(train_heads + 0.01)
-    found = gan_health(gan(detector), train_heads, other, alikeness(other[:6]))
+    found = gan(detector).sample_health(train_heads, other, alikeness(other[:6]))
     assert found["copying"] < 0.1
     assert "copied" in alarms_of([healthy_numbers["gan"] | found] * 4, "gan")[0]
 
@@ -76,37 +80,37 @@ def test_copies_of_training_scans_are_noticed(detector, healthy_numbers):
 def test_a_collapsed_generator_is_noticed(detector, healthy_numbers):
     one = heads(1, 3).expand(6, -1, -1, -1, -1)
     detector.generator = Copies(one)
-    found = gan_health(gan(detector), heads(8, 1), heads(8, 2), alikeness(heads(8, 2)[:6]))
+    found = gan(detector).sample_health(heads(8, 1), heads(8, 2), alikeness(heads(8, 2)[:6]))
     assert found["sameness"] > 0.5
     assert any("collapse" in w for w in alarms_of([healthy_numbers["gan"] | found] * 4, "gan"))
 
 
 def test_samples_far_from_heads_are_noticed(detector, healthy_numbers):
     detector.generator = Copies(-torch.ones(6, 1, 32, 32, 32))
-    found = gan_health(gan(detector), heads(8, 1) + 0.5, heads(8, 2) + 0.5, 0.0)
+    found = gan(detector).sample_health(heads(8, 1) + 0.5, heads(8, 2) + 0.5, 0.0)
     assert found["distance"] > 1
     assert any("far from the average real head" in w for w in alarms_of([healthy_numbers["gan"] | found] * 6, "gan"))
 
 
 def test_other_healthy_heads_as_samples_are_fine(detector, healthy_numbers):
     detector.generator = Copies(heads(6, 5))
-    found = gan_health(gan(detector), heads(8, 1), heads(8, 2), alikeness(heads(8, 2)[:6]))
+    found = gan(detector).sample_health(heads(8, 1), heads(8, 2), alikeness(heads(8, 2)[:6]))
     del found["overfitting"]  # the critic has not been trained
     assert alarms_of([healthy_numbers["gan"] | found] * 6, "gan") == []
 
 
 def test_a_saturated_encoder_is_noticed(detector, healthy_numbers):
     phase = EncoderPhase(detector, torch.optim.Adam)
-    assert encoder_health(phase, heads(4, 1), heads(4, 2))["saturation"] < 0.1
+    assert phase.balance(heads(4, 1), heads(4, 2))["saturation"] < 0.1
     detector.encoder.head.weight.mul_(1000)
-    found = encoder_health(phase, heads(4, 1), heads(4, 2))
+    found = phase.balance(heads(4, 1), heads(4, 2))
     assert found["saturation"] > 0.9
     assert any("tanh" in w for w in alarms_of([healthy_numbers["encoder"] | found] * 4, "encoder"))
 
 
 def test_a_loss_that_is_one_distance_only_is_noticed(detector, healthy_numbers):
     detector.kappa = 1e6
-    found = encoder_health(EncoderPhase(detector, torch.optim.Adam), heads(4, 1), heads(4, 2))
+    found = EncoderPhase(detector, torch.optim.Adam).balance(heads(4, 1), heads(4, 2))
     assert any("kappa" in w for w in alarms_of([healthy_numbers["encoder"] | found] * 4, "encoder"))
 
 
@@ -150,14 +154,22 @@ def test_distance_to_the_nearest(detector):
 
 def test_a_run_keeps_its_health(tiny_run):
     for phase in ("gan", "encoder", "finetune"):
-        health = json.loads((tiny_run / phase / "health.json").read_text())
+        health = json.loads((tiny_run / "fanogan" / phase / "health.json").read_text())
         assert len(health["history"]) == 2
         assert set(health["history"][0]) == {a.number for a in ALARMS[phase]}
 
 
 def test_a_broken_run_stops_at_its_alarm(tiny_run, places, capsys):
     """A learning rate of 10 throws the critic out within a few steps."""
-    broken = ["+phase=gan", "run=broken", *places, *TINY, "logger=none", "++phase.steps=12", "callbacks.abort=true"]
+    broken = [
+        "+phase=gan",
+        "run=broken",
+        *places,
+        *TINY,
+        "logger=none",
+        "++phase.steps=12",
+        "callbacks.health.abort=true",
+    ]
     assert train.main([*broken, "++phase.module.optimizer.lr=10"]) == 2
     error = capsys.readouterr().err
     assert "stopped at an alarm" in error

@@ -1,0 +1,99 @@
+"""Every file of ``conf/`` is composed, and run in a tiny form where it can be."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from anomaly3d import train
+from anomaly3d.cli import CONF
+from anomaly3d.system.instantiate import check_targets
+from tests.conftest import TINY, counts
+
+ADDED = ("phase", "experiment", "hparams_search")  # groups that train.yaml does not list
+COMMANDS = ("prepare", "train", "evaluate", "score", "calibrate", "compare", "dashboard")
+FILES = sorted(str(path.relative_to(CONF).with_suffix("")) for path in Path(CONF).rglob("*.yaml"))
+DRY = ["trainer.fast_dev_run=true", "logger=none"]
+
+
+def chosen(name: str) -> list[str]:
+    """Overrides that choose a file of a group."""
+    group, _, choice = name.rpartition("/")
+    if not group:
+        return []
+    overrides = [f"{'+' if group in ADDED else ''}{group}={choice}"]
+    return overrides if group == "phase" else ["+phase=gan", *overrides]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_composes_resolves_and_names_only_what_may_be_named(name):
+    command = name if name in COMMANDS else "train"
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = compose(command, [*chosen(name), *(["site=x"] if name == "calibrate" else [])])
+        check_targets(OmegaConf.to_container(config, resolve=True))
+
+
+RUN = [name for name in FILES if name.split("/")[0] in ("phase", "detector", "model", "data", "callbacks", "trainer")]
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_it_trains_a_batch(name, tiny_run, places):
+    """Phases, detectors, models, data, callbacks and trainers, each with one batch on the tiny cohort."""
+    group, _, choice = name.rpartition("/")
+    small = [o for o in TINY if not (group == "model" and o.startswith("model."))]
+    if group == "phase" and choice == "fit":
+        choices = ["+phase=fit", "detector=mean_volume"]
+    elif group == "detector":
+        choices = [f"detector={choice}", *(["+phase=gan"] if choice == "fanogan" else [])]
+    else:
+        choices = chosen(name)
+    if group == "model":
+        small += ["model.channels=4", "model.latent=16"]
+    if choice == "supervised":
+        small += [counts(train=4, validation=2, labelled_normal=2, labelled_lesion=2), "dataset.name=labelled"]
+    if choice == "ddp":
+        small += ["trainer.devices=1"]
+    assert train.main([*choices, f"run=config-{choice}", *places, *small, *DRY]) == 0
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if n.startswith("dataset/phantom")])
+def test_a_phantom_cohort_is_planned(name):
+    """All scans of a cohort by name; making them is ``prepare``'s business and tested with few."""
+    from anomaly3d.prepare import build_study
+
+    with initialize_config_dir(CONF, version_base="1.3"):
+        study = build_study(compose("prepare", [name.replace("/", "=", 1)]))
+    config = OmegaConf.load(Path(CONF) / f"{name}.yaml")
+    assert len(study.cohort.scans) == sum(config.counts.values()) + missing(config)
+
+
+def missing(config):
+    """Scans of parts that a cohort has from ``phantom`` and does not name itself."""
+    base = OmegaConf.load(Path(CONF) / "dataset" / "phantom.yaml").counts
+    return sum(count for part, count in base.items() if part not in config.counts)
+
+
+@pytest.mark.parametrize("logger", ["csv", "tensorboard"])
+def test_losses_reach_other_loggers(logger, tiny_run, places):
+    assert train.main(["+phase=gan", f"run=log-{logger}", f"logger={logger}", *places, *TINY]) == 0
+    folder = Path(places[1].split("=")[1]) / f"log-{logger}" / "fanogan" / "gan" / "version_0"
+    written = b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
+    for key in (b"gan/critic_loss", b"gan/health_sameness", b"split_hash"):
+        assert key in written, key
+
+
+def test_a_search_runs_each_value(tiny_run, places):
+    """``hparams_search/kappa``: one encoder for each kappa, from the tiny run's GAN."""
+    small = [o for o in TINY if not o.startswith("workers")]
+    search = ["-m", "+phase=encoder", "+hparams_search=kappa", f"parent={tiny_run}/fanogan/gan"]
+    assert train.main([*search, *places, *small, "logger=none", "detector.module.kappa=0.1,10.0"]) == 0
+    runs = tiny_run.parent
+    assert (runs / "kappa-0.1" / "fanogan" / "encoder" / "model.pt").exists()
+    assert (runs / "kappa-10.0" / "fanogan" / "encoder" / "model.pt").exists()
+
+
+def test_the_paper_trains_a_batch(tiny_run, places):
+    small = [o for o in TINY if not o.startswith("++phase.batch")]
+    paper = ["+phase=gan", "+experiment=simarro2020", "run=paper", *places, *small, *DRY, "++phase.batch=2"]
+    assert train.main(paper) == 0
