@@ -85,8 +85,7 @@ class Command:
         keep_freed_memory()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
         name, arguments = (sys.argv[0], sys.argv[1:]) if argv is None else (f"anomaly3d.{self.config_name}", argv)
-        # of two groups that set a key the later wins: an experiment sets keys of a phase, whatever is typed first
-        sys.argv = [name, *sorted(arguments, key=lambda text: not text.startswith("+phase="))]
+        sys.argv = [name, *phase_first(arguments)]
         try:
             hydra.main(version_base="1.3", config_path=CONF, config_name=self.config_name)(self.job)()
         except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -102,6 +101,19 @@ class Command:
             sys.argv = program
             GlobalHydra.instance().clear()
         return max(self.codes, default=0)
+
+
+def phase_first(arguments: list[str]) -> list[str]:
+    """The arguments with ``+phase`` before all other groups that are added.
+
+    Of two groups that set a key the later wins, and an experiment sets keys of a phase, whatever is typed first.
+    """
+    added = [i for i, text in enumerate(arguments) if text.startswith("+") and not text.startswith("++")]
+    phases = [i for i in added if arguments[i].startswith("+phase=")]
+    if not phases or phases[0] == added[0]:
+        return arguments
+    rest = [text for i, text in enumerate(arguments) if i != phases[0]]
+    return [*rest[: added[0]], arguments[phases[0]], *rest[added[0] :]]
 
 
 def disk_full(error: Exception) -> int:
@@ -134,6 +146,12 @@ def recompose(config_name: str, *more: str) -> DictConfig:
     return compose(config_name, [*more, *typed(), *searchpath()])
 
 
+def chosen(group: str) -> str | None:
+    """The name that was given for a group, None for none; a file of that name need not be there."""
+    name = HydraConfig.get().runtime.choices.get(group)
+    return None if name is None else str(name)
+
+
 def searchpath() -> list[str]:
     """The user's own places of configs, as an override."""
     return [text for text in HydraConfig.get().overrides.hydra if text.startswith("hydra.searchpath")]
@@ -159,8 +177,8 @@ def refuse_unknown_keys(config_name: str, config: DictConfig) -> None:
     added = [o for o in overrides if (o.is_add() or o.is_force_add()) and not is_choice(o, choices)]
     if not added:
         return
-    chosen = [str(o.input_line) for o in overrides if is_choice(o, choices)]
-    reference = OmegaConf.to_container(compose(config_name, [*chosen, *searchpath()]), resolve=False)
+    groups = [str(o.input_line) for o in overrides if is_choice(o, choices)]
+    reference = OmegaConf.to_container(compose(config_name, [*groups, *searchpath()]), resolve=False)
     known = dict(keys(reference))
     for override in added:
         key = override.key_or_group

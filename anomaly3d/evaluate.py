@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose
 from omegaconf import DictConfig
 
-from anomaly3d.cli import Done, command, plain, searchpath
+from anomaly3d.cli import Done, chosen, command, plain, searchpath
 
 if TYPE_CHECKING:
     from anomaly3d.preprocessing.cohort import PreparedCohort
@@ -27,7 +27,8 @@ def main(config: DictConfig) -> Done:
     from anomaly3d.system.workers import worker_count
 
     hush()
-    run, data_dir, settings = Path(config.runs_dir) / config.run, Path(config.data_dir), plain(config)
+    run, data_dir = Path(config.runs_dir) / config.run, Path(config.data_dir)
+    settings = {"trainer": plain(config.trainer), "memory_gb": config.memory_gb}
     options = Options(
         config.batch,
         config.score,
@@ -37,7 +38,7 @@ def main(config: DictConfig) -> Done:
         worker_count(config.workers),
         config.memory_gb,
     )
-    focus = choose_trained(run, config.detector)
+    focus = choose_trained(run, chosen("detector"))
     prepared = prepared_of(focus, data_dir)
     for control in config.controls:
         fit_control(control, run, focus, prepared, settings)
@@ -45,7 +46,7 @@ def main(config: DictConfig) -> Done:
     if found is None:
         return Done()
     report = present(found, run, config.images)
-    logger = make_logger(settings["logger"], run, "evaluation")
+    logger = make_logger(plain(config.logger), run, "evaluation")
     if logger:
         logger.log_hyperparams(scrub({k: v for k, v in focus.lineage.items() if k != "finished"}))
     pictures = may_log(logger, "images", focus.lineage["synthetic"])

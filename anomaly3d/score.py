@@ -19,7 +19,7 @@ def scoring_job(config: DictConfig) -> "ScoringJob":
     """
     from pathlib import Path
 
-    from anomaly3d.cli import plain
+    from anomaly3d.cli import chosen, plain
     from anomaly3d.cohorts.folder import FolderCohort
     from anomaly3d.preprocessing.cohort import Study
     from anomaly3d.runs.folder import choose_trained
@@ -27,10 +27,11 @@ def scoring_job(config: DictConfig) -> "ScoringJob":
     from anomaly3d.scoring.new_scans import ScoringJob
     from anomaly3d.system.workers import worker_count
 
-    trained, settings = choose_trained(Path(config.runs_dir) / config.run, config.detector), plain(config)
-    cohort = FolderCohort("scored", config.root, settings["scans"])
+    trained = choose_trained(Path(config.runs_dir) / config.run, chosen("detector"))
+    scans = [config.scans] if isinstance(config.scans, str) else [str(scan) for scan in config.scans]
+    cohort = FolderCohort("scored", config.root, scans)
     study = Study(cohort, preprocessor_of(trained), Path(config.data_dir), worker_count(config.workers))
-    return ScoringJob(trained, study, Path(config.out), config.batch, settings["trainer"], config.memory_gb)
+    return ScoringJob(trained, study, Path(config.out), config.batch, plain(config.trainer), config.memory_gb)
 
 
 @command("score")

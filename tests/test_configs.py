@@ -34,12 +34,12 @@ def test_it_composes_resolves_and_names_only_what_may_be_named(name):
         check_targets(OmegaConf.to_container(config, resolve=True))
 
 
-RUN = [name for name in FILES if name.split("/")[0] in ("phase", "detector", "model", "data", "callbacks", "trainer")]
+RUN = [name for name in FILES if name.split("/")[0] in ("phase", "detector", "model", "data", "callbacks")]
 
 
 @pytest.mark.parametrize("name", RUN)
 def test_it_trains_a_batch(name, tiny_run, places):
-    """Phases, detectors, models, data, callbacks and trainers, each with one batch on the tiny cohort."""
+    """Phases, detectors, models, data and callbacks with one batch; ``test_ddp`` runs both trainers."""
     group, _, choice = name.rpartition("/")
     small = [o for o in TINY if not (group == "model" and o.startswith("model."))]
     if group == "phase" and choice == "fit":
@@ -52,8 +52,6 @@ def test_it_trains_a_batch(name, tiny_run, places):
         small += ["model.channels=4", "model.latent=16"]
     if choice == "supervised":
         small += [counts(train=4, validation=2, labelled_normal=2, labelled_lesion=2), "dataset.name=labelled"]
-    if choice == "ddp":
-        small += ["trainer.devices=1"]
     assert train.main([*choices, f"run=config-{choice}", *places, *small, *DRY]) == 0
 
 

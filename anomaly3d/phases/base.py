@@ -142,7 +142,7 @@ class Phase(L.LightningModule):
             getattr(self.detector, network).eval()
         return self
 
-    def configure_model(self) -> None:
+    def setup(self, stage: str) -> None:
         """Kernels in the layout in which the device trains fastest."""
         self.detector.to(memory_format=memory_format(self.trainer.strategy.root_device))  # type: ignore[call-overload]
 

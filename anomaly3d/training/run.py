@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from hydra.utils import get_object
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,7 +23,7 @@ from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.runs.lineage import can_resume, describe, find_parent, require_same_data
 from anomaly3d.runs.tracking import close_logger, log_model, make_logger, may_log, scrub
 from anomaly3d.system.files import written_whole
-from anomaly3d.system.instantiate import build
+from anomaly3d.system.instantiate import build, check_targets
 from anomaly3d.system.progress import say
 from anomaly3d.system.quiet import hush
 from anomaly3d.system.trainer import describe_trainer, make_trainer, resolve_trainer, several_processes
@@ -97,6 +98,7 @@ def check(job: Job) -> Start:
         raise UserError("phase.steps and phase.steps_per_epoch must be at least 1")
     if steps % per_epoch:
         raise UserError(f"phase.steps ({steps}) must be a multiple of phase.steps_per_epoch ({per_epoch})")
+    check_monitor(job)
     settings = job.settings()
     wanted, there = (settings["model"] or {}).get("resolution"), job.resolution
     if wanted not in (None, there):
@@ -118,7 +120,7 @@ def build_phase(job: Job, parent: Path | None) -> Phase:
     """The LightningModule of the phase, its detector new or its parent's.
 
     Raises:
-        UserError: a detector, optimizer or monitor that cannot be.
+        UserError: a detector or optimizer that cannot be.
     """
     torch.manual_seed(job.config["seed"])
     detector = build_detector(job.detector["module"])
@@ -128,6 +130,17 @@ def build_phase(job: Job, parent: Path | None) -> Phase:
     phase = build(module, "phase config", recursive=False, detector=detector, seed=job.config["seed"])
     if phase.optimizer is not None and not detector.fits_at_once:
         phase.make_optimizer([torch.nn.Parameter(torch.zeros(1))])  # a mistake in it comes before any work
+    return phase
+
+
+def check_monitor(job: Job) -> None:
+    """Refuse a number that the phase does not log, or that it would keep the worst checkpoint by.
+
+    Raises:
+        UserError: names what there is.
+    """
+    check_targets(job.phase["module"])
+    phase: type[Phase] = get_object(job.phase["module"]["_target_"])
     monitor, mode = job.phase["monitor"], job.phase["mode"]
     usual = {f"{phase.name}/{number}": direction for number, direction in phase.monitors.items()}
     if monitor is not None and usual.get(monitor) != mode:
@@ -136,7 +149,6 @@ def build_phase(job: Job, parent: Path | None) -> Phase:
             f"{' or '.join(f'{k} (mode {v})' for k, v in usual.items()) or 'none'}; give the phases of a run one by "
             "one where they differ"
         )
-    return phase
 
 
 def trainer_settings(job: Job, detector: Detector) -> dict[str, Any]:
@@ -235,7 +247,7 @@ def train_phase(job: Job) -> float | None:
     logger = (
         None if job.dry else make_logger(job.config["logger"], job.run, f"{job.detector['name']}/{job.phase['name']}")
     )
-    trainer = build_trainer(job, phase.detector, options, [record, keep], logger)
+    trainer = build_trainer(job, phase.detector, options, [record, *([] if job.dry else [keep])], logger)
     try:
         checkpoint = job.folder.last_checkpoint if start.resume else None
         trainer.fit(phase, build_data(job, phase.detector), ckpt_path=checkpoint, weights_only=True)

@@ -29,7 +29,9 @@ class Standardised(Preprocessor):
         data = resample(scan, small, (n, n, n))
         z = (data - data.mean()) / data.std()
         brain = (z > 0).astype(np.uint8)
-        masks = {name: resample(mask, small, (n, n, n)) > 0.5 for name, mask in companions.masks.items()}
+        masks = {
+            name: (resample(mask, small, (n, n, n)) > 0.5).astype(np.uint8) for name, mask in companions.masks.items()
+        }
         image = np.clip(z / self.reach, -1, 1).astype(np.float32)
         return Prepared(image, brain, masks, small, np.eye(4), {"spread": float(scan.data.std())})
 
