@@ -1,6 +1,7 @@
 """The program as an installed package, far from any checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,7 +20,12 @@ ROOT = Path(__file__).parents[1]
 def site(tmp_path_factory):
     """A folder with the wheel's files only, as site-packages has them."""
     place = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(place), str(ROOT)]
+    for name in ("anomaly3d", "conf"):
+        shutil.copytree(ROOT / name, place / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, place / "source")
+    source = str(place / "source")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(place), source]
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = place.glob("*.whl")
