@@ -34,7 +34,7 @@ once() {  # NAME COMMAND...: skipped once it has succeeded, stopped where this c
 finish() {
   local run=runs/gpu-study
   tar -czf "$out/study.tar.gz" --exclude='*.nii.gz' --exclude='*.npy' "$kept" \
-    $(ls -d $run/*/{health.json,lineage.json,config.yaml} $run/evaluation/{metrics.json,scores.csv,figures} 2> /dev/null)
+    $(ls -d $run/*/*/{health.json,lineage.json,config.yaml} $run/evaluation/{metrics.json,figures,fanogan/scores.csv} 2> /dev/null)
   ls -l "$kept" "$out"
   exit 0
 }

@@ -14,11 +14,12 @@ import torch
 from matplotlib.axes import Axes
 from omegaconf import OmegaConf
 
-from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.evaluation.callbacks import middle_planes
+from anomaly3d.detectors.base import load_detector
+from anomaly3d.phases.base import Alarm
+from anomaly3d.phases.gan import GANPhase
 from anomaly3d.report.figures import COLOURS
-from anomaly3d.training.callbacks.health import ALARMS, Alarm
 from anomaly3d.system.files import written_whole
+from anomaly3d.training.callbacks.pictures import middle_planes
 
 HERE = Path(__file__).parent
 SAMPLES = 3
@@ -47,7 +48,7 @@ def draw_number(axes: Axes, alarm: Alarm, runs: dict[str, dict[str, Any]]) -> No
 @torch.no_grad()
 def samples_of(model: Path) -> np.ndarray:
     """Three planes of ``SAMPLES`` generated volumes, side by side."""
-    detector = FAnoGAN.load(model).eval()
+    detector = load_detector(model).eval()
     z = torch.randn(SAMPLES, detector.model.latent, generator=torch.Generator().manual_seed(0))
     return np.concatenate([middle_planes(v[0]) for v in detector.generator(z)], axis=1)
 
@@ -58,17 +59,17 @@ def main() -> None:
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     names = parser.parse_args()
-    folders = {name: names.runs_dir / name / "gan" for name in names.runs}
+    folders = {name: names.runs_dir / name / "fanogan" / "gan" for name in names.runs}
     runs = {}
     for name, folder in folders.items():
         every = OmegaConf.load(folder / "config.yaml").phase.steps_per_epoch
         runs[name] = {"every": every, **json.loads((folder / "health.json").read_text())}
     figure = plt.figure(figsize=(9, 4.2 + 1.1 * len(runs)), layout="constrained")
-    places = [[a.number for a in ALARMS["gan"][i : i + 3]] for i in (0, 3)]
+    places = [[a.number for a in GANPhase.alarms[i : i + 3]] for i in (0, 3)]
     axes: dict[Any, Axes] = figure.subplot_mosaic(
         [*places, *([[name] * 3 for name in runs])], height_ratios=[1.9] * 2 + [1.1] * len(runs)
     )
-    for alarm in ALARMS["gan"]:
+    for alarm in GANPhase.alarms:
         draw_number(axes[alarm.number], alarm, runs)
     axes["sameness"].legend(fontsize=8, frameon=False)
     for name, folder in folders.items():

@@ -16,12 +16,11 @@ from scipy.stats import wasserstein_distance
 
 from anomaly3d.cohorts.phantom.cohort import plan
 from anomaly3d.cohorts.phantom.generate import generate
-from anomaly3d.preprocessing.brain_mask import erode, intracranial_mask
-from anomaly3d.preprocessing.ncct import working_grid, working_template
-from anomaly3d.preprocessing.registration import register
-from anomaly3d.atlas.template import build_template, load_template
-from anomaly3d.scans.volume import HU_MIN, Volume, read_scan, resample
-from experiments.preprocessing.measure import HEADS, as_read, settings_of_conf
+from anomaly3d.preprocessing.brain_mask import erode
+from anomaly3d.preprocessing.ncct import NCCT, working_grid
+from anomaly3d.scans.readers import HU_MIN, read_ct
+from anomaly3d.scans.volume import Volume, resample
+from experiments.preprocessing.measure import HEADS, as_read, ncct_of_conf
 
 HERE = Path(__file__).parent
 WORK = Path("runs/experiments/phantom_difficulty")
@@ -34,21 +33,19 @@ def slice_of(volume: Volume, at: int) -> np.ndarray:
     return np.flipud(volume.data[:, :, at].T)
 
 
-def numbers(scan: Volume, template_path: Path) -> dict[str, object]:
+def numbers(scan: Volume, ncct: NCCT) -> dict[str, object]:
     """What can be compared between a phantom and a person: brain HU, fluid, noise, how slices blur."""
-    settings = settings_of_conf()
-    template, inner_table = load_template(template_path)
-    found = register(scan, template, inner_table, settings.registration_spacing, settings.registration_enough)
-    affine, shape = working_grid(settings.working_spacing)
+    found = ncct.register(scan, None)
+    affine, shape = working_grid(ncct.working_spacing)
     hu = resample(scan, affine, shape, found.mni_to_scan, HU_MIN)
-    mask = intracranial_mask(hu, *working_template(template_path, settings.working_spacing))
-    deep = erode(mask, VENTRICLES, settings.working_spacing)
+    mask = ncct.brain_mask(scan, hu, None, found.mni_to_scan)
+    deep = erode(mask, VENTRICLES, ncct.working_spacing)
     smooth = ndimage.gaussian_filter(hu, 1.0)
-    ml = settings.working_spacing**3 / 1000 * abs(float(np.linalg.det(found.mni_to_scan[:3, :3])))
+    ml = ncct.working_spacing**3 / 1000 * abs(float(np.linalg.det(found.mni_to_scan[:3, :3])))
     to_mni = np.linalg.inv(found.mni_to_scan)
     inside = (
         resample(
-            Volume(erode(mask, 8.0, settings.working_spacing).astype(np.float32), affine),
+            Volume(erode(mask, 8.0, ncct.working_spacing).astype(np.float32), affine),
             scan.affine,
             scan.data.shape,
             to_mni,
@@ -81,7 +78,7 @@ def main() -> None:
     parser.add_argument("--scans", type=Path, default=Path("../shared/scans"))
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    template_path = build_template(Path("data"))
+    ncct = ncct_of_conf()
     recipes = [r for _, r in plan({"test_normal": 12, "test_lesion": 12}, SEED)]
     pictures: list[tuple[str, np.ndarray]] = []
     measured = []
@@ -93,7 +90,7 @@ def main() -> None:
         title = f"{phantom.subject.age} y, {'healthy' if not recipe.lesions else ' + '.join(recipe.lesions)}"
         pictures.append((title, slice_of(scan, at)))
         if not recipe.lesions:
-            measured.append(numbers(scan, template_path))
+            measured.append(numbers(scan, ncct))
     draw(pictures, HERE / "phantoms.png")
     if not arguments.scans.is_dir():
         return
@@ -108,8 +105,8 @@ def main() -> None:
         | {"brain_hu_distance": spread(lambda m: wasserstein_distance(np.asarray(m["brain_hu"]), pooled))}
     }
     for name in HEADS:
-        scan = read_scan(arguments.scans / f"{name}.nii.gz")
-        found = numbers(scan, template_path)
+        scan = read_ct(arguments.scans / f"{name}.nii.gz")
+        found = numbers(scan, ncct)
         table[name] = {k: round(float(found[k]), 2) for k in keys} | {  # type: ignore[arg-type]
             "brain_hu_distance": round(float(wasserstein_distance(np.asarray(found["brain_hu"]), pooled)), 2)
         }

@@ -13,23 +13,29 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
+from anomaly3d.cli import CONF
 from anomaly3d.cohorts.phantom.cohort import VERSION, Part, plan
 from anomaly3d.cohorts.phantom.files import Recipe
 from anomaly3d.cohorts.phantom.generate import generate
 from anomaly3d.cohorts.phantom.lesions import TYPES
-from anomaly3d.detectors.controls import CONTROLS, Twin
-from anomaly3d.detectors.supervised import Supervised
+from anomaly3d.detectors.base import Detector, build_detector, load_detector
+from anomaly3d.preprocessing.base import Companions
+from anomaly3d.preprocessing.ncct import NCCT
 from anomaly3d.statistics.auc import auc
+from anomaly3d.system.device import fast_bfloat16
 from anomaly3d.system.files import written_whole
+from anomaly3d.system.instantiate import build
+from anomaly3d.system.progress import track
 from anomaly3d.system.workers import run_parallel
-from anomaly3d.preprocessing.ncct import Settings, prepare_volume
-from anomaly3d.atlas.template import build_template
-from experiments.preprocessing.measure import as_read, settings_of_conf
+from experiments.preprocessing.measure import as_read, ncct_of_conf
 
 WORK = Path("runs/experiments/phantom_difficulty") / f"phantom-v{VERSION}"
 HERE = Path(__file__).parent
 LABELLED_SEED = 0  # of the scans the supervised control learns from; cohorts have others
+EPOCHS, BATCH = 100, 8  # of the supervised control
+CONTROLS = ("bright_volume", "mean_volume", "zscore", "mirror", "pca", "twin")  # which a call of ``fit`` teaches
 WINDOW = 32767  # of int16 for [-1, 1]
 ROWS = {  # of the README: detector, its name, its bound
     "mean_volume": ("distance to the mean volume", "0.50-0.65"),
@@ -42,7 +48,12 @@ ROWS = {  # of the README: detector, its name, its bound
 }
 
 
-def prepare_recipe(folder: Path, part: Part, recipe: Recipe, settings: Settings, template_path: Path) -> None:
+def config_of(detector: str) -> dict[str, Any]:
+    """``conf/detector``."""
+    return yaml.safe_load((Path(CONF) / "detector" / f"{detector}.yaml").read_text())
+
+
+def prepare_recipe(folder: Path, part: Part, recipe: Recipe, ncct: NCCT) -> None:
     """One phantom, and its twin where it is tested, through the seven steps without touching the disk before."""
     done = folder / f"{recipe.scan_id}.npz"
     if done.exists():
@@ -52,12 +63,9 @@ def prepare_recipe(folder: Path, part: Part, recipe: Recipe, settings: Settings,
     phantom = generate(recipe.seed, recipe.lesions, **size)  # type: ignore[arg-type]
     twin = generate(recipe.seed, [], twin=True, **size) if part.split == "test" else None  # type: ignore[arg-type]
     lesion = {"lesion": as_read(phantom.lesion, phantom.affine)} if part.split == "labelled" else {}
-    prepared = prepare_volume(
+    prepared = ncct.prepare(
         as_read(phantom.hu, phantom.affine),
-        settings,
-        template_path,
-        masks=lesion,
-        twin=as_read(twin.hu, twin.affine) if twin else None,
+        Companions(masks=lesion, twin=as_read(twin.hu, twin.affine) if twin else None),
     )
     blood = phantom.lesion > 0
     ml = float(abs(np.linalg.det(phantom.affine))) / 1000
@@ -91,38 +99,59 @@ def facts_of(folder: Path, scans: list[tuple[Part, Recipe]]) -> list[dict[str, A
 
 
 @torch.no_grad()
-def scores_of(detector: Any, images: torch.Tensor, twins: torch.Tensor) -> np.ndarray:
+def scores_of(detector: Detector, images: torch.Tensor, twins: torch.Tensor) -> np.ndarray:
     """Anomaly scores in batches of 16."""
-    pairs = zip(images.split(16), twins.split(16), strict=True)
-    return torch.cat([detector.examine({"image": x, "twin": t})[0]["total"] for x, t in pairs]).double().numpy()
+    batches: list[Any] = [{"image": x, "twin": t} for x, t in zip(images.split(16), twins.split(16), strict=True)]
+    return torch.cat([detector.examine(batch).scores["total"] for batch in batches]).double().numpy()
 
 
 def make(seed: int, counts: dict[str, int], purpose: str, workers: int) -> tuple[Path, dict[str, list[Any]]]:
     """Prepare what is missing of a cohort; its folder, and its scans by split."""
     folder = WORK / f"{purpose}-{seed}"
-    settings, template_path = settings_of_conf(), build_template(Path("data"))
+    ncct = ncct_of_conf()
     scans = plan(counts, seed, purpose)
     missing = [s for s in scans if not (folder / f"{s[1].scan_id}.npz").exists()]
-    for _ in run_parallel(
-        prepare_recipe, [(folder, *s, settings, template_path) for s in missing], workers, f"cohort {purpose} {seed}"
-    ):
+    jobs = [(folder, *s, ncct) for s in missing]
+    for _ in run_parallel(prepare_recipe, jobs, workers, f"cohort {purpose} {seed}"):
         pass
     return folder, {s: [x for x in scans if x[0].split == s] for s in ("train", "validation", "test", "labelled")}
 
 
-def train_supervised(each: int, purpose: str, workers: int) -> Supervised:
+def train_supervised(each: int, purpose: str, workers: int) -> Detector:
     """The supervised control, from ``each`` healthy and as many abnormal scans."""
     counts = {"labelled_normal": each, "labelled_lesion": each}
     folder, by = make(LABELLED_SEED, counts, purpose, workers)
     path = folder / f"supervised-{2 * each}.pt"
     if not path.exists():
-        volumes = torch.cat([load(folder, by["labelled"], kind) for kind in ("image", "lesion")], 1)
-        Supervised.fit(volumes, volumes[:0]).save(path)
-    return Supervised.load(path)
+        learn(*(load(folder, by["labelled"], kind) for kind in ("image", "lesion"))).save(path)
+    return load_detector(path)
+
+
+def learn(images: torch.Tensor, lesions: torch.Tensor) -> Detector:
+    """The supervised control by the optimizer and schedule of its config.
+
+    From volumes and masks ``(N, 1, D, H, W)``: healthy ones, then as many abnormal ones.
+    """
+    labels = (torch.arange(len(images)) >= len(images) // 2).float()
+    config, steps = config_of("supervised"), len(images) // BATCH
+    torch.manual_seed(0)
+    detector = build_detector(config["module"])
+    optimizer = build(config["fit"]["optimizer"], "optimizer")(detector.parameters())
+    schedule = build({**config["fit"]["scheduler"], "total_steps": EPOCHS * steps}, "scheduler")(optimizer)
+    for _ in track(range(EPOCHS), EPOCHS, "supervised control"):
+        for rows in torch.randperm(len(images))[: steps * BATCH].split(BATCH):
+            batch: Any = {"image": images[rows], "lesion_mask": lesions[rows], "label": labels[rows]}
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16("cpu")):
+                loss = detector.loss(batch)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return detector
 
 
 def measure_cohort(
-    seed: int, counts: dict[str, int], purpose: str, workers: int, supervised: Supervised
+    seed: int, counts: dict[str, int], purpose: str, workers: int, supervised: Detector
 ) -> dict[str, Any]:
     """AUCs of all controls on one cohort; also kept as a JSON file of its own."""
     folder, by = make(seed, counts, purpose, workers)
@@ -133,8 +162,9 @@ def measure_cohort(
         load(folder, by["test"], "twin"),
     )
     labels = np.array([int(part.label) for part, _ in by["test"]])
-    detectors: dict[str, Any] = {name: control.fit(train, validation) for name, control in CONTROLS.items()}
-    detectors["twin"] = Twin()
+    detectors: dict[str, Any] = {name: build_detector(config_of(name)["module"]) for name in CONTROLS}
+    for detector in detectors.values():
+        detector.fit(train, validation)
     detectors["supervised"] = supervised
     scores = {name: scores_of(detector, images, twins) for name, detector in detectors.items()}
     primary = np.array([(r.lesions or ("",))[0] for _, r in by["test"]])

@@ -34,9 +34,9 @@ def start(data: Path) -> subprocess.Popen:
 
 
 def digests(data: Path) -> dict[str, str]:
-    """SHA-256 of every prepared file by its place, without the verdicts: they hold the scans' times of writing."""
+    """SHA-256 of every prepared file by its place, without the outcomes: they hold the scans' times of writing."""
     (folder,) = data.glob("phantom-*/*")
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.parent.name != "verdicts")
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.parent.name != "outcomes")
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

@@ -21,40 +21,39 @@ import torch
 import yaml
 from scipy.spatial.transform import Rotation
 
+from anomaly3d.atlas.template import build_template, load_template
 from anomaly3d.cli import CONF
 from anomaly3d.cohorts.phantom.cohort import VERSION
 from anomaly3d.cohorts.phantom.faults import FAULTS, transform_fault
 from anomaly3d.cohorts.phantom.generate import PhantomScan, best_affine, generate
 from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.cohorts.phantom.scanner import Scan
+from anomaly3d.preprocessing.base import Companions
+from anomaly3d.preprocessing.brain_mask import FORAMEN_MAGNUM
+from anomaly3d.preprocessing.cohort import Sources, prepare_scan
+from anomaly3d.preprocessing.ncct import NCCT, working_grid, working_template
+from anomaly3d.preprocessing.registration import register
+from anomaly3d.scans.readers import HU_MIN, read_ct
+from anomaly3d.scans.volume import Volume, resample
 from anomaly3d.statistics.auc import wilson
 from anomaly3d.system.files import written_whole
+from anomaly3d.system.instantiate import build
 from anomaly3d.system.workers import run_parallel
-from anomaly3d.preprocessing.brain_mask import FORAMEN_MAGNUM, intracranial_mask
-from anomaly3d.preprocessing.ncct import (
-    Settings,
-    Sources,
-    judge,
-    prepare_scan,
-    prepare_volume,
-    working_grid,
-    working_template,
-)
-from anomaly3d.preprocessing.registration import register
-from anomaly3d.atlas.template import build_template, load_template
-from anomaly3d.scans.volume import HU_MIN, Volume, read_scan, resample
 from experiments.preprocessing.blast_ct import register_blast_ct
 
 WORK = Path("runs/experiments/preprocessing") / f"phantom-v{VERSION}"
+DATA = Path("data")
 HERE = Path(__file__).parent
 SEED = 4242  # of these phantoms; no training cohort uses it
 HEADS = ("ct_head", "ge_tilt18p5_deskewed_4mm")
 FAILED = 15.0  # mm mean error: not a registration
 
 
-def settings_of_conf() -> Settings:
-    """``conf/preprocessing/ncct.yaml``."""
-    return Settings.from_config(yaml.safe_load((Path(CONF) / "preprocessing" / "ncct.yaml").read_text()))
+def ncct_of_conf() -> NCCT:
+    """``conf/preprocessing/ncct.yaml``, with its template under ``data``."""
+    ncct = build(yaml.safe_load((Path(CONF) / "preprocessing" / "ncct.yaml").read_text()), "preprocessing config")
+    ncct.setup(DATA)
+    return ncct
 
 
 def landmark_error(found: np.ndarray, true: np.ndarray, inner_table: Volume) -> float:
@@ -70,7 +69,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def as_read(hu: np.ndarray, affine: np.ndarray) -> Volume:
-    """A phantom as ``read_scan`` gives it."""
+    """A phantom as ``read_ct`` gives it."""
     image = nib.as_closest_canonical(nib.nifti1.Nifti1Image(hu, affine))
     return Volume(np.asarray(image.dataobj, np.float32), image.affine)
 
@@ -121,7 +120,7 @@ def keep(name: str, make: Callable[[], dict[str, Any]]) -> None:
             path.write_text(json.dumps(figures, indent=1))
 
 
-def measure_phantom(index: int, settings: Settings, template_path: Path) -> None:
+def measure_phantom(index: int, ncct: NCCT, template_path: Path) -> None:
     """Both recipes against the true transform; mask against the true intracranial space; seconds of all steps."""
     template, inner_table = load_template(template_path)
 
@@ -131,7 +130,7 @@ def measure_phantom(index: int, settings: Settings, template_path: Path) -> None
         true = best_affine(phantom.subject, phantom.scan)
         scan = as_read(phantom.hu, phantom.affine)
         started = time.process_time()
-        ours = register(scan, template, inner_table, settings.registration_spacing, settings.registration_enough)
+        ours = ncct.register(scan, None)
         ours_s = time.process_time() - started
         started = time.process_time()
         try:
@@ -139,9 +138,10 @@ def measure_phantom(index: int, settings: Settings, template_path: Path) -> None
         except RuntimeError:
             blast_mm = 999.0
         blast_s = time.process_time() - started
-        affine, shape = working_grid(settings.working_spacing)
-        inner, height, spacing = working_template(template_path, settings.working_spacing)
-        mask = intracranial_mask(resample(scan, affine, shape, ours.mni_to_scan, HU_MIN), inner, height, spacing)
+        affine, shape = working_grid(ncct.working_spacing)
+        _, height, _ = working_template(template_path, ncct.working_spacing)
+        hu = resample(scan, affine, shape, ours.mni_to_scan, HU_MIN)
+        mask = ncct.brain_mask(scan, hu, None, ours.mni_to_scan)
 
         def there(data: np.ndarray) -> np.ndarray:
             truth = Volume(data.astype(np.float32), phantom.affine)
@@ -149,13 +149,7 @@ def measure_phantom(index: int, settings: Settings, template_path: Path) -> None
 
         blood = there(phantom.lesion)
         plain = generate((SEED, index), [], warped=False)
-        found = register(
-            as_read(plain.hu, plain.affine),
-            template,
-            inner_table,
-            settings.registration_spacing,
-            settings.registration_enough,
-        )
+        found = ncct.register(as_read(plain.hu, plain.affine), None)
         return {
             "lesion": kind,
             "score": ours.score,
@@ -171,7 +165,7 @@ def measure_phantom(index: int, settings: Settings, template_path: Path) -> None
     keep(f"phantom-{index:04d}", make)
 
 
-def measure_hard(name: str, index: int, settings: Settings, template_path: Path) -> None:
+def measure_hard(name: str, index: int, ncct: NCCT, template_path: Path) -> None:
     """Registration and mask where it is hard."""
     _, inner_table = load_template(template_path)
 
@@ -189,22 +183,22 @@ def measure_hard(name: str, index: int, settings: Settings, template_path: Path)
             lost = int(np.ceil(35 / phantom.scan.thickness))  # scans begin up to 15 mm above the vertex
             hu, inside = hu[..., :-lost], inside[..., :-lost]
         scan = as_read(hu, world @ phantom.affine)
-        prepared = prepare_volume(scan, settings, template_path)
+        prepared = ncct.prepare(scan, Companions())
         true = world @ best_affine(phantom.subject, phantom.scan)
         truth = Volume(inside.astype(np.float32), world @ phantom.affine)
         expected = resample(truth, prepared.affine, prepared.brain_mask.shape, prepared.mni_to_scan) > 0.5
-        height = prepared.affine[2, 3] + prepared.affine[2, 2] * np.arange(settings.resolution)
+        height = prepared.affine[2, 3] + prepared.affine[2, 2] * np.arange(ncct.resolution)
         return {
             "mm": landmark_error(prepared.mni_to_scan, true, inner_table),
-            "score": prepared.quality.registration,
+            "score": prepared.quality["registration"],
             "mask_dice": dice(prepared.brain_mask > 0, expected & (height > FORAMEN_MAGNUM)),
-            "rejected": bool(judge(prepared.quality, settings.quality)),
+            "rejected": bool(ncct.judge(prepared.quality)),
         }
 
     keep(f"hard-{name.replace(' ', '-')}-{index:04d}", make)
 
 
-def measure_quality(kind: str, index: int, settings: Settings, template_path: Path) -> None:
+def measure_quality(kind: str, index: int, ncct: NCCT) -> None:
     """What quality control says of a healthy phantom, or of one with a fault."""
 
     def make() -> dict[str, Any]:
@@ -213,29 +207,27 @@ def measure_quality(kind: str, index: int, settings: Settings, template_path: Pa
         phantom = generate((SEED, 10000 + index), [])
         hu, affine = FAULTS[kind](phantom.hu, phantom.affine, rng) if kind in FAULTS else (phantom.hu, phantom.affine)
         fault = transform_fault(rng) if kind == "wrong_registration" else None
-        prepared = prepare_volume(as_read(hu, affine), settings, template_path, transform_fault=fault)
-        return {"reasons": judge(prepared.quality, settings.quality), **vars(prepared.quality)}
+        prepared = ncct.prepare(as_read(hu, affine), Companions(transform_fault=fault))
+        return {"reasons": ncct.judge(prepared.quality), **prepared.quality}
 
     keep(f"quality-{kind}-{index:04d}", make)
 
 
-def measure_head(name: str, scans: Path, settings: Settings, template_path: Path) -> dict[str, Any]:
+def measure_head(name: str, scans: Path, ncct: NCCT, template_path: Path) -> dict[str, Any]:
     """Mask against the published template's mask, registration against one to that template."""
     template, inner_table = load_template(template_path)
     started = time.process_time()
-    verdict = prepare_scan(
-        Sources(name, str(scans / f"{name}.nii.gz")), WORK / f"real-{time.monotonic_ns()}", template_path, settings
-    )
+    outcome = prepare_scan(Sources(name, str(scans / f"{name}.nii.gz")), WORK / f"real-{time.monotonic_ns()}", ncct)
     seconds = time.process_time() - started
-    scan = read_scan(scans / f"{name}.nii.gz")
-    prepared = prepare_volume(scan, settings, template_path)
+    scan = read_ct(scans / f"{name}.nii.gz")
+    prepared = ncct.prepare(scan, Companions())
     reference = nib.nifti1.Nifti1Image.from_filename(scans / "mni_reference" / "sc_brainmask_2mm_from_priors.nii.gz")
     priors = Volume(np.asarray(reference.dataobj, np.float32), np.asarray(reference.affine))
-    expected = resample(priors, prepared.affine, (settings.resolution,) * 3) > 0.5
+    expected = resample(priors, prepared.affine, (ncct.resolution,) * 3) > 0.5
     published = nib.as_closest_canonical(nib.load(scans / "mni_reference" / "scct_hu_2mm.nii.gz"))
     other_hu = Volume(np.asarray(published.dataobj, np.float32), published.affine)  # type: ignore[attr-defined]
     near = Volume(resample(inner_table, other_hu.affine, other_hu.data.shape, fill=30.0), other_hu.affine)
-    other = register(scan, other_hu, near, settings.registration_spacing, settings.registration_enough)
+    other = register(scan, other_hu, near, ncct.registration_spacing, ncct.registration_enough)
     rng = np.random.default_rng(0)
     again = []
     for _ in range(20):
@@ -243,8 +235,7 @@ def measure_head(name: str, scans: Path, settings: Settings, template_path: Path
         world = np.eye(4)
         world[:3, :3] = Rotation.from_rotvec(30 * axis / np.linalg.norm(axis), degrees=True).as_matrix()
         world[:3, 3] = rng.uniform(-40, 40, 3)
-        moved = Volume(scan.data, world @ scan.affine)
-        found = register(moved, template, inner_table, settings.registration_spacing, settings.registration_enough)
+        found = ncct.register(Volume(scan.data, world @ scan.affine), None)
         again.append(landmark_error(np.linalg.inv(world) @ found.mni_to_scan, prepared.mni_to_scan, inner_table))
     started = time.process_time()
     try:
@@ -252,10 +243,10 @@ def measure_head(name: str, scans: Path, settings: Settings, template_path: Path
     except RuntimeError:
         blast = 999.0
     return {
-        "verdict": verdict.verdict,
+        "verdict": "rejected" if ncct.judge(outcome.quality) else "accepted",
         "mask_dice": dice(prepared.brain_mask > 0, expected),
         "disagreement_with_published_template_mm": landmark_error(prepared.mni_to_scan, other.mni_to_scan, inner_table),
-        "score": prepared.quality.registration,
+        "score": prepared.quality["registration"],
         "all_steps_s": seconds,
         "turned_by_30_degrees_found": f"{sum(e < 2 for e in again)} of {len(again)}",
         "blast_ct_to_ours_mm": blast,
@@ -263,7 +254,7 @@ def measure_head(name: str, scans: Path, settings: Settings, template_path: Path
     }
 
 
-def measure_throughput(matrix: int, slices: int, settings: Settings, template_path: Path) -> dict[str, float]:
+def measure_throughput(matrix: int, slices: int, ncct: NCCT) -> dict[str, float]:
     """Core-seconds of all seven steps, reading and writing included, and the process's peak memory."""
     seconds = []
     for index in range(5):
@@ -274,15 +265,15 @@ def measure_throughput(matrix: int, slices: int, settings: Settings, template_pa
                 nib.save(nib.nifti1.Nifti1Image(phantom.hu, phantom.affine), beside)
         out = WORK / "throughput" / f"out-{time.monotonic_ns()}"
         started = time.process_time()
-        prepare_scan(Sources("scan", str(path)), out, template_path, settings)
+        prepare_scan(Sources("scan", str(path)), out, ncct)
         seconds.append(time.process_time() - started)
     return {"median_s": float(np.median(seconds)), "max_s": max(seconds)}
 
 
-def peak_memory(settings: Settings, template_path: Path) -> float:
+def peak_memory(ncct: NCCT) -> float:
     """MB of a process that prepares one scan of 512 x 512 x 30."""
     path = WORK / "throughput" / "512-0.nii.gz"
-    prepare_scan(Sources("scan", str(path)), WORK / "throughput" / "memory", template_path, settings)
+    prepare_scan(Sources("scan", str(path)), WORK / "throughput" / "memory", ncct)
     status = Path("/proc/self/status").read_text()  # getrusage would count the parent before this process began
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 
@@ -312,15 +303,15 @@ def main() -> None:
     parser.add_argument("--scans", type=Path, default=Path("../shared/scans"))
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    settings, template_path = settings_of_conf(), build_template(Path("data"))
+    ncct, template_path = ncct_of_conf(), build_template(DATA)
     hard = ["turned by 30 degrees, 43 mm off centre", "vertex cut by 20 mm", *HARD]
     kinds = {"healthy": arguments.healthy} | dict.fromkeys([*FAULTS, "wrong_registration"], arguments.faulty)
     for what, function, jobs in (
-        ("phantoms", measure_phantom, [(i,) for i in range(arguments.phantoms)]),
-        ("hard cases", measure_hard, [(name, i) for name in hard for i in range(arguments.hard)]),
-        ("quality control", measure_quality, [(kind, i) for kind, n in kinds.items() for i in range(n)]),
+        ("phantoms", measure_phantom, [(i, ncct, template_path) for i in range(arguments.phantoms)]),
+        ("hard cases", measure_hard, [(name, i, ncct, template_path) for name in hard for i in range(arguments.hard)]),
+        ("quality control", measure_quality, [(kind, i, ncct) for kind, n in kinds.items() for i in range(n)]),
     ):
-        for _ in run_parallel(function, [(*job, settings, template_path) for job in jobs], arguments.workers, what):
+        for _ in run_parallel(function, jobs, arguments.workers, what):
             pass
     torch.set_num_threads(1)
     rows = read("phantom")
@@ -346,13 +337,11 @@ def main() -> None:
     for kind in kinds:
         found = read(f"quality-{kind}")
         table["flagged"][kind] = share(sum(bool(r["reasons"]) for r in found), len(found))
-    table["throughput"] = {
-        f"{m}x{m}x{s}": measure_throughput(m, s, settings, template_path) for m, s in ((256, 36), (512, 30))
-    }
+    table["throughput"] = {f"{m}x{m}x{s}": measure_throughput(m, s, ncct) for m, s in ((256, 36), (512, 30))}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        table["worker_peak_memory_mb"] = round(fresh.submit(peak_memory, settings, template_path).result())
+        table["worker_peak_memory_mb"] = round(fresh.submit(peak_memory, ncct).result())
     if arguments.scans.is_dir():
-        table["real"] = {name: measure_head(name, arguments.scans, settings, template_path) for name in HEADS}
+        table["real"] = {name: measure_head(name, arguments.scans, ncct, template_path) for name in HEADS}
     (HERE / "table.json").write_text(json.dumps(table, indent=1) + "\n")
     print(json.dumps(table, indent=1))
 

@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from anomaly3d.scans.manifest import write_manifest
 from anomaly3d.data.module import HeadCTDataModule
-from anomaly3d.system.device import make_trainer, recompute_activations, trainer_options
+from anomaly3d.preprocessing.cohort import PreparedCohort
+from anomaly3d.scans.manifest import read_manifest, write_manifest
 from anomaly3d.system.memory import keep_freed_memory
 from anomaly3d.system.quiet import hush
-from anomaly3d.training.run import build_phase
-from experiments.speed.train import PHASES, InTurn, config_of, fit, peak_of_this_process, volumes
+from anomaly3d.system.trainer import make_trainer, resolve_trainer
+from experiments.speed.train import PHASES, InTurn, config_of, fit, peak_of_this_process, phase_of, volumes
 
 SIZES = (100, 500, 2000)
 DIFFERENT = 20  # volumes on disk; the scans of a cohort are links to them
@@ -34,8 +34,8 @@ RESOLUTIONS, BATCHES = (32, 64, 96, 128), (1, 4, 8, 16)
 CELL_STEPS = 8
 
 
-def prepared_cohort(folder: Path, scans: int) -> Path:
-    """A prepared folder of random volumes: a manifest whose rows share files."""
+def prepared_cohort(folder: Path, scans: int) -> PreparedCohort:
+    """Random volumes as a cohort's: a manifest whose rows share files."""
     for number, volume in enumerate(volumes(DIFFERENT)):
         path = folder / "image" / f"{number}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def prepared_cohort(folder: Path, scans: int) -> Path:
         }
     )
     write_manifest(rows, folder / "manifest.csv")
-    return folder
+    return PreparedCohort(folder, read_manifest(folder / "manifest.csv"), pd.DataFrame())
 
 
 class Waiting(L.Callback):
@@ -81,19 +81,13 @@ def train_on(scans: int, steps: int, memory_gb: float | None, folder: Path) -> d
     config = config_of("gan", "compact")
     started = time.perf_counter()
     data = HeadCTDataModule(prepared_cohort(folder, scans), config.phase.batch, steps, memory_gb=memory_gb)
+    data.setup()
     data.dataset("train")
     read = time.perf_counter() - started
     waiting = Waiting()
-    options, _ = trainer_options(config.trainer)
-    trainer = make_trainer(
-        {**options, "limit_val_batches": 0},
-        logger=False,
-        callbacks=[waiting],
-        max_epochs=1,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-    )
-    trainer.fit(build_phase(config, None), data)
+    options = resolve_trainer(config.trainer)
+    trainer = make_trainer(options, logger=False, callbacks=[waiting], max_epochs=1, enable_checkpointing=False)
+    trainer.fit(phase_of(config), data.train_dataloader())
     step, wait = float(np.median(waiting.steps)), float(np.median(waiting.waits))
     return {
         "read_s": round(read, 2),
@@ -129,9 +123,9 @@ class StepMemory(L.Callback):
 def growth_cell(phase_name: str, resolution: int, batch: int, checkpointing: bool) -> None:
     """Print seconds a volume, MB of tensors of a step, and the peak of this process in MB."""
     config = config_of(phase_name, "compact", f"model.resolution={resolution}", f"++phase.batch={batch}")
-    phase = build_phase(config, None)
+    phase = phase_of(config)
     if checkpointing:
-        recompute_activations(phase.detector)
+        phase.detector.recompute_activations()
     in_turn = InTurn(None)
     fit(phase, config, CELL_STEPS, in_turn)
     seconds = float(np.median(in_turn.seconds["ours"][1:])) / batch

@@ -15,17 +15,19 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from anomaly3d.data.batch import Batch
 from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.detectors.base import Findings
 from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.scoring.inference import finished_stages, prepared_folder
 from anomaly3d.evaluation.metrics import auc_of, ranked
-from anomaly3d.system.device import make_trainer, round_weights, trainer_options
+from anomaly3d.phases.base import Predicting, freeze
+from anomaly3d.runs.folder import choose_trained
+from anomaly3d.scoring.inference import prepared_of, round_weights
 from anomaly3d.system.memory import keep_freed_memory
-from anomaly3d.phases.base import Scoring, freeze
 from anomaly3d.system.quiet import hush
-from anomaly3d.training.run import build_phase
+from anomaly3d.system.trainer import make_trainer, resolve_trainer
 from experiments.speed.plain import plain_copy
-from experiments.speed.train import BATCH, WARM, config_of, now, volumes
+from experiments.speed.train import BATCH, WARM, config_of, now, phase_of, volumes
 
 
 @torch.no_grad()
@@ -39,8 +41,8 @@ def plain_scores(detector: FAnoGAN, x: Tensor) -> dict[str, Tensor]:
     return {"total": image + detector.kappa * feature, "latent": latent, "reconstruction": reconstruction}
 
 
-class InTurn(Scoring):
-    """The product's test step, and after each a plain one on the same batch."""
+class InTurn(Predicting):
+    """The product's step, and after each a plain one on the same batch."""
 
     def __init__(self, detector: FAnoGAN) -> None:
         super().__init__(detector)
@@ -48,52 +50,50 @@ class InTurn(Scoring):
         self.seconds: dict[str, list[float]] = {"ours": [], "plain": []}
         self.totals: dict[str, list[Tensor]] = {"ours": [], "plain": []}
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Findings:
         started = now(self.device)
-        result = super().test_step(batch, batch_idx)
+        result = super().predict_step(batch, batch_idx)
         middle = now(self.device)
         with torch.autocast(self.device.type, enabled=False):
             plain = plain_scores(self.plain, batch["image"].contiguous())
         self.seconds["ours"].append(middle - started)
         self.seconds["plain"].append(now(self.device) - middle)
-        self.totals["ours"].append(result["distances"]["total"])
+        self.totals["ours"].append(result.scores["total"])
         self.totals["plain"].append(plain["total"].double().cpu())
         return result
 
 
-def test(module: InTurn, data: Any, config: Any) -> None:
+def predict(module: InTurn, data: Any, config: Any) -> None:
     """Go through ``data`` as the evaluation does."""
     hush()
     keep_freed_memory()
-    options, _ = trainer_options(config.trainer)
+    options = resolve_trainer(config.trainer)
     round_weights(module.detector, options["precision"])
-    trainer = make_trainer(options, logger=False, enable_progress_bar=False, enable_checkpointing=False)
-    trainer.test(module, data, verbose=False)
+    trainer = make_trainer(options, logger=False, enable_checkpointing=False)
+    trainer.predict(module, data, return_predictions=False)
 
 
 def measure(model: str, batches: int) -> dict[str, Any]:
     """Seconds a scan of both."""
     config, batch = config_of("encoder", model), BATCH[model]
-    detector = build_phase(config, None).detector
+    detector = phase_of(config).detector
     freeze(detector)
     module = InTurn(detector)
     x = volumes(batch)
     items = [{"image": x[i % batch], "scan_id": str(i)} for i in range(batch * (batches + WARM))]
-    test(module, DataLoader(items, batch_size=batch), config)
+    predict(module, DataLoader(items, batch_size=batch), config)
     ours, plain = (float(np.median(module.seconds[side][WARM:])) / batch for side in ("ours", "plain"))
     return {"plain_s": round(plain, 5), "ours_s": round(ours, 5), "ratio": round(plain / ours, 2), "batches": batches}
 
 
 def agreement(run: Path, data_dir: Path) -> dict[str, Any]:
     """Rank correlation and AUC of the product's scores and of the plain float32 ones on a run's test scans."""
-    folder = next(iter(finished_stages(run).values()))
-    lineage = folder.read()
-    assert lineage is not None
-    data = HeadCTDataModule(prepared_folder(lineage, folder.path / "config.yaml", data_dir), 8, 1)
-    detector = FAnoGAN.load(folder.model)
+    trained = choose_trained(run, "fanogan")
+    data = HeadCTDataModule(prepared_of(trained, data_dir), 8)
+    detector = trained.load()
     freeze(detector)
     module = InTurn(detector)
-    test(module, data, config_of("encoder", "compact"))
+    predict(module, data, config_of("encoder", "compact"))
     table = data.split("test").reset_index(drop=True)
     totals = {side: torch.cat(parts)[: len(table)].numpy() for side, parts in module.totals.items()}
     areas = {side: auc_of(ranked(table.assign(total=values))).value for side, values in totals.items()}

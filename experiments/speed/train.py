@@ -23,14 +23,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import flop_registry
 
-from anomaly3d.cli import CONF
+from anomaly3d import cli
 from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.system.device import make_trainer, trainer_options
-from anomaly3d.system.memory import keep_freed_memory, release_memory
 from anomaly3d.phases.base import Phase
 from anomaly3d.phases.gan import CRITIC, EPSILON, GENERATOR, GANPhase
+from anomaly3d.prepare import build_study
+from anomaly3d.system.memory import keep_freed_memory, release_memory
 from anomaly3d.system.quiet import hush
-from anomaly3d.training.run import build_phase
+from anomaly3d.system.trainer import describe_trainer, make_trainer, resolve_trainer
+from anomaly3d.training.run import Job, build_phase
 from experiments.speed.plain import PlainEncoder, PlainGAN, critic_loss, encoder_loss, generator_loss, plain_copy
 
 PHASES = {"phase1": "gan", "phase2": "encoder", "phase3": "finetune"}
@@ -42,8 +43,15 @@ ALONE = 6  # steps of a process that trains one side only
 def config_of(phase: str, model: str, *more: str) -> DictConfig:
     """What a user's command composes; ``model`` may name a batch: ``paper@16``."""
     name, _, batch = model.partition("@")
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(cli.CONF, version_base="1.3"):
         return compose("train", [f"+phase={phase}", f"model={name}", f"++phase.batch={batch or BATCH[name]}", *more])
+
+
+def phase_of(config: DictConfig) -> Phase:
+    """The phase as the product builds it, with networks that have learned nothing."""
+    study = build_study(config)
+    job = Job(study, study.preprocessor.resolution, study.cohort.synthetic, Path(config.runs_dir), cli.plain(config))
+    return build_phase(job, None)
 
 
 def volumes(count: int, resolution: int = 64) -> Tensor:
@@ -62,7 +70,7 @@ def make_plain(phase: Phase, detector: FAnoGAN) -> PlainGAN | PlainEncoder:
     """The plain algorithm of a phase, on a copy of the phase's weights."""
     if isinstance(phase, GANPhase):
         return PlainGAN(plain_copy(detector))
-    trained, rate = tuple(phase.trained), phase.optimizer.keywords["lr"]  # type: ignore[attr-defined]
+    trained, rate = tuple(phase.trained), phase.optimizer["lr"]  # type: ignore[attr-defined]
     return PlainEncoder(plain_copy(detector), trained, rate)
 
 
@@ -109,17 +117,10 @@ def fit(phase: Phase, config: DictConfig, steps: int, callback: L.Callback) -> s
     """Train for some steps as the product does; returns the line that says what was chosen."""
     hush()
     keep_freed_memory()
-    options, chosen = trainer_options(config.trainer)
-    trainer = make_trainer(
-        options,
-        logger=False,
-        callbacks=[callback],
-        max_epochs=1,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-    )
+    options = resolve_trainer(config.trainer)
+    trainer = make_trainer(options, logger=False, callbacks=[callback], max_epochs=1, enable_checkpointing=False)
     trainer.fit(phase, loader(config.phase.batch, steps, config.model.resolution))
-    return chosen
+    return describe_trainer(options)
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
@@ -162,7 +163,7 @@ def cosine(a: list[Tensor], b: list[Tensor]) -> float:
 def check(phase_name: str, model: str) -> dict[str, Any]:
     """Losses and gradients of the product and of the plain algorithm in float32, from the same weights and noise."""
     config = config_of(phase_name, model)
-    phase = build_phase(config, None)
+    phase = phase_of(config)
     x, detector = volumes(2, config.model.resolution), phase.detector
     plain = plain_copy(detector)
     found: dict[str, Any] = {}
@@ -209,7 +210,7 @@ def drift_in(precision: str, phase_name: str, model: str, steps: int) -> dict[st
     """One precision's part of ``drift``."""
     release_memory()
     config = config_of(phase_name, model, f"trainer.precision={precision}")
-    phase = build_phase(config, None)
+    phase = phase_of(config)
     in_turn = InTurn(make_plain(phase, phase.detector))
     fit(phase, config, steps, in_turn)
     assert in_turn.plain
@@ -244,7 +245,7 @@ def measure_alone(side: str, phase_name: str, model: str) -> None:
     The plain side has the allocator as it comes, without ``keep_freed_memory``.
     """
     config = config_of(phase_name, model)
-    phase = build_phase(config, None)
+    phase = phase_of(config)
     seconds = []
     if side == "ours":
         in_turn = InTurn(None)
@@ -268,7 +269,7 @@ def measure_alone(side: str, phase_name: str, model: str) -> None:
 def measure(phase_name: str, model: str, steps: int, memory: bool) -> dict[str, Any]:
     """One cell of the table."""
     config = config_of(phase_name, model)
-    phase = build_phase(config, None)
+    phase = phase_of(config)
     batch = int(config.phase.batch)
     asked = flops(copy.deepcopy(phase), batch, config.model.resolution)
     in_turn = InTurn(make_plain(phase, phase.detector))

@@ -1,7 +1,7 @@
 """What else could make a phase faster: each idea beside the product as it is, in a process of its own.
 
 ``python -m experiments.speed.variants --json out.json`` on whatever this machine has; ``--cell`` runs one. An idea that
-wins on every phase belongs into ``anomaly3d/hardware.py``.
+wins on every phase belongs into ``anomaly3d/system``.
 """
 
 import argparse
@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from anomaly3d import layers
+from anomaly3d.networks import layers
 from anomaly3d.networks.derivatives import CONV, TRANSPOSED
-from anomaly3d.system.device import memory_format
 from anomaly3d.phases import base
-from anomaly3d.training.run import build_phase
-from experiments.speed.train import BATCH, PHASES, WARM, InTurn, config_of, fit
+from anomaly3d.system.device import memory_format
+from experiments.speed.train import BATCH, PHASES, WARM, InTurn, config_of, fit, phase_of
 
 STEPS = 10
 ANYWHERE = ("as_is", "torch_derivatives", "other_layout", "float32", "compile")
@@ -37,7 +36,7 @@ def torch_derivatives() -> None:
 def cell(variant: str, phase_name: str, model: str) -> float:
     """Median seconds a volume of the product with one idea applied."""
     config = config_of(phase_name, model, *["trainer.precision=32-true"] * (variant in ("float32", "tf32")))
-    phase = build_phase(config, None)
+    phase = phase_of(config)
     if variant == "tf32":
         torch.set_float32_matmul_precision("high")
     if variant == "cudnn_benchmark":

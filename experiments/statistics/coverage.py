@@ -13,9 +13,9 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from anomaly3d.statistics.auc import Z95, auc, average_precision, bootstrap_auc, on_logit, share, wilson
 from anomaly3d.statistics.bootstrap import subject_weights, weighted_ap
 from anomaly3d.statistics.conformal import p_values
-from anomaly3d.statistics.auc import Z95, auc, average_precision, bootstrap_auc, on_logit, share, wilson
 from anomaly3d.system.progress import track
 
 HERE = Path(__file__).parent
