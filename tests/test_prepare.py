@@ -1,5 +1,6 @@
 """``anomaly3d.prepare`` as a user types it: bad scans, a kill, a full disk."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -11,6 +12,9 @@ import pandas as pd
 import pytest
 
 from anomaly3d import prepare
+from anomaly3d.cohorts.folder import FolderCohort
+from anomaly3d.preprocessing.cohort import Study
+from anomaly3d.preprocessing.ncct import NCCT
 from tests.conftest import counts, refused
 
 
@@ -34,6 +38,27 @@ def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, ca
     assert len(files) == 1
     assert prepare.main(arguments) == 3  # a second call does nothing anew
     assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_a_scan_on_which_the_program_fails_does_not_take_the_others_with_it(bad_and_good, tmp_path, ncct, monkeypatch):
+    """Any exception: the reason in words, the trace in a file, and another try by a mended program."""
+    shutil.copy(bad_and_good / "good.nii.gz", bad_and_good / "worse.nii.gz")
+    real = NCCT.prepare
+
+    def failing(self, scan, companions):
+        if next(count) == 1:
+            raise ZeroDivisionError("a bug of ours")
+        return real(self, scan, companions)
+
+    count = itertools.count()
+    monkeypatch.setattr(NCCT, "prepare", failing)
+    study = Study(FolderCohort("mine", str(bad_and_good)), ncct, tmp_path)
+    quality = study.prepare().quality.set_index("scan_id")
+    assert quality["verdict"]["good"] == "accepted"
+    assert quality["verdict"]["worse"] == "unreadable"
+    assert "ZeroDivisionError" in quality["reasons"]["worse"]
+    assert "a bug of ours" in (study.folder / "logs" / "worse.log").read_text()
+    assert study.prepare().quality.set_index("scan_id")["verdict"]["worse"] == "accepted"
 
 
 def test_a_killed_prepare_goes_on_and_gives_the_same_bytes(tiny_run, tmp_path):

@@ -1,6 +1,7 @@
 """``anomaly3d.train`` as a user types it, on one tiny run that all tests share."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -73,6 +74,16 @@ def test_test_scans_do_not_reach_training(tiny_run, places, tmp_path):
             [sha256(tmp_path / name / "demo" / "fanogan" / p / "model.pt") for p in ("gan", "encoder", "finetune")]
         )
     assert digests[0] == digests[1]
+
+
+def test_the_next_command_is_what_was_typed(tiny_run, places, tmp_path, capsys):
+    """With another name of the phase, quoted for a shell; after the last phase it is the evaluation."""
+    typed = ["+phase=gan", "run=next", *places, *TINY, "logger=none"]
+    assert train.main(typed) == 0
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if "next:" in text]
+    command = line.split("next: python -m anomaly3d.train ")[1]
+    assert shlex.split(command) == ["+phase=encoder", *typed[1:]]
+    assert train.main(shlex.split(command)) == 0
 
 
 def test_a_missing_parent_is_named_before_any_work(places, tmp_path, capsys):

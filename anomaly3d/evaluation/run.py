@@ -216,11 +216,10 @@ def beyond_ranking(scored: Scored, named: bool) -> dict[str, Any]:
         "site_shift": site_shift(test, scored.chosen),
     }
     for calibration in scored.calibrations[:1]:
-        found |= {
-            "recall_by": recall_by(test, calibration),
-            "false_positives_by": false_positives_by(test, calibration),
-            "conformal": conformal_rates(test, calibration),
-        }
+        found["conformal"] = conformal_rates(test, calibration)
+        if calibration.possible:
+            found["recall_by"] = recall_by(test, calibration)
+            found["false_positives_by"] = false_positives_by(test, calibration)
     return found
 
 

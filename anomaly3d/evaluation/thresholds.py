@@ -25,6 +25,10 @@ def operating_points(table: pd.DataFrame, calibrations: list[Calibration]) -> li
     for calibration in calibrations:
         labels, scores = labels_and_scores(rows, calibration.score)
         locked = f"locked: {calibration.rate:.0%} of {len(calibration.scores)} calibration scans may be flagged"
+        if not calibration.possible:
+            locked = (
+                f"locked: no threshold possible, {calibration.rate:.0%} takes {calibration.fewest} calibration scans"
+            )
         rules = {
             locked: calibration.threshold,
             "oracle: Youden on the test scans": youden_threshold(labels, scores),

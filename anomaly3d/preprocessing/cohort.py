@@ -6,6 +6,7 @@ read, so that another limit prepares nothing again.
 
 import hashlib
 import json
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from anomaly3d.scans.manifest import PATHS, TRUTH, read_manifest, write_manifest
 from anomaly3d.scans.nifti import load_mask, save_volume
 from anomaly3d.system.files import remove_leftovers, written_whole
 from anomaly3d.system.progress import say
-from anomaly3d.system.workers import run_parallel
+from anomaly3d.system.workers import disk_error, run_parallel
 
 DESCRIPTION = ["scan_id", "subject_id", "cohort", "split", "label", "group", "lesions"]  # quality.csv repeats them
 TEXT = [*DESCRIPTION, "verdict", "reasons"]  # the other columns of quality.csv are numbers
@@ -80,18 +81,34 @@ def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Out
             return stored
         done.unlink()
     try:
+        outcome = prepare_anew(sources, source, out, preprocessor)
+    except UserError:
+        raise
+    except Exception as error:  # whatever is wrong with one scan, the others go on
+        if isinstance(error, OSError) and isinstance(disk_error(error), UserError):
+            raise
+        log = out / "logs" / f"{scan_id}.log"
+        with written_whole(log) as path:
+            path.write_text(traceback.format_exc())
+        reason = f"this program failed on it ({type(error).__name__}): please report it with {log.relative_to(out)}"
+        return Outcome(scan_id, reason, {}, source)  # not kept: a mended program tries again
+    with written_whole(done) as path:
+        path.write_text(json.dumps(asdict(outcome), indent=1))
+    return outcome
+
+
+def prepare_anew(sources: Sources, source: str, out: Path, preprocessor: Preprocessor) -> Outcome:
+    """Read, prepare and write one scan whose fingerprint is ``source``."""
+    scan_id = sources.scan_id
+    try:
         scan = preprocessor.read(Path(sources.image))
         companions = read_companions(sources, preprocessor)
         prepared = preprocessor.prepare(scan, companions)
     except UnreadableScan as error:
-        outcome = Outcome(scan_id, str(error), {}, source)
-    else:
-        write_prepared(prepared, out, scan_id)
-        lesion = companions.masks.get("lesion_mask")
-        outcome = Outcome(scan_id, "", prepared.quality, source, lesion.ml() if lesion else None)
-    with written_whole(done) as path:
-        path.write_text(json.dumps(asdict(outcome), indent=1))
-    return outcome
+        return Outcome(scan_id, str(error), {}, source)
+    write_prepared(prepared, out, scan_id)
+    lesion = companions.masks.get("lesion_mask")
+    return Outcome(scan_id, "", prepared.quality, source, lesion.ml() if lesion else None)
 
 
 def read_companions(sources: Sources, preprocessor: Preprocessor) -> Companions:

@@ -53,7 +53,7 @@ def present(found: Evaluated, run: Path, images: bool | None) -> Report:
     shows_scans = found.focus.lineage["synthetic"] if images is None else images
     figures = draw(found, run / "evaluation" / "figures")
     locked = found.calibrations[0] if found.calibrations else None
-    flagged = found.table[locked.score] >= locked.threshold if locked else None
+    flagged = locked.flags(found.table[locked.score]) if locked else None
     thumbnails: dict[str, str] = {}
     volumes: dict[str, dict[str, Any]] = {}
     if shows_scans:
@@ -91,7 +91,8 @@ def draw(found: Evaluated, place: Path) -> dict[str, Path]:
         figures[CASES] = save(case_figure(cases), place / CASES, ".png")
     figures["groups"] = save(group_figure(table), place / "groups")
     for calibration in found.calibrations[:1]:
-        figures["volumes"] = save(volume_figure(table, calibration), place / "volumes")
+        if calibration.possible:
+            figures["volumes"] = save(volume_figure(table, calibration), place / "volumes")
         figures["conformal"] = save(conformal_figure(table, calibration), place / "conformal")
     return figures
 
@@ -160,4 +161,6 @@ def show(found: Evaluated, page: Path) -> None:
         say(f"test scans without a score: {set_aside_text(found.metrics['set_aside'])}")
     if not found.calibrations:
         say("no threshold is locked: the cohort has no calibration split")
+    elif not (locked := found.calibrations[0]).possible:
+        say(f"no threshold is possible: {locked.rate:.0%} takes {locked.fewest} calibration scans, and there are fewer")
     say(f"report: {page.resolve()}")

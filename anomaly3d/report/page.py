@@ -149,6 +149,7 @@ def write_page(path: Path, page: Page) -> None:
         images=bool(page.thumbnails),
         volumes=len(page.volumes),
         half=half,
+        flagged=page.flagged is not None,
         columns=columns,
         scans=rows,
         lineage=page.lineage,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from anomaly3d.errors import UserError
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps
-from anomaly3d.statistics.conformal import p_values, threshold, weights_of
+from anomaly3d.statistics.conformal import TOLERANCE, p_values, threshold, weights_of
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.workers import run_parallel
 
@@ -39,6 +39,20 @@ class Calibration:
         """The score from which a scan is flagged; infinite where there are too few calibration scans for the rate."""
         return threshold(np.array(self.scores), self.rate, self.weights or None)
 
+    @property
+    def possible(self) -> bool:
+        """Whether there are enough calibration scans for a threshold at this rate."""
+        return bool(np.isfinite(self.threshold))
+
+    @property
+    def fewest(self) -> int:
+        """How many calibration subjects a threshold at this rate takes."""
+        return int(np.ceil(1 / self.rate - TOLERANCE)) - 1
+
+    def flags(self, scores: pd.Series) -> pd.Series | None:
+        """Which scores reach the threshold; None where no threshold is possible."""
+        return scores >= self.threshold if self.possible else None
+
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """How rare each score is among healthy scans."""
         return p_values(np.array(self.scores), scores, self.weights or None)
@@ -46,7 +60,7 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Write what ``load`` reads, with the threshold for readers."""
         with written_whole(path) as beside:
-            threshold = self.threshold if np.isfinite(self.threshold) else None
+            threshold = self.threshold if self.possible else None
             beside.write_text(json.dumps({**asdict(self), "threshold": threshold}, indent=1))
 
     @classmethod

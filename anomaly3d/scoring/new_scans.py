@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import numpy as np
 import pandas as pd
 
 from anomaly3d.data.module import HeadCTDataModule
@@ -90,7 +89,7 @@ def judge(new: NewScans, stage: Path, site: str, workers: int) -> pd.DataFrame:
         score_name=calibration.score,
         score=scores,
         p_value=p,
-        flagged=scores >= calibration.threshold,
+        flagged=calibration.flags(scores),
         discovery=discoveries(p, FALSE_DISCOVERIES),
         site=site,
     )
@@ -115,7 +114,9 @@ def score_scans(job: ScoringJob, site: str) -> int:
         say(f"  {row['scan_id']}: {in_words(row)}")
     name, run = f"{job.trained.name}, {job.trained.stage}", stage.parents[1].name
     say(f"scored with {name} of run {run}; scores and maps are in {out}")
-    if "p_value" not in table:
+    if new.table.empty:
+        say("no scan could be scored; the reasons are above")
+    elif "p_value" not in table:
         say(
             f"no threshold is known: 'python -m anomaly3d.evaluate run={run}' makes one where the cohort has a "
             "calibration split"
@@ -139,7 +140,7 @@ def in_words(row: dict) -> str:
     if "p_value" in row:
         if row["score_name"] != "total":
             text += f", {row['score_name']} {row['score']:.4f}"
-        text += f", p = {row['p_value']:.3f} among healthy scans" + (", flagged" if row["flagged"] else "")
+        text += f", p = {row['p_value']:.3f} among healthy scans" + (", flagged" if row["flagged"] is True else "")
     return text
 
 
@@ -174,13 +175,13 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     (made,) = calibrate(site, [before.score], table, new.maps, healthy, rate, before.voxel_rate, workers)
     path = calibration_folder(stage) / f"{site}.json"
     made.save(path)
-    flagged = float(np.mean(table[before.score] >= before.threshold))
-    say(f"{len(table)} healthy scans of {site}: the run's own threshold {before.threshold:.4g} flags {flagged:.0%}")
-    if np.isfinite(made.threshold):
+    flagged = before.flags(table[before.score])
+    known = "has none" if flagged is None else f"{before.threshold:.4g} flags {flagged.mean():.0%}"
+    say(f"{len(table)} healthy scans of {site}: the run's own threshold {known}")
+    if made.possible:
         say(f"threshold of {made.score} for {rate:.0%}: {made.threshold:.4g}, in {path}; use it with site={site}")
     else:
-        least = int(np.ceil(1 / rate)) - 1
-        say(f"too few scans for a threshold at {rate:.0%}, which takes {least}; p-values work with site={site}")
+        say(f"too few scans for a threshold at {rate:.0%}, which takes {made.fewest}; p-values work with site={site}")
     return tell_set_aside(new.prepared)
 
 

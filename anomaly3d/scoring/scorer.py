@@ -31,9 +31,9 @@ class Result:
 
     ``verdict`` is accepted, rejected or unreadable, ``reasons`` say why. ``scores`` are the detector's own. ``score``
     is the one called ``score_name`` that thresholds belong to, ``p_value`` how rare it is among healthy scans,
-    ``flagged`` whether it reaches the threshold; None where the run has no calibration. ``maps`` are images on the
-    scan's own grid: ``input``, ``reconstruction``, ``residual`` in the scan's unit, ``brain_mask``, and the detector's
-    own maps.
+    ``flagged`` whether it reaches the threshold; None where the run has no calibration or too small a one. ``maps`` are
+    images on the scan's own grid: ``input``, ``reconstruction``, ``residual`` in the scan's unit, ``brain_mask``, and
+    the detector's own maps.
     """
 
     verdict: str
@@ -126,7 +126,8 @@ class Scorer:
         every = part_scores(pd.DataFrame([scores]), healthy).iloc[0].to_dict() | map_scores(raw, one.brain > 0, healthy)
         score = float(every[calibration.score])
         p = float(calibration.p_values(np.array([score]))[0])
-        return calibration.score, score, p, bool(score >= calibration.threshold)
+        flagged = bool(score >= calibration.threshold) if calibration.possible else None
+        return calibration.score, score, p, flagged
 
 
 def on_one_grid(prepared: Prepared, found: Findings) -> Found:

@@ -9,10 +9,13 @@ from anomaly3d.statistics.auc import share
 
 
 def at_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float, subjects: np.ndarray) -> dict[str, Any]:
-    """Recall, specificity, accuracy and precision of ``scores >= threshold``."""
+    """Recall, specificity, accuracy and precision of ``scores >= threshold``; none of no (infinite) threshold."""
+    names = ("recall", "specificity", "accuracy", "precision")
+    if not np.isfinite(threshold):
+        return {"threshold": None, **{name: share(np.zeros(0, bool), np.zeros(0)) for name in names}}
     flagged, ill = scores >= threshold, labels == 1
     return {
-        "threshold": threshold if np.isfinite(threshold) else None,  # none: too few calibration scans for the rate
+        "threshold": threshold,
         "recall": share(flagged[ill], subjects[ill]),
         "specificity": share(~flagged[~ill], subjects[~ill]),
         "accuracy": share(flagged == ill, subjects),

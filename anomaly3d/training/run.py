@@ -1,5 +1,6 @@
 """One phase of one detector of a run: check, build, train, keep the best, write where it came from."""
 
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -321,11 +322,16 @@ def build_data(job: Job, detector: Detector) -> HeadCTDataModule:
 
 def tell_next(job: Job) -> None:
     """Say that a phase is done, and which comes next."""
+    say(f"{name_of(job)}: done, in {job.folder.path}")
     phases = job.detector["phases"]
     following = phases[phases.index(job.phase["name"]) + 1 :]
-    say(f"{name_of(job)}: done, in {job.folder.path}")
-    if following:
-        say(f"  next: python -m anomaly3d.train +phase={following[0]} run={job.run.name}")
+    one_by_one = any(text.startswith("+phase=") for text in job.typed)
+    if following and one_by_one:
+        words = [f"+phase={following[0]}", *(text for text in job.typed if not text.startswith("+phase="))]
+        say(f"  next: python -m anomaly3d.train {shlex.join(words)}")
+    elif not following and job.typed:
+        kept = [text for text in job.typed if text.startswith(("run=", "data_dir=", "runs_dir=", "plugins="))]
+        say(f"  next: python -m anomaly3d.evaluate {shlex.join(kept)}")
 
 
 def optimised(job: Job, phase: Phase, trainer: L.Trainer) -> float | None:

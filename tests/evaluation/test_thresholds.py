@@ -73,12 +73,16 @@ def test_locked_and_oracle_thresholds_are_told_apart(table, calibration):
     assert f1["rule"].startswith("oracle")
 
 
-def test_a_threshold_that_too_few_scans_allow_flags_nothing(table):
+def test_too_few_calibration_scans_allow_no_threshold(table):
     few = Calibration("own", "total", 0.1, [0.1], 0.01, {})
     point = operating_points(table, [few])[0]
+    assert "10% takes 9" in point["rule"]
     assert point["threshold"] is None
-    assert point["recall"]["value"] == 0
-    assert point["precision"]["value"] is None
+    for name in ("recall", "specificity", "accuracy", "precision"):
+        assert point[name]["value"] is None  # not 0 %: nothing was decided
+    assert few.flags(table["total"]) is None
+    assert Calibration("own", "total", 0.1, [0.1] * 9, 0.01, {}).possible
+    assert not Calibration("own", "total", 0.1, [0.1] * 8, 0.01, {}).possible
 
 
 def test_recall_by_lesion_and_volume(table, calibration):

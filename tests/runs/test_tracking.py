@@ -76,5 +76,6 @@ def test_the_dashboard_holds_what_runs_log(tiny_run, capsys):
     logged = "".join(r.read_bytes().decode("latin-1") for r in tiny_run.glob("wandb/offline-run-*/run-*.wandb"))
     phases = (GANPhase, EncoderPhase, FinetunePhase)
     keys = [key for _, panels in dashboard.layout(list(phases)) for _, names in panels for key in names]
-    for key in [*keys, *dashboard.SCALARS, *(f"evaluation/{name}" for name in dashboard.EVALUATION)]:
+    figures = [f"evaluation/{name}" for name in dashboard.EVALUATION if name != "volumes"]  # which takes a threshold
+    for key in [*keys, *dashboard.SCALARS, *figures]:
         assert key in logged, key
