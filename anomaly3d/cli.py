@@ -164,10 +164,13 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def refuse_unknown_keys(config_name: str, config: DictConfig) -> None:
+def refuse_unknown_keys(config_name: str, config: DictConfig, *more: str) -> None:
     """Refuse what ``+`` and ``++`` added under a name that means nothing.
 
     Known is what is in the config without them, and what a ``_target_`` takes.
+
+    Args:
+        more: groups that were chosen beside those that the user typed.
 
     Raises:
         UserError: names the key, and the nearest known one.
@@ -177,14 +180,14 @@ def refuse_unknown_keys(config_name: str, config: DictConfig) -> None:
     added = [o for o in overrides if (o.is_add() or o.is_force_add()) and not is_choice(o, choices)]
     if not added:
         return
-    groups = [str(o.input_line) for o in overrides if is_choice(o, choices)]
+    groups = [*more, *(str(o.input_line) for o in overrides if is_choice(o, choices))]
     reference = OmegaConf.to_container(compose(config_name, [*groups, *searchpath()]), resolve=False)
     known = dict(keys(reference))
     for override in added:
         key = override.key_or_group
         value = OmegaConf.select(config, key)
         for path in [f"{key}.{k}" for k, _ in keys(plain_value(value))] or [key]:
-            if path not in known and not accepted(path, config, known) and not phase_key_alone(path, config):
+            if path not in known and not accepted(path, config, known):
                 near = difflib.get_close_matches(path, known, 1, 0.5)
                 raise UserError(f"unknown key {path}" + (f": did you mean {near[0]}?" if near else ""))
 
@@ -222,8 +225,3 @@ def accepted(path: str, config: DictConfig, known: Mapping[str, Any]) -> bool:
         if target is None and isinstance(node, DictConfig) and parent == "callbacks":
             return True  # a callback of the user's own
     return False
-
-
-def phase_key_alone(path: str, config: DictConfig) -> bool:
-    """Whether a key of a phase is set where no phase is chosen: it is judged with each phase."""
-    return path.startswith("phase.") and "name" not in config.phase

@@ -15,12 +15,11 @@ def main(config: DictConfig) -> Done:
     from anomaly3d.system.memory import release_memory
     from anomaly3d.training.run import Job, train_phase
 
-    if "name" in config.phase:
-        configs = [config]
-    else:
+    configs = [config]
+    if "name" not in config.phase:
         configs = [recompose("train", f"+phase={name}") for name in config.detector.phases]
-    for each in configs:
-        refuse_unknown_keys("train", each)
+        for each in configs:  # before any work
+            refuse_unknown_keys("train", each, f"+phase={each.phase.name}")
     value = None
     for each in configs:
         study = build_study(each)

@@ -33,6 +33,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(places, capsys, ke
     refused(capsys, key.strip("+").split("=")[0], f"did you mean {near}?")
 
 
+def test_an_unknown_key_is_refused_before_any_of_the_phases(places, capsys):
+    assert train.main(["run=wrong", *places, *TINY, "trainer.fast_dev_run=true", "++phase.stps=4"]) == 2
+    refused(capsys, "did you mean phase.steps?")
+
+
 def test_a_key_that_a_class_takes_is_not_unknown(places):
     """``weight_decay`` stands in no file, but Adam has it; so has the Trainer ``max_time``."""
     more = ["++phase.module.optimizer.weight_decay=0.01", "++trainer.max_time=00:01:00:00", "trainer.fast_dev_run=true"]
