@@ -8,14 +8,14 @@ from torch import Tensor
 class Batch(TypedDict):
     """Prepared volumes of some scans; B is their number.
 
-    ``image`` is in [-1, 1]; ``brain`` is 0 or 1; ``age`` in years, NaN where unknown; ``sex`` as in the manifest.
-    Masks are 0 or 1, ``twin`` is the same head without its lesion; they are there for a method that ``reads`` them.
-    ``pseudo`` is the image with something pasted in, in batches of validation.
+    ``image`` is in [-1, 1], as are ``pseudo``, the image with something pasted in, in batches of validation, and
+    ``twin``, the same head without its lesion; masks are 0 or 1. Twin and ``lesion_mask`` are there for a method that
+    asks for them. ``age`` is in years, NaN where unknown; ``sex`` as in the manifest.
     """
 
     scan_id: list[str]
-    image: Tensor  # (B, 1, D, H, W) float32, and so are the other volumes
-    brain: NotRequired[Tensor]
+    image: Tensor  # (B, 1, D, H, W) float32
+    brain: NotRequired[Tensor]  # (B, 1, D, H, W) uint8, as are other masks
     age: NotRequired[Tensor]  # (B,) float32
     sex: NotRequired[list[str]]
     label: NotRequired[Tensor]  # (B,) float32: 0 healthy, 1 abnormal, NaN unknown

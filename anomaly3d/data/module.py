@@ -167,7 +167,7 @@ class Scans(Dataset):
 
     def __getitem__(self, number: Any) -> Any:
         place, draw = number if isinstance(number, tuple) else (number, 0)
-        scan = {**self.data[place], **{kind: stack[place].float() for kind, stack in self.stacks.items()}}
+        scan = {**self.data[place], **{kind: stack[place] for kind, stack in self.stacks.items()}}
         if not self.transform.transforms:
             return scan
         self.transform.set_random_state((self.seed * 1_000_003 + draw) % SEEDS)

@@ -64,7 +64,7 @@ class Supervised(Detector):
 
         Volumes are mirrored and moved by a voxel at random. An abnormal scan without a mask teaches its label only.
         """
-        x, lesion = augment(batch["image"], batch["lesion_mask"])
+        x, lesion = augment(batch["image"], batch["lesion_mask"].float())
         # not on smaller volumes: the bfloat16 weight gradient of a 3-wide convolution on 2^3 voxels reads unwritten
         # memory (torch 2.13, CPU)
         with torch.autocast(
