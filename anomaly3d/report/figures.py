@@ -76,13 +76,14 @@ def draw_roc(axes: Axes, name: str, table: pd.DataFrame, band: bool, **style: An
 
 def roc_figure(table: pd.DataFrame, others: dict[str, pd.DataFrame]) -> Figure:
     """Fig. 4: ROC curves of this detector by cohort with their 95 % bands, and beside them those of the others."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 5.4), layout="constrained")
     cohorts = {str(name): rows for name, rows in table.groupby("cohort")}
     parts = {"all cohorts": table, **cohorts} if len(cohorts) > 1 else cohorts
+    lines = max(len(parts), len(others) + 1)  # of the longer legend
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.8 + 0.15 * lines), layout="constrained")
     for colour, (name, rows) in zip(COLOURS, parts.items(), strict=False):
         draw_roc(left, name, rows, True, color=colour, linewidth=1.8)
     draw_roc(right, "this detector", table, False, color="black", linewidth=2.2)
-    styles = [(colour, line) for line in ("-", "--") for colour in COLOURS[:-1]]
+    styles = [(colour, line) for line in ("-", "--", ":") for colour in COLOURS[:-1]]
     for (colour, line), (name, rows) in zip(styles, others.items(), strict=False):
         draw_roc(right, name, rows, False, color=colour, linestyle=line, linewidth=1.2)
     for axes, title in ((left, "This detector, by cohort"), (right, "Beside the others")):
