@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomaly3d import compare, evaluate, score, train
+from anomaly3d import calibrate, compare, evaluate, score, train
 from anomaly3d.scoring.writer import read_scores
 from tests.conftest import TINY, refused
 
@@ -53,6 +53,9 @@ def test_any_detector_of_a_run_is_evaluated_scored_and_has_a_threshold(
     row = pd.read_csv(out / "scores.csv").iloc[0]
     assert row["score"] == row[stored["score"]]
     assert (out / "good" / "residual.nii.gz").exists()
+    assert calibrate.main([*arguments, f"scans=[{scan}]", "site=here", f"out={out}"]) == 0
+    here = json.loads((run / "pca" / "fit" / "calibration" / "here.json").read_text())
+    assert here["scores"] == pytest.approx([row["score"]])
 
 
 def test_a_control_is_fitted_once_a_run(tiny_run, places, capsys):

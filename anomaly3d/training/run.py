@@ -331,7 +331,7 @@ def tell_next(job: Job) -> None:
         say(f"  next: python -m anomaly3d.train {shlex.join(words)}")
     elif not following and job.typed:
         kept = [text for text in job.typed if text.startswith(("run=", "data_dir=", "runs_dir=", "plugins="))]
-        say(f"  next: python -m anomaly3d.evaluate {shlex.join(kept)}")
+        say(f"  next: python -m anomaly3d.evaluate {shlex.join(kept)}".rstrip())
 
 
 def optimised(job: Job, phase: Phase, trainer: L.Trainer) -> float | None:
