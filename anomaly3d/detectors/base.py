@@ -43,7 +43,7 @@ class Detector(nn.Module, ABC):
 
     - ``title``: for tables and figures.
     - ``role``: a method; a trivial control; an upper control, which is shown lesions; an oracle, which knows more.
-    - ``needs_gradients``: ``examine`` computes gradients inside ``torch.enable_grad()``, for example of a latent search.
+    - ``needs_gradients``: ``examine`` computes gradients inside ``torch.enable_grad()``, as in a latent search.
     - ``learns_from``: the split it is trained on; only an upper control's is not ``train``.
     - ``taught_with``: columns of the manifest whose volumes are in its training batches, beside image and brain mask.
     - ``reads``: the same for all batches, also those that are scored: for oracles.
