@@ -5,6 +5,7 @@
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ HERE = Path(__file__).parent
 CONF = str(HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf")  # in a wheel, in a checkout
 INTERRUPTED = 130
 NAMES = ("run", "site")
+COMMAS = re.compile(r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")  # outside of quotes
+PLACES = re.compile(r"(?P<key>(dataset\.)?(root|scans|manifest)|out|data_dir|runs_dir)=(?P<value>.*)", re.DOTALL)
+SIMPLE = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./-]*|\s*")
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Command:
         keep_freed_memory()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
         name, arguments = (sys.argv[0], sys.argv[1:]) if argv is None else (f"anomaly3d.{self.config_name}", argv)
-        sys.argv = [name, *phase_first(arguments)]
+        sys.argv = [name, *phase_first(quoted(arguments))]
         try:
             hydra.main(version_base="1.3", config_path=CONF, config_name=self.config_name)(self.job)()
         except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -101,6 +105,32 @@ class Command:
             sys.argv = program
             GlobalHydra.instance().clear()
         return max(self.codes, default=0)
+
+
+def quoted(arguments: list[str]) -> list[str]:
+    """The arguments with quotes around paths that Hydra's grammar could not read, or would read as something else:
+    ``root=a (1)``, ``scans=[007,h=2.nii]``."""
+    sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
+    return [quote_place(text, sweep) if PLACES.fullmatch(text) else text for text in arguments]
+
+
+def quote_place(argument: str, sweep: bool) -> str:
+    """``key=value`` with a path or a list of paths."""
+    found = PLACES.fullmatch(argument)
+    assert found
+    key, value = found["key"], found["value"]
+    if value in ("null", "[]") or (sweep and "," in value):
+        return argument
+    if value.startswith("[") and value.endswith("]") and not Path(value).exists():
+        return f"{key}=[{','.join(quote(part.strip()) for part in re.split(COMMAS, value[1:-1]))}]"
+    return f"{key}={quote(value)}"
+
+
+def quote(text: str) -> str:
+    """A path as Hydra's grammar reads it back; what is quoted already, or refers to a key, stays."""
+    if SIMPLE.fullmatch(text) or text[:1] in ("'", '"') or "${" in text:
+        return text
+    return "'" + re.sub(r"(\\*)'", r"\1\1\'", text) + "'"
 
 
 def phase_first(arguments: list[str]) -> list[str]:

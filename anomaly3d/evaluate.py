@@ -35,7 +35,7 @@ def main(config: DictConfig) -> Done:
         config.false_positive_rate,
         config.voxel_false_positive_rate,
         settings["trainer"],
-        worker_count(config.workers),
+        worker_count(config.workers, config.scheduler),
         config.memory_gb,
     )
     focus = choose_trained(run, chosen("detector"))

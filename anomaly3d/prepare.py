@@ -26,12 +26,13 @@ def build_study(config: DictConfig) -> "Study":
 
     cohort = build(plain(config.dataset), "dataset config")
     preprocessor = build(plain(config.preprocessing), "preprocessing config")
-    return Study(cohort, preprocessor, Path(config.data_dir), worker_count(config.workers))
+    return Study(cohort, preprocessor, Path(config.data_dir), worker_count(config.workers, config.scheduler))
 
 
 @command("prepare")
 def main(config: DictConfig) -> Done:
     """Prepare the cohort of ``dataset=...`` and print what became of its scans."""
+    from anomaly3d.preprocessing.cohort import tell_read_as
     from anomaly3d.report.contact_sheet import write_contact_sheet
     from anomaly3d.system.progress import say
 
@@ -42,6 +43,7 @@ def main(config: DictConfig) -> Done:
     for verdict in ("rejected", "unreadable"):
         for row in prepared.with_verdict(verdict).to_dict("records"):
             say(f"  {row['scan_id']}: {verdict}: {row['reasons']}")
+    tell_read_as(prepared)
     return Done(3 if counts["unreadable"] else 0)
 
 

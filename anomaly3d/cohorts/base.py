@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from anomaly3d.scans.manifest import write_manifest
+from anomaly3d.system.workers import Workers
 
 
 class Cohort(ABC):
@@ -20,7 +21,7 @@ class Cohort(ABC):
     synthetic = False
 
     @abstractmethod
-    def rows(self, folder: Path, workers: int) -> pd.DataFrame:
+    def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
         """A row a scan with the columns of ``scans.manifest``; paths absolute or below ``folder``.
 
         Args:
@@ -40,7 +41,7 @@ class Cohort(ABC):
         digest = hashlib.sha256(self.key().encode()).hexdigest()[:8]
         return data_dir / "raw" / f"{self.name}-{digest}" / "manifest.csv"
 
-    def manifest(self, data_dir: Path, workers: int) -> Path:
+    def manifest(self, data_dir: Path, workers: Workers) -> Path:
         """Write the manifest and return its path.
 
         Raises:

@@ -1,53 +1,83 @@
-"""A folder or a list of scans as a cohort: no labels needed, names are the files'."""
+"""A folder or a list of scans as a cohort: no labels needed; names are the files', or digests for DICOM."""
 
-import hashlib
-import re
-from collections.abc import Mapping, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from anomaly3d.cohorts.base import Cohort
+from anomaly3d.cohorts.names import digest, distinct, people, plain, pseudonym, split_by_name
 from anomaly3d.errors import UserError
+from anomaly3d.scans.dicom_headers import is_dicom, read_ids
+from anomaly3d.scans.image_files import SUFFIXES
+from anomaly3d.scans.recipe import SUFFIX as RECIPE
+from anomaly3d.scans.recipe import write_recipe
+from anomaly3d.system.files import visible
+from anomaly3d.system.progress import track
+from anomaly3d.system.workers import Workers
 
-SUFFIXES = (".nii", ".nii.gz")
+FILES = (*SUFFIXES, RECIPE, ".zip")
+MANY = 2000  # DICOM files whose headers take so long that it is shown
 
 
-def find_scans(root: Path) -> list[Path]:
-    """Every NIfTI file below a folder, and every folder that holds DICOM slices.
+@dataclass(frozen=True)
+class Found:
+    """A scan in a folder: a file, or the DICOM files of one study, which a folder may hold alone.
+
+    ``path`` is the file or that folder, for DICOM files among others their common folder.
+    """
+
+    path: Path
+    study: str = ""
+    patient: str = ""
+    files: tuple[Path, ...] = ()
+    alone: bool = True
+
+
+def find_scans(root: Path) -> list[Found]:
+    """Every image file below a folder, and every DICOM study, whatever its files are called.
 
     Raises:
         UserError: the folder does not exist or holds no scan.
     """
     if not root.is_dir():
         raise UserError(f"folder {root} does not exist: give the folder of your scans with root=... (dataset.root=...)")
-    nifti = [p for p in root.rglob("*") if p.name.lower().endswith(SUFFIXES) and p.is_file()]
-    dicom = sorted({p.parent for p in root.rglob("*.dcm")})
-    if not nifti and not dicom:
-        raise UserError(f"folder {root} holds neither NIfTI files (.nii, .nii.gz) nor DICOM slices (.dcm)")
-    return sorted(nifti) + dicom
+    images, dicom = [], []
+    for place, names in visible(root):
+        for name in names:
+            path = place / name
+            if name.lower().endswith(FILES):
+                images.append(Found(path))
+            elif is_dicom(path):
+                dicom.append(path)
+    found = images + studies(dicom)
+    if not found:
+        raise UserError(f"folder {root} holds neither image files ({', '.join(FILES)}) nor DICOM files")
+    return found
 
 
-def scan_name(path: Path, root: Path | None = None) -> str:
-    """A scan_id from a path: its place below the root, without suffixes, with dashes for what a name cannot hold."""
-    text = str(path.relative_to(root)) if root else path.name
-    return re.sub(r"[^A-Za-z0-9._]+", "-", re.sub(r"\.nii(\.gz)?$", "", text, flags=re.IGNORECASE)).strip("-")
-
-
-def subject_name(path: Path, root: Path | None) -> str:
-    """The folder below the root that holds a nested scan is its person; empty where scans lie side by side."""
-    parts = path.relative_to(root).parts if root else ()
-    return scan_name(Path(parts[0])) if len(parts) > 1 else ""
-
-
-def split_by_name(name: str, shares: dict[str, float]) -> str:
-    """A split drawn from a person's name itself, so that adding scans moves none of the others."""
-    draw = int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) / 16**12 * sum(shares.values())
-    for split, share in shares.items():
-        draw -= share
-        if draw < 0:
-            return split
-    return list(shares)[-1]
+def studies(files: Sequence[Path]) -> list[Found]:
+    """DICOM files by study; where that is unknown, by folder."""
+    ids: Iterable[tuple[str, str]] = map(read_ids, files)
+    if len(files) > MANY:
+        ids = track(ids, len(files), "DICOM headers")
+    groups: dict[str, list[tuple[Path, str]]] = defaultdict(list)
+    folders: dict[Path, set[str]] = defaultdict(set)
+    for path, (study, patient) in zip(files, ids, strict=True):
+        groups[study or str(path.parent)].append((path, patient))
+        for folder in path.parents:
+            folders[folder].add(study or str(path.parent))
+    found = []
+    for study, members in groups.items():
+        paths = [path for path, _ in members]
+        common = Path(os.path.commonpath([path.parent for path in paths]))
+        patient = next((patient for _, patient in members if patient), "")
+        known = "" if study == str(paths[0].parent) else study
+        found.append(Found(common, known, patient, tuple(paths), alone=folders[common] == {study}))
+    return found
 
 
 class FolderCohort(Cohort):
@@ -83,28 +113,62 @@ class FolderCohort(Cohort):
             return str(self.root.resolve())
         return "\n".join(str(Path(scan).resolve()) for scan in self.scans)
 
-    def rows(self, folder: Path, workers: int) -> pd.DataFrame:
-        """A row a file or DICOM folder.
+    def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
+        """A row a file or DICOM study.
 
         Raises:
-            UserError: a scan does not exist, or two scans would have the same name.
+            UserError: a scan does not exist.
         """
-        paths = find_scans(self.root) if self.root else [Path(s) for s in self.scans]
-        for path in paths:
-            if not path.exists():
-                raise UserError(f"scan {path} does not exist")
-        names = [scan_name(p, self.root) for p in paths]
-        subjects = [subject_name(p, self.root) or n for p, n in zip(paths, names, strict=True)]
-        if doubles := sorted({n for n in names if names.count(n) > 1}):
-            raise UserError(f"two scans would both be named {doubles[0]}: rename one, or write a manifest")
+        found = find_scans(self.root) if self.root else self.listed()
+        top = self.root or Path(os.path.commonpath([one.path.absolute().parent for one in found]))
+        places = [Path(os.path.relpath(one.path.absolute(), top.absolute())) for one in found]
+        names = [scan_name(one, place, self.root is None) for one, place in zip(found, places, strict=True)]
+        if self.root is None and len({name.lower() for name in names}) < len(names):
+            names = [scan_name(one, place, False) for one, place in zip(found, places, strict=True)]
+        names = distinct(names, [f"{one.path.absolute()} {one.study}" for one in found])
+        persons = [plain(person) for person in people(places)]
+        subjects = [
+            (pseudonym(one.patient, folder.parent) or name) if one.files else person
+            for one, name, person in zip(found, names, persons, strict=True)
+        ]
         healthy = self.label == "0"
         return pd.DataFrame(
             {
                 "scan_id": names,
                 "subject_id": subjects,
                 "cohort": self.name,
-                "image": [str(p.resolve()) for p in paths],
+                "image": [image_of(one, name, folder) for one, name in zip(found, names, strict=True)],
                 "label": self.label,
                 "split": [split_by_name(s, self.shares) if healthy else "test" for s in subjects],
             }
         )
+
+    def listed(self) -> list[Found]:
+        """The scans of the list, each once.
+
+        Raises:
+            UserError: one does not exist.
+        """
+        found: dict[Path, list[Found]] = {}
+        for path in map(Path, self.scans):
+            if not path.exists():
+                raise UserError(f"scan {path} does not exist")
+            found[path.resolve()] = find_scans(path) if path.is_dir() else [Found(path)]
+        return [one for ones in found.values() for one in ones]
+
+
+def scan_name(found: Found, place: Path, short: bool) -> str:
+    """A digest for DICOM, whose folders are often called like the patient; else the path, or the file's name only."""
+    if found.files:
+        return "dicom-" + digest(found.study or str(found.path.resolve()))
+    return plain(place.name if short else str(place))
+
+
+def image_of(found: Found, name: str, folder: Path) -> str:
+    """What the manifest names: the file or folder, or a list of DICOM files that lie among others."""
+    if found.alone:
+        return str(found.path.resolve())
+    recipe = folder / "dicom" / f"{name}.recipe"
+    files = [str(path.resolve()) for path in found.files]
+    write_recipe(recipe, "anomaly3d.scans.dicom.read_dicom_files", files=files)
+    return str(recipe)

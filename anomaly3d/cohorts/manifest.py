@@ -7,6 +7,7 @@ import pandas as pd
 from anomaly3d.cohorts.base import Cohort
 from anomaly3d.errors import UserError
 from anomaly3d.scans.manifest import read_manifest
+from anomaly3d.system.workers import Workers
 
 
 class ManifestCohort(Cohort):
@@ -24,11 +25,11 @@ class ManifestCohort(Cohort):
             raise UserError("no manifest: give its path with dataset.manifest=...")
         self.name, self.path = name, Path(manifest)
 
-    def rows(self, folder: Path, workers: int) -> pd.DataFrame:
+    def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
         return read_manifest(self.path)
 
     def place(self, data_dir: Path) -> Path:
         return self.path
 
-    def manifest(self, data_dir: Path, workers: int) -> Path:
+    def manifest(self, data_dir: Path, workers: Workers) -> Path:
         return self.path

@@ -30,7 +30,7 @@ from anomaly3d.scoring.inference import Inference
 from anomaly3d.scoring.scan_scores import choose, rescore, score_names
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import is_leader, say
-from anomaly3d.system.workers import run_parallel
+from anomaly3d.system.workers import Workers, run_parallel
 
 TASKS = ("train", "validation", PSEUDO, "calibration", "test")  # splits that are scored
 ROLES = ("method", "trivial", "upper", "oracle")  # in the order of the tables
@@ -45,7 +45,7 @@ class Options:
     false_positive_rate: float
     voxel_false_positive_rate: float
     trainer: Mapping[str, Any]
-    workers: int
+    workers: Workers
     memory_gb: float | None = None
 
     def __post_init__(self) -> None:
@@ -223,7 +223,7 @@ def beyond_ranking(scored: Scored, named: bool) -> dict[str, Any]:
     return found
 
 
-def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: int) -> dict[str, Any]:
+def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: Workers) -> dict[str, Any]:
     """How well anomaly maps find the lesions of test scans that have a mask; empty without maps, masks or threshold."""
     rows = data.split("test").set_index("scan_id")
     wanted = rows.loc[ranked(scored.tables["test"])["scan_id"]].reset_index()

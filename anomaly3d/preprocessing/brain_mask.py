@@ -18,9 +18,13 @@ def ball(radius: float, spacing: float) -> np.ndarray:
     return (x[:, None, None] ** 2 + x[None, :, None] ** 2 + x**2) <= radius**2
 
 
-def distance(mask: np.ndarray, spacing: float) -> np.ndarray:
-    """Millimetres from each voxel of a mask to the nearest one outside it; 0 outside."""
-    return edt.edt(mask, anisotropy=(spacing,) * 3, parallel=1)
+def distance(mask: np.ndarray, spacing: float, axis: int = 0, along: float = 1.0) -> np.ndarray:
+    """Millimetres from each voxel of a mask to the nearest one outside it; 0 outside.
+
+    Args:
+        along: how much a millimetre along ``axis`` counts.
+    """
+    return edt.edt(mask, anisotropy=tuple(spacing * (along if a == axis else 1.0) for a in range(3)), parallel=1)
 
 
 def erode(mask: np.ndarray, radius: float, spacing: float) -> np.ndarray:
@@ -41,6 +45,11 @@ def largest_part(mask: np.ndarray) -> np.ndarray:
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     return parts == sizes.argmax()
+
+
+def what_is_left(hu: np.ndarray) -> np.ndarray:
+    """The brain of a head whose skull was removed: the largest part that is not air, filled."""
+    return ndimage.binary_fill_holes(largest_part(ndimage.binary_opening(hu > -200.0)))
 
 
 def intracranial_mask(

@@ -19,14 +19,17 @@ from threadpoolctl import threadpool_limits
 from anomaly3d.cohorts.base import Cohort
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
-from anomaly3d.scans.manifest import PATHS, TRUTH, read_manifest, write_manifest
-from anomaly3d.scans.nifti import load_mask, save_volume
-from anomaly3d.system.files import remove_leftovers, written_whole
+from anomaly3d.scans.manifest import PATHS, SPLITS, TRUTH, read_manifest, write_manifest
+from anomaly3d.scans.nifti import save_volume
+from anomaly3d.scans.readers import read_mask
+from anomaly3d.scans.volume import Volume
+from anomaly3d.system.files import mark_output, remove_leftovers, visible, written_whole
 from anomaly3d.system.progress import say
-from anomaly3d.system.workers import disk_error, run_parallel
+from anomaly3d.system.workers import Workers, disk_error, run_parallel
 
+LONGEST = 900.0  # seconds for one scan
 DESCRIPTION = ["scan_id", "subject_id", "cohort", "split", "label", "group", "lesions"]  # quality.csv repeats them
-TEXT = [*DESCRIPTION, "verdict", "reasons"]  # the other columns of quality.csv are numbers
+TEXT = [*DESCRIPTION, "verdict", "reasons", "read_as", "content"]  # the other columns of quality.csv are numbers
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,14 @@ class Sources:
 
     def fingerprint(self) -> str:
         """Sizes and modification times, to notice that a file was replaced."""
-        stats = [Path(p).stat() for name, p in vars(self).items() if p and name != "scan_id"]
-        return " ".join(f"{s.st_size}-{s.st_mtime_ns}" for s in stats)
+        return " ".join(stamp(Path(p)) for name, p in vars(self).items() if p and name != "scan_id")
+
+
+def stamp(path: Path) -> str:
+    """Size and modification time of a file; of a folder the sum of its files and the latest."""
+    files = [path, *(folder / name for folder, names in visible(path) for name in names)] if path.is_dir() else [path]
+    stats = [file.stat() for file in files if file.exists()]
+    return f"{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,8 @@ class Outcome:
     """What became of one scan, kept as ``outcomes/ID.json``.
 
     ``unreadable`` is the reason why nothing could be prepared, else empty; ``source`` is the files' fingerprint;
-    ``lesion_ml`` the volume of the lesion mask on the scan's own grid.
+    ``lesion_ml`` the volume of the lesion mask on the scan's own grid; ``read_as`` which series of a study was read,
+    where there was a choice; ``content`` a digest of the scan's voxels, the same for copies under any name or format.
     """
 
     scan_id: str
@@ -65,6 +75,14 @@ class Outcome:
     quality: dict[str, float]
     source: str
     lesion_ml: float | None = None
+    read_as: str = ""
+    content: str = ""
+
+
+def digest_of(scan: Volume) -> str:
+    """16 hex digits of the voxels, rounded to whole numbers."""
+    whole = np.rint(scan.data).astype("<i2")
+    return hashlib.sha256(repr(whole.shape).encode() + whole.tobytes()).hexdigest()[:16]
 
 
 @threadpool_limits.wrap(1)  # the workers share the cores; and the bits do not depend on their number
@@ -97,29 +115,38 @@ def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Out
     return outcome
 
 
+def lost_scan(job: tuple[Any, ...], reason: str) -> Outcome:
+    """The outcome of a scan that took its worker down or never ended; not kept, so the next call tries again."""
+    sources: Sources = job[0]
+    return Outcome(sources.scan_id, f"this program could not finish it: {reason}", {}, sources.fingerprint())
+
+
 def prepare_anew(sources: Sources, source: str, out: Path, preprocessor: Preprocessor) -> Outcome:
     """Read, prepare and write one scan whose fingerprint is ``source``."""
-    scan_id = sources.scan_id
+    scan_id, read_as = sources.scan_id, ""
     try:
         scan = preprocessor.read(Path(sources.image))
-        companions = read_companions(sources, preprocessor)
+        read_as = scan.read_as
+        companions = read_companions(sources, scan, preprocessor)
         prepared = preprocessor.prepare(scan, companions)
     except UnreadableScan as error:
-        return Outcome(scan_id, str(error), {}, source)
+        return Outcome(scan_id, str(error), {}, source, read_as=read_as)
     write_prepared(prepared, out, scan_id)
     lesion = companions.masks.get("lesion_mask")
-    return Outcome(scan_id, "", prepared.quality, source, lesion.ml() if lesion else None)
+    return Outcome(
+        scan_id, "", prepared.quality, source, lesion.ml() if lesion else None, scan.read_as, digest_of(scan)
+    )
 
 
-def read_companions(sources: Sources, preprocessor: Preprocessor) -> Companions:
-    """What comes with a scan, read.
+def read_companions(sources: Sources, scan: Volume, preprocessor: Preprocessor) -> Companions:
+    """What comes with a scan, read; masks must lie on it.
 
     Raises:
         UnreadableScan: names the file.
     """
     return Companions(
-        brain_mask=load_mask(Path(sources.brain_mask)) if sources.brain_mask else None,
-        masks={name: load_mask(Path(p)) for name in TRUTH if (p := getattr(sources, name))},
+        brain_mask=read_mask(Path(sources.brain_mask), scan) if sources.brain_mask else None,
+        masks={name: read_mask(Path(p), scan) for name in TRUTH if (p := getattr(sources, name))},
         twin=preprocessor.read(Path(sources.twin)) if sources.twin else None,
         transform_fault=load_affine(Path(sources.transform_fault)) if sources.transform_fault else None,
     )
@@ -213,12 +240,16 @@ def cohort_folder(manifest: Path, data_dir: Path) -> str:
 
 @dataclass(frozen=True)
 class Study:
-    """A cohort, how its scans are prepared, and where."""
+    """A cohort, how its scans are prepared, and where.
+
+    ``copies``: whether one scan may be there under two names, as in a folder that is only scored.
+    """
 
     cohort: Cohort
     preprocessor: Preprocessor
     data_dir: Path
-    workers: int = 1
+    workers: Workers = 1
+    copies: bool = False
 
     @property
     def folder(self) -> Path:
@@ -239,10 +270,12 @@ class Study:
         """Prepare what is missing; writes ``manifest.csv`` (what could be prepared) and ``quality.csv`` (all scans).
 
         Raises:
-            UserError: the manifest has problems (before any work), or the disk is full.
+            UserError: the manifest has problems (before any work), a scan is there twice, or the disk is full.
         """
         manifest = self.cohort.manifest(self.data_dir, self.workers)
         table, folder = read_manifest(manifest), self.folder
+        say(in_words(table))
+        mark_output(self.data_dir)
         remove_leftovers(folder)
         self.preprocessor.setup(self.data_dir)
         found = {outcome.scan_id: outcome for outcome in self.outcomes(table, folder)}
@@ -252,6 +285,8 @@ class Study:
                 "scan_id": o.scan_id,
                 "verdict": "unreadable" if o.unreadable else "",
                 "reasons": o.unreadable,
+                "read_as": o.read_as,
+                "content": o.content,
                 **o.quality,
             }
             for o in outcomes
@@ -259,6 +294,11 @@ class Study:
         quality = judge_again(table[DESCRIPTION].merge(pd.DataFrame(rows), on="scan_id"), self.preprocessor.judge)
         with written_whole(folder / "quality.csv") as path:
             quality.to_csv(path, index=False)
+        if not self.copies and (twice := copies(quality)):
+            raise UserError(
+                f"the same voxels are there under several names: {'; '.join(twice)}: keep one row of each in the "
+                f"manifest, or one file in the folder (all scans are in {folder / 'quality.csv'})"
+            )
         readable = [not o.unreadable for o in outcomes]
         write_manifest(
             prepared_files(table[readable], [o for o in outcomes if not o.unreadable], folder), folder / "manifest.csv"
@@ -272,7 +312,33 @@ class Study:
         if not missing:
             return (prepare_scan(*job) for job in jobs)
         say(f"prepare: {missing} of {len(jobs)} scans to do, into {folder}")
-        return run_parallel(prepare_scan, jobs, self.workers, "prepare")
+        return run_parallel(prepare_scan, jobs, self.workers, "prepare", lost_scan, LONGEST)
+
+
+def in_words(table: pd.DataFrame) -> str:
+    """How many scans and subjects there are, by split."""
+    parts = [
+        f"{split} {len(rows)} of {rows['subject_id'].nunique()}"
+        for split in SPLITS
+        if len(rows := table[table["split"] == split])
+    ]
+    return f"{len(table)} scans of {table['subject_id'].nunique()} subjects: {', '.join(parts)}"
+
+
+def copies(quality: pd.DataFrame) -> list[str]:
+    """Scans with the same voxels, each set in words with the splits they are in."""
+    known = quality[quality["content"].fillna("") != ""]
+    return [
+        " = ".join(f"{row.scan_id} ({row.split})" for row in same.itertuples())
+        for _, same in known.groupby("content", sort=False)
+        if len(same) > 1
+    ]
+
+
+def tell_read_as(prepared: PreparedCohort) -> None:
+    """Say which series of a study was read, where there was a choice."""
+    for row in prepared.quality[prepared.quality["read_as"] != ""].to_dict("records"):
+        say(f"  {row['scan_id']}: {row['read_as']}")
 
 
 def prepared_files(table: pd.DataFrame, outcomes: list[Outcome], folder: Path) -> pd.DataFrame:

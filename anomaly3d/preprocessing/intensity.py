@@ -14,7 +14,7 @@ def fill_outside(hu: np.ndarray, mask: np.ndarray, window: tuple[float, float]) 
     return np.where(mask, np.clip(hu, *window), window[0]).astype(np.float32)
 
 
-def fill_bone_rim(hu: np.ndarray, mask: np.ndarray, rim: np.ndarray, highest: float) -> np.ndarray:
+def fill_bone_rim(hu: np.ndarray, mask: np.ndarray, rim: np.ndarray, highest: float, steps: float) -> np.ndarray:
     """HU in which rim voxels that the skull shares have the mean of the soft tissue beside them.
 
     The mask reaches to the inner table so that blood on it is kept. Half a voxel of bone is brighter than blood, and
@@ -22,13 +22,14 @@ def fill_bone_rim(hu: np.ndarray, mask: np.ndarray, rim: np.ndarray, highest: fl
 
     Args:
         rim: where the skull is near; ``highest``: HU above which it is bone.
+        steps: voxels that tissue may spread.
     """
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     part, mask, rim = hu[box], mask[box], rim[box]
     bone = mask & rim & (part > highest)
     tissue = mask & ~bone
     filled = np.where(tissue, part, 0).astype(np.float32)
-    for _ in range(2):  # a voxel of 1.5 mm further each time
+    for _ in range(round(steps)):
         share = ndimage.uniform_filter(tissue.astype(np.float32), 3)
         mean = ndimage.uniform_filter(filled, 3) / np.maximum(share, 1e-6)
         reached = bone & ~tissue & (share > 1e-3)

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import nibabel as nib
 
 from anomaly3d.errors import UnreadableScan, UserError
-from anomaly3d.scans.nifti import load_mask
+from anomaly3d.scans.readers import read_mask
 from anomaly3d.scans.volume import Volume
 
 
@@ -39,4 +39,4 @@ def run_mask_command(command: str, scan: Volume) -> Volume:
         if done.returncode or not made.exists():
             last = (done.stderr.strip().splitlines() or ["no mask was written"])[-1]
             raise UnreadableScan(f"the mask command failed (exit code {done.returncode}): {last}")
-        return load_mask(made)
+        return read_mask(made)

@@ -11,15 +11,16 @@ import numpy as np
 from anomaly3d.atlas import template
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
-from anomaly3d.preprocessing.brain_mask import RIM, distance, intracranial_mask
+from anomaly3d.preprocessing.brain_mask import RIM, distance, intracranial_mask, what_is_left
 from anomaly3d.preprocessing.crop import Box, bounding_box
 from anomaly3d.preprocessing.intensity import fill_bone_rim, fill_outside, smooth_and_resize, to_unit_range
 from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
 from anomaly3d.preprocessing.quality import REASONS, measure
 from anomaly3d.preprocessing.registration import Registration, register, score
 from anomaly3d.scans.readers import HU_MIN, read_ct
-from anomaly3d.scans.volume import Volume, resample
+from anomaly3d.scans.volume import Volume, no_finer, resample
 
+RIM_FILLED = 3.0  # mm, or a slice where that is more
 WORKING_LOW, WORKING_HIGH = np.array([-93.0, -129.0, -82.5]), np.array([93.0, 96.0, 103.5])  # MNI mm
 
 
@@ -39,6 +40,13 @@ def working_template(template_path: Path, spacing: float) -> tuple[np.ndarray, n
     return inner_table, (affine[2, 3] + spacing * np.arange(shape[2]))[None, None], spacing
 
 
+def thick_slices(scan: Volume, mni_to_scan: np.ndarray) -> tuple[int, float]:
+    """The MNI axis nearest to the scan's slice axis, and the distance of its slices in mm."""
+    axis = int(scan.spacing.argmax())
+    direction = np.linalg.inv(mni_to_scan[:3, :3]) @ scan.affine[:3, axis]
+    return int(np.abs(direction).argmax()), float(scan.spacing[axis])
+
+
 class NCCT(Preprocessor):
     """``conf/preprocessing/ncct.yaml``; HU and mm.
 
@@ -51,12 +59,13 @@ class NCCT(Preprocessor):
         registration_enough: correlation with the template at which no other start is tried.
         mask_command: somebody else's skull stripper, None for ours.
         fill_bone_rim: give voxels that the skull shares the soft tissue beside them.
+        stripped: the scans hold the brain only, another tool has removed the skull.
 
     Raises:
         UserError: an impossible value.
     """
 
-    version = 5
+    version = 6
     reasons = REASONS
 
     def __init__(
@@ -71,6 +80,7 @@ class NCCT(Preprocessor):
         mask_command: str | None,
         fill_bone_rim: bool,
         quality: Mapping[str, Any],
+        stripped: bool = False,
     ) -> None:
         super().__init__(resolution, quality)
         low, high = window
@@ -79,6 +89,7 @@ class NCCT(Preprocessor):
         self.working_spacing = working_spacing
         self.registration_spacing, self.registration_enough = registration_spacing, registration_enough
         self.mask_command, self.fill_bone_rim = mask_command, fill_bone_rim
+        self.stripped = stripped
         self.template = template.NAME
         self._template_path: Path | None = None
         if crop not in ("template", "scan"):
@@ -90,7 +101,7 @@ class NCCT(Preprocessor):
         self._template_path = template.build_template(data_dir)
 
     def read(self, path: Path) -> Volume:
-        return read_ct(path)
+        return read_ct(path, self.stripped)
 
     def to_physical(self, x: np.ndarray) -> np.ndarray:
         low, high = self.window
@@ -107,15 +118,17 @@ class NCCT(Preprocessor):
         found = self.register(scan, companions.transform_fault)
         to_scan = found.mni_to_scan
         affine, shape = working_grid(self.working_spacing)
-        hu = resample(scan, affine, shape, to_scan, HU_MIN)
+        hu = resample(no_finer(scan, self.working_spacing), affine, shape, to_scan, HU_MIN)
         mask = self.brain_mask(scan, hu, companions.brain_mask, to_scan)
         depth = distance(mask, self.working_spacing)
+        slice_axis, slice_mm = thick_slices(scan, to_scan)
+        near = distance(mask, self.working_spacing, slice_axis, RIM / max(RIM, slice_mm)) <= RIM
         quality = measure(scan, hu, mask, depth, self.working_spacing, inner_table, to_scan, found.score)
         small = self.crop_box(mask, affine, inner_table).grid(self.resolution)
 
         def shrink(hu: np.ndarray) -> np.ndarray:
             if self.fill_bone_rim:
-                hu = fill_bone_rim(hu, mask, depth <= RIM, self.window[1])
+                hu = fill_bone_rim(hu, mask, near, self.window[1], max(RIM_FILLED, slice_mm) / self.working_spacing)
             filled = Volume(fill_outside(hu, mask, self.window), affine)
             return to_unit_range(smooth_and_resize(filled, small, self.resolution, self.window[0]), self.window)
 
@@ -125,13 +138,17 @@ class NCCT(Preprocessor):
 
         extra = {n: shrink_mask(resample(m, affine, shape, to_scan) > 0.5) for n, m in companions.masks.items()}
         if companions.twin is not None:
-            extra["twin"] = shrink(resample(companions.twin, affine, shape, to_scan, HU_MIN))
+            twin = no_finer(companions.twin, self.working_spacing)
+            extra["twin"] = shrink(resample(twin, affine, shape, to_scan, HU_MIN))
         return Prepared(shrink(hu), shrink_mask(mask), extra, small, to_scan, asdict(quality))
 
     def register(self, scan: Volume, fault: np.ndarray | None) -> Registration:
         """Step 1, spoiled by ``fault`` where there is one."""
         assert self._template_path is not None
         fixed = template.load_template(self._template_path)
+        if self.stripped:
+            hu, inner_table = fixed
+            fixed = Volume(np.where(inner_table.data < 0, hu.data, HU_MIN), hu.affine), inner_table
         found = register(scan, *fixed, self.registration_spacing, self.registration_enough)
         if fault is None:
             return found
@@ -147,7 +164,9 @@ class NCCT(Preprocessor):
         assert self._template_path is not None
         if given is None and self.mask_command:
             given = run_mask_command(self.mask_command, scan)
-        if given is None:
+        if given is None and self.stripped:
+            mask = what_is_left(hu)
+        elif given is None:
             mask = intracranial_mask(hu, *working_template(self._template_path, self.working_spacing))
         else:
             mask = resample(given, *working_grid(self.working_spacing), to_scan) > 0.5

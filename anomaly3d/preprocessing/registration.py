@@ -4,6 +4,7 @@ CT numbers mean the same in every scan, so intensities are compared directly; mu
 intensities do not correspond, costs ten times as much here and is no better (``experiments/preprocessing``).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
 from anomaly3d.errors import UnreadableScan
-from anomaly3d.scans.volume import Volume
+from anomaly3d.scans.volume import Volume, block_means
 
 # HU -> [0, 1]: a third of the range for soft tissue, so that ventricles and falx count beside the skull
 TONE = ((-150.0, 0.0, 60.0, 800.0), (0.0, 0.1, 0.4, 1.0))
@@ -31,6 +32,7 @@ OTHER_STARTS = [  # where the head is sought when the first start ends poorly
     ),
 ]
 REFINED = 4  # of them
+SIZES = (0.85, 0.92, 1.08)  # of a head over the template's, tried when an upright head is not found at once
 COARSE = (8.0, 14.0, 4000)  # mm of smoothing, mm beyond the inner table, number of points
 FINE = (3.0, 3.0, 12000)
 BOX = 0.29  # standard deviation of a box over its width
@@ -121,13 +123,7 @@ def fit(level: Level, pose: np.ndarray) -> np.ndarray:
 def shrink(volume: Volume, spacing: float) -> Volume:
     """HU up to ``BONE``, averaged over blocks of voxels of about ``spacing`` mm."""
     factor = np.maximum(np.rint(spacing / volume.spacing).astype(int), 1)
-    keep = tuple(slice(0, n - n % f) for n, f in zip(volume.data.shape, factor, strict=True))
-    nx, ny, nz = (n // f for n, f in zip(volume.data.shape, factor, strict=True))
-    blocks = np.minimum(volume.data[keep], BONE).reshape(nx, factor[0], ny, factor[1], nz, factor[2])
-    affine = volume.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ ((factor - 1) / 2)
-    affine[:3, :3] = affine[:3, :3] * factor
-    return Volume(blocks.mean((1, 3, 5), dtype=np.float32), affine)
+    return block_means(Volume(np.minimum(volume.data, BONE), volume.affine), factor)
 
 
 def tone(hu: np.ndarray) -> np.ndarray:
@@ -167,8 +163,9 @@ def make_level(scan: Volume, template: Volume, inner_table: Volume, sigma: float
 def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float, enough: float) -> Registration:
     """Find the affine from MNI space to the scan.
 
-    Rigid on a coarse level, then affine there and on a fine level. Where the score stays below ``enough``, the head is
-    also sought nodded, tilted and shaken by 30 degrees and turned by quarter and half turns; the best start wins.
+    Affine at once on a coarse level, then on a fine one; a rigid start would lose small heads to their own necks. Where
+    the score stays below ``enough``, other sizes are tried; then the head is sought nodded, tilted and shaken by 30
+    degrees and turned by quarter and half turns, rigid at first; the best start wins.
 
     Args:
         scan, template: in HU; ``inner_table`` is the template's signed distance in mm.
@@ -187,16 +184,25 @@ def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float
         offset = scan_centre - rotation.apply(template_centre)
         return fit(coarse, np.r_[rotation.as_rotvec(), offset / LENGTH])
 
+    def upright(size: float) -> np.ndarray:
+        offset = scan_centre - size * template_centre
+        return np.r_[np.zeros(3), offset / LENGTH, [size - 1] * 3, np.zeros(3)]
+
     def refine(pose: np.ndarray) -> Registration:
         for level in (coarse, fine):
             pose = fit(level, np.pad(pose, (0, 12 - len(pose))))
         return Registration(matrix_of(pose) @ shift(-CENTRE), fine.correlation(matrix_of(pose)))
 
-    first = refine(rigid(Rotation.identity()))
+    def best(found: Iterable[Registration]) -> Registration:
+        return max(found, key=lambda one: one.score)
+
+    first = refine(upright(1.0))
+    if first.score < enough:
+        first = best([first, refine(rigid(Rotation.identity())), *(refine(upright(size)) for size in SIZES)])
     if first.score >= enough:
         return first
     others = sorted(map(rigid, OTHER_STARTS), key=lambda pose: -coarse.correlation(matrix_of(pose)))
-    return max([first, *map(refine, others[:REFINED])], key=lambda found: found.score)
+    return best([first, *map(refine, others[:REFINED])])
 
 
 def score(scan: Volume, template: Volume, inner_table: Volume, spacing: float, mni_to_scan: np.ndarray) -> float:

@@ -1,7 +1,11 @@
-"""A folder of DICOM slices as one image, by dcm2niix: it straightens gantry tilt and evens out slice gaps."""
+"""A DICOM study as one image: its series chosen by headers, pixels and geometry by dcm2niix.
+
+dcm2niix straightens gantry tilt, evens out slice distances and applies each slice's own slope and intercept.
+"""
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,33 +13,83 @@ import nibabel as nib
 import numpy as np
 
 from anomaly3d.errors import UnreadableScan
+from anomaly3d.scans.dicom_headers import Header, find_dicom, read_header
+from anomaly3d.scans.dicom_series import check_complete, choose, stacks_of
 
-CORRECTED = re.compile(r"(_Tilt|_Eq)(_\d+)?")  # what dcm2niix adds to the names of straightened and evened files
+MADE = re.compile(r"scan((?:_Tilt|_Eq)*)(?:_\d+)?")  # dcm2niix: straightened, evened, of several files
+LONGEST = 300  # seconds that dcm2niix may take
 
 
 def read_dicom(folder: Path) -> nib.nifti1.Nifti1Image:
-    """The series with the most slices in a folder, in HU, straightened and with even slices.
+    """The scan of a folder that holds a series or a whole study, searched to the bottom, in HU.
+
+    ``image.extra["read_as"]`` says which series it is, where there was a choice.
 
     Raises:
-        UnreadableScan: no series, or a slice that is damaged.
+        UnreadableScan: no series of a head CT, or one that is incomplete or damaged.
+    """
+    return read_dicom_files(find_dicom(folder))
+
+
+def read_dicom_files(files: Sequence[Path | str]) -> nib.nifti1.Nifti1Image:
+    """The scan among these DICOM files.
+
+    Raises:
+        UnreadableScan: as ``read_dicom``.
+    """
+    if not files:
+        raise UnreadableScan("a folder without a DICOM series")
+    headers, damaged = read_headers([Path(file) for file in files])
+    if damaged:
+        raise UnreadableScan(f"{damaged} of {len(files)} DICOM files are damaged or cut short")
+    if not headers:
+        raise UnreadableScan("a folder without a DICOM series")
+    if (studies := len({header.study for header in headers})) > 1:
+        raise UnreadableScan(
+            f"a folder with {studies} DICOM studies, not one: name it with root=... or dataset.root=..."
+        )
+    stack, read_as = choose(stacks_of(headers))
+    check_complete(stack)
+    image = convert([header.path for header in stack.files], stack.count)
+    image.extra["read_as"] = read_as
+    return image
+
+
+def read_headers(files: Sequence[Path]) -> tuple[list[Header], int]:
+    """Headers of the files that hold something, and how many files are damaged."""
+    found, damaged = [], 0
+    for path in files:
+        try:
+            header = read_header(path)
+        except ValueError:
+            damaged += 1
+        else:
+            damaged += bool(header and header.cut)
+            found += [header] if header else []
+    return found, damaged
+
+
+def convert(files: Sequence[Path], slices: int) -> nib.nifti1.Nifti1Image:
+    """One series through dcm2niix: float32, straightened and evened where that was needed.
+
+    Raises:
+        UnreadableScan: dcm2niix does not make that many slices of it.
     """
     import dcm2niix
 
     with TemporaryDirectory() as place:
-        options = ["-b", "n", "-z", "n", "-d", "0", "-f", "%s_%j", "-o", place]
-        done = subprocess.run([dcm2niix.bin, *options, str(folder)], capture_output=True, text=True)
-        files = list(folder.glob("*.dcm"))
-        found = re.search(r"Found (\d+) DICOM", done.stdout)
-        if found and int(found[1]) < len(files):
-            raise UnreadableScan(f"{len(files) - int(found[1])} of {len(files)} DICOM slices are damaged")
-        if "missing images?" in done.stdout:
-            raise UnreadableScan("DICOM slices are missing within the series")
-        made = sorted(Path(place).glob("*.nii"))
-        if not made:
-            raise UnreadableScan("a folder without a DICOM series")
-        slices = {path: nib.nifti1.Nifti1Image.from_filename(path).shape[2] for path in made}
-        originals = [path for path in made if not CORRECTED.search(path.stem)]
-        series = max(originals or made, key=lambda path: slices[path]).stem
-        best = max((path for path in made if path.stem.startswith(series)), key=lambda path: len(path.stem))
-        image = nib.nifti1.Nifti1Image.from_filename(best)
-        return nib.nifti1.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine)
+        given, made = Path(place) / "in", Path(place) / "out"
+        given.mkdir()
+        made.mkdir()
+        for k, path in enumerate(files):
+            (given / f"{k:05d}.dcm").symlink_to(path.resolve())
+        options = ["-b", "n", "-z", "n", "-m", "y", "-f", "scan", "-o", str(made)]
+        try:
+            subprocess.run([dcm2niix.bin, *options, str(given)], capture_output=True, timeout=LONGEST)
+        except subprocess.TimeoutExpired as error:
+            raise UnreadableScan(f"dcm2niix did not finish within {LONGEST} s") from error
+        images = {path: nib.nifti1.Nifti1Image.from_filename(path) for path in made.glob("*.nii")}
+        if not any(path.stem == "scan" and image.shape[2:] == (slices,) for path, image in images.items()):
+            raise UnreadableScan(f"dcm2niix could not make one volume of the {slices} DICOM slices: damaged?")
+        best = max((path for path in images if MADE.fullmatch(path.stem)), key=lambda path: len(path.stem))
+        return nib.nifti1.Nifti1Image(np.asarray(images[best].dataobj, np.float32), images[best].affine)

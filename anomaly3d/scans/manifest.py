@@ -1,5 +1,13 @@
-"""The manifest: one row a scan, a plain CSV with paths relative to its own folder, checked as a whole when read."""
+"""The manifest: one row a scan, a plain CSV with paths relative to its own folder, checked as a whole when read.
 
+Spreadsheets write CSV in many ways; separator, encoding and empty rows are found out. Values are not guessed: what is
+not known is a mistake, with the nearest known value.
+"""
+
+import difflib
+import io
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -27,23 +35,51 @@ PATHS = ("image", "brain_mask", "lesion_mask", "transform_fault", "mass_effect_m
 SPLITS = ("train", "validation", "calibration", "test", "labelled")  # labelled: supervised controls learn from it
 GROUPS = ("normal", "tbi", "postoperative", "low_quality", "")
 LABELS = ("0", "1", "")
+HEALTHY_SPLITS = ("train", "validation", "calibration")
+SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
+LESIONS = (
+    *("epidural", "subdural", "intraparenchymal", "contusion", "subarachnoid", "intraventricular"),  # the paper's
+    *("axonal_injury", "fracture", "pneumocephalus", "oedema", "midline_shift", "mass_effect", "herniation"),
+    *("infarct", "tumour", "hydrocephalus", "atrophy", "calcification", "malformation", "other"),
+    *("craniectomy", "craniotomy", "shunt", "drain", "implant"),  # after operations
+    *("truncated", "wrong_orientation", "wrong_registration", "low_dose", "motion", "streaks", "artefact"),  # of scans
+)
+OTHER_NAMES = {  # of lesions: what somebody may have meant
+    **dict.fromkeys(("edh", "extradural"), "epidural"),
+    **dict.fromkeys(("sdh", "asdh", "csdh"), "subdural"),
+    **dict.fromkeys(("iph", "ich", "intracerebral", "haematoma", "hematoma"), "intraparenchymal"),
+    **dict.fromkeys(("haemorrhage", "hemorrhage", "bleed"), "intraparenchymal"),
+    **dict.fromkeys(("sah", "tsah"), "subarachnoid"),
+    **dict.fromkeys(("ivh",), "intraventricular"),
+    **dict.fromkeys(("dai", "tai"), "axonal_injury"),
+    **dict.fromkeys(("stroke", "ischemia", "ischaemia", "infarction"), "infarct"),
+    **dict.fromkeys(("edema",), "oedema"),
+    **dict.fromkeys(("tumor", "mass", "neoplasm"), "tumour"),
+}
+NOTHING = ("", "na", "n/a", "nan", "null", "none", "-")  # as spreadsheets say that a value is missing
+SEPARATORS = (",", ";", "\t", "|")
+SIMILAR = 0.75  # of an unknown name to a known one, to ask whether that is meant
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
     """Read and check a manifest.
 
     Every value is text; empty means unknown. ``label`` is ``0`` (normal), ``1`` (abnormal) or empty; ``split`` one of
-    ``SPLITS``; ``lesions`` joined by ``;``. Paths come back absolute.
+    ``SPLITS``; ``lesions`` of ``LESIONS``, joined by ``;``; ``age`` in years; ``sex`` ``F`` or ``M``. Paths come back
+    absolute.
 
     Raises:
         UserError: lists every problem with its row number (the header is row 1).
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"manifest {path} is not a file: give the path of a CSV with dataset.manifest=...") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"manifest {path} is not a CSV table: {error}") from error
+    table = read_table(path)
+    table.columns = [re.sub(r"[ -]+", "_", str(c).strip().lower()) for c in table.columns]
+    table = table.apply(lambda column: column.str.strip())
+    table = table[(table != "").any(axis=1)]
+    table = table[[c for c in table if not (c.startswith("unnamed") and (table[c] == "").all())]]
+    if mistyped := [(c, near(c, OPTIONAL)) for c in table if c not in (*REQUIRED, *OPTIONAL)]:
+        meant = [f"{column}, meant as {known}" for column, known in mistyped if known and known not in table]
+        if meant:
+            raise UserError(f"manifest {path} has the unknown column(s) {'; '.join(meant)}? Rename or remove it")
     missing = [c for c in REQUIRED if c not in table.columns]
     if missing:
         raise UserError(
@@ -53,15 +89,85 @@ def read_manifest(path: Path) -> pd.DataFrame:
     for column in OPTIONAL:
         if column not in table.columns:
             table[column] = ""
-    table["cohort"] = table["cohort"].replace("", path.parent.name)
-    unset = table["group"] == ""
-    table.loc[unset, "group"] = table.loc[unset, "label"].map({"0": "normal", "1": "tbi", "": ""}).fillna("")
-    for column in PATHS:
-        table[column] = [str((path.parent / p).resolve()) if p else "" for p in table[column]]
+    table = tidy(table, path.parent)
     problems = find_problems(table)
     if problems:
         raise UserError(f"manifest {path}: " + "; ".join(problems))
+    return table.reset_index(drop=True)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of text as any spreadsheet saves it: commas, semicolons, tabs or bars; UTF-8, UTF-16 or Windows' own.
+
+    Raises:
+        UserError: not such a table.
+    """
+    try:
+        raw = path.expanduser().read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"manifest {path} is not a file: give the path of a CSV with dataset.manifest=...") from error
+    if raw[:2] == b"PK":
+        raise UserError(f"manifest {path} is a workbook, not a CSV: save the sheet as CSV from the spreadsheet")
+    text = decoded(raw)
+    header = text.split("\n", 1)[0]
+    separator = max(SEPARATORS, key=header.count)
+    try:
+        return pd.read_csv(
+            io.StringIO(text),
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            skipinitialspace=True,
+            index_col=False,
+        ).fillna("")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise UserError(f"manifest {path} is not a CSV table: {error}") from error
+
+
+def decoded(raw: bytes) -> str:
+    """Text of a file in the encodings that spreadsheets write; Windows' own where it is no Unicode."""
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return raw.decode("utf-16", errors="replace")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", errors="replace")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like one that is not, empty where none is."""
+    found = difflib.get_close_matches(name.lower(), list(known), 1, SIMILAR)
+    return found[0] if found else ""
+
+
+def tidy(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The table with values as this program writes them, where there is no doubt what is meant."""
+    table = table.copy()
+    for column in table.columns.difference(["scan_id", "subject_id"]):
+        table.loc[table[column].str.lower().isin(NOTHING), column] = ""
+    table["label"] = table["label"].str.replace(r"\.0+$", "", regex=True)
+    for column in ("split", "group"):
+        table[column] = table[column].str.lower().str.replace(" ", "_")
+    table["sex"] = [SEXES.get(sex.lower(), sex) for sex in table["sex"]]
+    table["lesions"] = [
+        ";".join(part.strip().lower().replace(" ", "_") for part in re.split("[;,|+]", found) if part.strip())
+        for found in table["lesions"]
+    ]
+    table["cohort"] = table["cohort"].replace("", folder.name)
+    unset = table["group"] == ""
+    table.loc[unset, "group"] = table.loc[unset, "label"].map({"0": "normal", "1": "tbi", "": ""}).fillna("")
+    for column in PATHS:
+        table[column] = [str(located(p, folder)) if p else "" for p in table[column]]
     return table
+
+
+def located(text: str, folder: Path) -> Path:
+    """A path of a manifest in ``folder``; ``~`` is the home folder, and a relative one may be written as on Windows."""
+    path = folder / Path(text).expanduser()
+    if not path.exists() and "\\" in text:
+        path = folder / text.replace("\\", "/")
+    return path.resolve()
 
 
 def find_problems(table: pd.DataFrame) -> list[str]:
@@ -71,23 +177,37 @@ def find_problems(table: pd.DataFrame) -> list[str]:
     def rows(where: pd.Series) -> str:
         return ", ".join(str(i + 2) for i in table.index[where])
 
+    if table.empty:
+        return ["it has no rows"]
     for column in ("scan_id", "subject_id", "image"):
         if (empty := table[column] == "").any():
             problems.append(f"row {rows(empty)}: {column} is empty")
-    for scan_id, same in table.groupby("scan_id"):
+    for scan_id, same in table.groupby(table["scan_id"].str.lower()):
         if len(same) > 1 and scan_id:
             problems.append(
                 f"row {', '.join(str(i + 2) for i in same.index)}: duplicate scan_id {same['scan_id'].iloc[0]}"
             )
-    unsafe = ~table["scan_id"].str.fullmatch(r"[A-Za-z0-9._-]*")
+    unsafe = ~table["scan_id"].str.fullmatch(r"[A-Za-z0-9._-]*") | table["scan_id"].isin([".", ".."])
     if unsafe.any():
         problems.append(f"row {rows(unsafe)}: scan_id may hold only letters, digits, dot, dash and underscore")
-    for column, allowed in (("label", LABELS), ("split", SPLITS), ("group", GROUPS)):
+    for column, allowed in (("label", LABELS), ("split", SPLITS), ("group", GROUPS), ("sex", ("F", "M", ""))):
         wrong = ~table[column].isin(allowed)
         if wrong.any():
             names = ", ".join(repr(a) for a in allowed)
-            problems.append(f"row {rows(wrong)}: {column} must be one of {names}")
-    for _, same in table.groupby("subject_id"):
+            value = table.loc[wrong, column].iloc[0]
+            meant = near(value, allowed)
+            hint = f" (did you mean {meant}?)" if meant else ""
+            problems.append(f"row {rows(wrong)}: {column} {value!r} must be one of {names}{hint}")
+    for index, age in table["age"].items():
+        if fault := wrong_age(age):
+            problems.append(f"row {int(str(index)) + 2}: {fault}")
+    for index, found in table["lesions"].items():
+        for name in filter(None, found.split(";")):
+            if name not in LESIONS:
+                meant = OTHER_NAMES.get(name) or near(name, LESIONS)
+                hint = f"did you mean {meant}?" if meant else f"known are {', '.join(LESIONS)}"
+                problems.append(f"row {int(str(index)) + 2}: unknown lesion {name!r}: {hint}")
+    for _, same in table.groupby(table["subject_id"].str.lower()):
         if same["split"].nunique() > 1:
             where = ", ".join(str(i + 2) for i in same.index)
             subject, splits = same["subject_id"].iloc[0], " and ".join(sorted(set(same["split"])))
@@ -97,12 +217,33 @@ def find_problems(table: pd.DataFrame) -> list[str]:
     ill = (table["label"] == "1") & ~table["split"].isin(["test", "labelled"])
     if ill.any():
         problems.append(f"row {rows(ill)}: abnormal scans (label 1) belong to the test split only")
+    other = table["group"].isin(["tbi", "postoperative", "low_quality"]) & table["split"].isin(HEALTHY_SPLITS) & ~ill
+    if other.any():
+        group = table.loc[other, "group"].iloc[0]
+        problems.append(f"row {rows(other)}: scans of the group {group} belong to the test split only")
     for column in PATHS:
         gone = pd.Series([bool(p) and not Path(p).exists() for p in table[column]], index=table.index)
         if gone.any():
             first = Path(table.loc[gone, column].iloc[0]).name
             problems.append(f"row {rows(gone)}: {column} not found ({first})")
     return problems
+
+
+def wrong_age(age: str) -> str:
+    """What is wrong with an age, empty for a number of years or none."""
+    if not age:
+        return ""
+    try:
+        if 0 <= float(age) <= 130:
+            return ""
+    except ValueError:
+        pass
+    number = re.search(r"\d+([.,]\d+)?", age)
+    if not number or age.startswith("-"):
+        return f"age {age!r} is not a number of years: leave it empty where it is unknown"
+    years = float(number[0].replace(",", "."))
+    unit = {"m": 12, "w": 52.2, "d": 365.25}.get(age[-1:].lower(), 1)  # as DICOM writes ages: 045Y, 010M
+    return f"age {age!r} is not a number of years: write {years / unit:.3g}"
 
 
 def write_manifest(table: pd.DataFrame, path: Path) -> None:

@@ -1,60 +1,156 @@
-"""Any file or folder that a manifest may name, as one image or as a volume."""
+"""Any file or folder that a manifest may name, as one image, as a volume, as a head CT, as a mask."""
 
+import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nibabel as nib
 import numpy as np
 
 from anomaly3d.errors import UnreadableScan
-from anomaly3d.scans.dicom import read_dicom
-from anomaly3d.scans.nifti import load_nifti
+from anomaly3d.scans.dicom import read_dicom, read_dicom_files
+from anomaly3d.scans.dicom_headers import find_dicom, is_dicom
+from anomaly3d.scans.hounsfield import check_head_ct, without_background
+from anomaly3d.scans.image_files import SUFFIXES, load_image
+from anomaly3d.scans.recipe import is_recipe, read_recipe
 from anomaly3d.scans.volume import Volume
+from anomaly3d.system.files import visible
 
 HU_MIN, HU_MAX = -1024.0, 3071.0
+LARGEST_ARCHIVE = 4e9  # bytes when unpacked
+INSIDE = 0.9  # share of a mask that must lie in the head
 
 
 def read_image(path: Path) -> nib.nifti1.Nifti1Image:
-    """A NIfTI file or a DICOM folder as one image on its own grid.
+    """A scan on its own grid: a DICOM folder or file, an image file (``image_files``), one of these in a zip, a recipe.
+
+    ``image.extra["read_as"]`` says which series of a study it is, where there was a choice.
 
     Raises:
         UnreadableScan: with the reason.
     """
-    return read_dicom(path) if path.is_dir() else load_nifti(path)
+    if path.is_dir():
+        return read_dicom(path)
+    if is_recipe(path):
+        try:
+            return read_recipe(path)
+        except FileNotFoundError as error:
+            raise UnreadableScan("the file does not exist") from error
+        except (OSError, ValueError) as error:
+            raise UnreadableScan("the recipe is damaged") from error
+    if zipfile.is_zipfile(path):
+        return read_archive(path)
+    if is_dicom(path):
+        return read_dicom_files([path])
+    return load_image(path)
+
+
+def read_archive(path: Path) -> nib.nifti1.Nifti1Image:
+    """The scan in a zip archive: a DICOM study, or one image file.
+
+    Raises:
+        UnreadableScan: with the reason.
+    """
+    with TemporaryDirectory() as place:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if sum(member.file_size for member in archive.infolist()) > LARGEST_ARCHIVE:
+                    raise UnreadableScan(f"a zip archive of more than {LARGEST_ARCHIVE / 1e9:.0f} GB when unpacked")
+                archive.extractall(place)
+        except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
+            raise UnreadableScan("a zip archive that is damaged or locked by a password") from error
+        files = [folder / name for folder, names in visible(Path(place)) for name in names]
+        images = [file for file in files if file.name.lower().endswith(SUFFIXES)]
+        dicom = find_dicom(Path(place))
+        if len(images) == 1 and not dicom:
+            return load_image(images[0])
+        if not dicom or images:
+            raise UnreadableScan(f"a zip archive that holds {len(images)} image files, not one scan: unpack it")
+        return read_dicom_files(dicom)
 
 
 def read_scan(path: Path) -> Volume:
-    """A scan (NIfTI file or DICOM folder), axes nearest to right-anterior-superior.
+    """A scan of any modality, axes nearest to right-anterior-superior.
 
     Raises:
         UnreadableScan: not an image, damaged, not 3D, or not finite.
     """
     image = read_image(path)
-    if len(image.shape) == 4 and image.shape[3] == 1:
+    while len(image.shape) > 3 and image.shape[-1] == 1:
         image = image.slicer[..., 0]
     if len(image.shape) != 3 or min(image.shape) < 8:
         shape = " x ".join(map(str, image.shape))
         raise UnreadableScan(f"not a volume: its shape is {shape}, and a head scan has at least 8 slices")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
         raise UnreadableScan("the affine in its header is singular")
-    if image.get_data_dtype().names:
-        raise UnreadableScan("a colour image, not a scan of one number a voxel")
-    image = nib.as_closest_canonical(image)
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    if not np.isfinite(data).all():
-        raise UnreadableScan(f"{int((~np.isfinite(data)).sum())} voxels are NaN or infinite")
-    return Volume(data, np.asarray(image.affine, float))
+    turned = nib.as_closest_canonical(image)
+    data = np.asarray(turned.dataobj, dtype=np.float32)
+    return Volume(data, np.asarray(turned.affine, float), image.extra.get("read_as", ""))
 
 
-def read_ct(path: Path) -> Volume:
+def read_ct(path: Path, stripped: bool = False) -> Volume:
     """A head CT in HU, clipped to [-1024, 3071].
 
+    Args:
+        stripped: only the brain is there; what lies around it, of any one value, becomes air.
+
     Raises:
-        UnreadableScan: as ``read_scan``, or not in HU.
+        UnreadableScan: as ``read_scan``, or not the whole head in HU.
     """
     scan = read_scan(path)
-    low, high = scan.data.min(), scan.data.max()
-    if low > -500 or high < 300:
-        raise UnreadableScan(
-            f"not in HU: values reach from {low:.0f} to {high:.0f}, and a head CT has air near -1000 and bone above 300"
-        )
-    return Volume(np.clip(scan.data, HU_MIN, HU_MAX), scan.affine)
+    if stripped:
+        scan = without_background(scan)
+    check_head_ct(scan, stripped)
+    return Volume(np.clip(scan.data, HU_MIN, HU_MAX), scan.affine, scan.read_as)
+
+
+def read_mask(path: Path, scan: Volume | None = None) -> Volume:
+    """A mask file in its scan's world: 0 outside, 1 inside.
+
+    Args:
+        scan: in HU; the mask must lie on it: on its grid, or on another with nearly all of it in the head.
+
+    Raises:
+        UnreadableScan: not a volume, or elsewhere.
+    """
+    try:
+        image = read_image(path)
+    except UnreadableScan as error:
+        raise UnreadableScan(f"its mask {path.name}: {error}") from error
+    while len(image.shape) > 3 and image.shape[-1] == 1:
+        image = image.slicer[..., 0]
+    if len(image.shape) != 3:
+        raise UnreadableScan(f"its mask {path.name} is not a volume")
+    image = nib.as_closest_canonical(image)
+    inside = np.asarray(image.dataobj) > 0
+    mask = Volume(inside.astype(np.float32), np.asarray(image.affine, float))
+    if scan is not None:
+        check_place(mask, scan, path.name)
+    return mask
+
+
+def check_place(mask: Volume, scan: Volume, name: str) -> None:
+    """Refuse a mask that does not lie on its scan.
+
+    Raises:
+        UnreadableScan: says what to do.
+    """
+    grid = np.abs(mask.affine - scan.affine)
+    if mask.data.shape == scan.data.shape:
+        if (grid[:3, :3] > 0.01).any() or (grid[:3, 3] > 0.5 * scan.spacing.min()).any():
+            raise UnreadableScan(
+                f"its mask {name} has the scan's shape but another affine, so it would lie elsewhere in the head: save "
+                "it with the affine of the scan"
+            )
+        return
+    voxels = np.argwhere(mask.data)[:: max(1, int(mask.data.sum()) // 20000)]
+    if not len(voxels):
+        return
+    world = voxels @ mask.affine[:3, :3].T + mask.affine[:3, 3]
+    inverse = np.linalg.inv(scan.affine)
+    there = np.rint(world @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
+    seen = ((there >= 0) & (there < scan.data.shape)).all(1)
+    in_head = np.zeros(len(there), bool)
+    in_head[seen] = scan.data[tuple(there[seen].T)] > -500
+    if in_head.mean() < INSIDE:
+        raise UnreadableScan(f"its mask {name} does not lie on the scan: {in_head.mean():.0%} of it are in the head")

@@ -32,6 +32,8 @@ def read_recipe(path: Path) -> nib.nifti1.Nifti1Image:
     """
     try:
         image = build(json.loads(path.read_text()), "recipe")
-    except (KeyError, TypeError, UserError) as error:
+    except (KeyError, TypeError, AttributeError, UserError) as error:
         raise ValueError(f"{path} is not the recipe of an image: {error}") from error
-    return nib.nifti1.Nifti1Image.from_bytes(image.to_bytes())  # as a file would give it: its affine in float32
+    made = nib.nifti1.Nifti1Image.from_bytes(image.to_bytes())  # as a file would give it: its affine in float32
+    made.extra.update(image.extra)
+    return made

@@ -8,10 +8,14 @@ from scipy import ndimage
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels ``(X, Y, Z)`` float32 with the affine from voxel to world (RAS mm)."""
+    """Voxels ``(X, Y, Z)`` float32 with the affine from voxel to world (RAS mm).
+
+    ``read_as`` says, where there was a choice, what of its source this is.
+    """
 
     data: np.ndarray
     affine: np.ndarray
+    read_as: str = ""
 
     @property
     def spacing(self) -> np.ndarray:
@@ -21,6 +25,25 @@ class Volume:
     def ml(self) -> float:
         """Volume of a mask of 0 and 1."""
         return float(self.data.sum(dtype=np.float64) * abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+
+
+def block_means(volume: Volume, factor: np.ndarray) -> Volume:
+    """Means over blocks of ``factor`` voxels along each axis; what does not fill a block is left out."""
+    if (factor == 1).all():
+        return volume
+    keep = tuple(slice(0, n - n % f) for n, f in zip(volume.data.shape, factor, strict=True))
+    nx, ny, nz = (n // f for n, f in zip(volume.data.shape, factor, strict=True))
+    blocks = volume.data[keep].reshape(nx, factor[0], ny, factor[1], nz, factor[2])
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ ((factor - 1) / 2)
+    affine[:3, :3] = affine[:3, :3] * factor
+    return Volume(blocks.mean((1, 3, 5), dtype=np.float32), affine, volume.read_as)
+
+
+def no_finer(volume: Volume, spacing: float) -> Volume:
+    """The volume with voxels finer than ``spacing`` mm averaged in blocks of at most that, so that sampling it there
+    does not pick single ones and keep their noise."""
+    return block_means(volume, np.maximum(np.floor(spacing / volume.spacing + 1e-3).astype(int), 1))
 
 
 def resample(

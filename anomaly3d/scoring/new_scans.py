@@ -8,9 +8,10 @@ from typing import Any
 import nibabel as nib
 import pandas as pd
 
+from anomaly3d.cohorts.names import digest
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.errors import UserError
-from anomaly3d.preprocessing.cohort import PreparedCohort, Study, read_transform
+from anomaly3d.preprocessing.cohort import PreparedCohort, Study, copies, read_transform, tell_read_as
 from anomaly3d.runs.folder import Trained
 from anomaly3d.scans.manifest import read_manifest
 from anomaly3d.scans.nifti import voxels
@@ -21,9 +22,10 @@ from anomaly3d.scoring.inference import Inference
 from anomaly3d.scoring.scan_scores import rescore, score_names
 from anomaly3d.scoring.way_back import Found, own_grid_maps
 from anomaly3d.statistics.conformal import discoveries
-from anomaly3d.system.files import written_whole
+from anomaly3d.system.files import mark_output, written_whole
 from anomaly3d.system.progress import say, track
 from anomaly3d.system.quiet import hush
+from anomaly3d.system.workers import Workers
 
 INFERENCE = "inference"  # under ``out``: scores of the last call's scans, reconstructions in MNI space
 JUDGED = ["score_name", "score", "p_value", "flagged", "discovery", "site"]
@@ -73,7 +75,7 @@ def score_new(job: ScoringJob) -> NewScans:
     return NewScans(manifest.set_index("scan_id")["image"], prepared, table, maps)
 
 
-def judge(new: NewScans, stage: Path, site: str, workers: int) -> pd.DataFrame:
+def judge(new: NewScans, stage: Path, site: str, workers: Workers) -> pd.DataFrame:
     """The scores with the columns ``JUDGED``, if a threshold is known.
 
     ``flagged`` holds for one scan; ``discovery`` for the batch: of all discoveries, at most ``FALSE_DISCOVERIES`` are
@@ -101,17 +103,25 @@ def score_scans(job: ScoringJob, site: str) -> int:
     stage = job.trained.folder.path
     load_calibration(stage, site)  # a mistake comes before any work
     new, out = score_new(job), job.out
+    sources = {str(scan_id): digest(str(image)) for scan_id, image in new.images.items()}
+    check_names(sources, out)
     scores = judge(new, stage, site, job.study.workers)
     own = score_names(new.table)
     verdicts = new.prepared.quality[["scan_id", "verdict", "reasons"]]
     wanted = ["scan_id", *own, *(c for c in JUDGED if c in scores)]
-    table = verdicts.merge(scores[wanted], on="scan_id", how="left").assign(model=job.trained.digest()[:12])
+    table = verdicts.merge(scores[wanted], on="scan_id", how="left").assign(
+        model=job.trained.digest()[:12], source=verdicts["scan_id"].map(sources)
+    )
+    mark_output(out)
     for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
         write_maps(scan, new, job)
     with written_whole(out / "scores.csv") as path:
         with_earlier(table, out / "scores.csv").to_csv(path, index=False)
     for row in table.to_dict("records"):
         say(f"  {row['scan_id']}: {in_words(row)}")
+    tell_read_as(new.prepared)
+    for same in copies(new.prepared.quality):
+        say(f"  the same voxels: {same}")
     name, run = f"{job.trained.name}, {job.trained.stage}", stage.parents[1].name
     say(f"scored with {name} of run {run}; scores and maps are in {out}")
     if new.table.empty:
@@ -124,11 +134,34 @@ def score_scans(job: ScoringJob, site: str) -> int:
     return 3 if (table["verdict"] != "accepted").any() else 0
 
 
+def check_names(sources: Mapping[str, str], out: Path) -> None:
+    """Refuse to overwrite results of another scan of the same name.
+
+    Args:
+        sources: digest of the path by ``scan_id``.
+
+    Raises:
+        UserError: names it.
+    """
+    stored = out / "scores.csv"
+    if not stored.exists():
+        return
+    earlier = pd.read_csv(stored, dtype=str).set_index("scan_id").get("source", pd.Series(dtype=str))
+    for scan_id, source in sources.items():
+        if earlier.get(scan_id, source) != source:
+            raise UserError(
+                f"{stored} already holds a scan called {scan_id}, from another file: choose another folder with "
+                "out=..., or name the folder of both with root=..."
+            )
+
+
 def with_earlier(table: pd.DataFrame, stored: Path) -> pd.DataFrame:
     """``table`` after the rows of ``stored`` whose scans it does not hold: those of earlier calls."""
     if not stored.exists():
         return table
-    earlier = pd.read_csv(stored, dtype={"scan_id": str, "site": str, "model": str})  # 007 and 12e4 are names
+    earlier = pd.read_csv(
+        stored, dtype={n: str for n in ("scan_id", "site", "model", "source")}
+    )  # 007 and 12e4 are names
     return pd.concat([earlier[~earlier["scan_id"].isin(table["scan_id"])], table])
 
 

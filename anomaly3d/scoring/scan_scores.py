@@ -12,7 +12,7 @@ import pandas as pd
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, ScanMaps, anomaly_maps, standardised_name
 from anomaly3d.statistics.auc import compare_auc
 from anomaly3d.statistics.bootstrap import weighted_auc
-from anomaly3d.system.workers import run_parallel
+from anomaly3d.system.workers import Workers, run_parallel
 
 LARGEST = 0.01  # share of the brain's voxels in the top-k scores
 KAPPAS = (0.1, 10.0)  # other weights of the second part of a score of two
@@ -64,7 +64,7 @@ def part_scores(table: pd.DataFrame, healthy: Healthy) -> pd.DataFrame:
     return found
 
 
-def rescore(table: pd.DataFrame, maps: list[ScanMaps], healthy: Healthy, workers: int, what: str) -> pd.DataFrame:
+def rescore(table: pd.DataFrame, maps: list[ScanMaps], healthy: Healthy, workers: Workers, what: str) -> pd.DataFrame:
     """``table`` of a detector's own scores with a column for every other score."""
     found = part_scores(table, healthy)
     if not maps:

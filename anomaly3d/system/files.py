@@ -7,6 +7,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CHUNK = 1 << 20
+OUTPUT = ".anomaly3d"  # marks a folder whose scans this program made
+SYSTEM = ("@eaDir", "__MACOSX")  # folders that file servers and archives add
+
+
+def mark_output(folder: Path) -> None:
+    """Mark a folder of results, so that a search of the folder around it passes it over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OUTPUT).touch()
+
+
+def visible(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """``root`` and the folders below it with their files, sorted.
+
+    Links are followed; hidden files, what systems add, dangling links, and this program's own results are left out.
+    """
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        stat = os.stat(place)
+        if (stat.st_dev, stat.st_ino) in seen or (OUTPUT in files and Path(place) != root):
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))  # a link may lead back
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in SYSTEM)
+        yield Path(place), sorted(f for f in files if not f.startswith(".") and os.path.exists(os.path.join(place, f)))
 
 
 @contextmanager

@@ -1,29 +1,50 @@
-"""A function over many jobs in parallel processes, with progress, results as they come."""
+"""A function over many jobs in parallel processes, here or on a cluster, with progress, results as they come."""
 
 import errno
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
+from concurrent.futures import TimeoutError as TooLong
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
 
 from anomaly3d.errors import UserError
 from anomaly3d.system.memory import keep_freed_memory
 from anomaly3d.system.progress import track
 
+TRIES = 2  # of a job whose worker dies: it may have been another's fault, for example of a machine's memory
+Lost = Callable[[tuple[Any, ...], str], Any]
 
-def worker_count(workers: int | None) -> int:
-    """``workers`` of the config, or one a core that this process may use.
+
+@dataclass(frozen=True)
+class Cluster:
+    """Dask's scheduler at an address like ``tcp://node:8786``; None: one of this machine, started for the job."""
+
+    scheduler: str | None
+
+
+Workers = int | Cluster
+
+
+def worker_count(workers: int | str | None, scheduler: str | None = None) -> Workers:
+    """``workers`` and ``scheduler`` of the config; None: a process for each core that this one may use.
 
     Raises:
-        UserError: not a whole number of processes.
+        UserError: neither a whole number of processes nor ``dask``.
     """
+    if workers == "dask":
+        return Cluster(scheduler)
+    if scheduler:
+        raise UserError(f"scheduler={scheduler} is for workers=dask")
     if workers is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not isinstance(workers, int) or workers < 1:
-        raise UserError(f"workers must be a whole number of processes, not {workers!r}")
+        raise UserError(f"workers must be a whole number of processes or dask, not {workers!r}")
     return workers
 
 
@@ -52,29 +73,76 @@ def begin_worker() -> None:
 
 
 def run_parallel(
-    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int, what: str
+    function: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    workers: Workers,
+    what: str,
+    lost: Lost | None = None,
+    longest: float | None = None,
 ) -> Iterator[Any]:
-    """Yield ``function(*job)`` for every job in the order they finish; ``workers <= 1`` stays in this process.
+    """Yield ``function(*job)`` for every job in the order they finish; one worker is this process.
 
     Workers are fresh processes (spawn), because forking after torch has started threads can hang.
 
+    Args:
+        lost: gives the result of a job that takes its workers down (for example for memory) or takes longer than
+            ``longest`` seconds, from the job and the reason in words; None: that ends everything.
+
     Raises:
-        UserError: the disk is full.
+        UserError: the disk is full, the cluster cannot be reached, or a job is lost and ``lost`` is None.
     """
+    if isinstance(workers, Cluster):
+        from anomaly3d.system.dask import run_on_cluster
+
+        results = run_on_cluster(function, jobs, workers.scheduler, lost)
+    elif workers <= 1 or len(jobs) <= 1:
+        results = (function(*job) for job in jobs)
+    else:
+        results = run_in_pool(function, jobs, min(workers, len(jobs)), lost, longest)
     try:
-        if workers <= 1 or len(jobs) <= 1:
-            yield from track((function(*job) for job in jobs), len(jobs), what)
-            return
-        with ProcessPoolExecutor(
-            min(workers, len(jobs)),
-            mp_context=get_context("spawn"),
-            initializer=begin_worker,
-        ) as pool:
-            futures = [pool.submit(function, *job) for job in jobs]
-            try:
-                yield from track((f.result() for f in as_completed(futures)), len(jobs), what)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        yield from track(results, len(jobs), what)
     except OSError as error:
         raise disk_error(error) from error
+
+
+def run_in_pool(
+    function: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    workers: int,
+    lost: Lost | None,
+    longest: float | None,
+) -> Iterator[Any]:
+    """``run_parallel`` in processes of this machine; a worker that dies costs its own job only."""
+    todo = list(jobs)
+    with ProcessPool(workers, initializer=begin_worker, context=get_context("spawn")) as pool:
+        try:
+            for last in (*[False] * (TRIES - 1), True):
+                futures: dict[Future[Any], tuple[Any, ...]] = {
+                    pool.schedule(function, args=job, timeout=longest): job for job in todo
+                }
+                todo = []
+                for future in as_completed(futures):
+                    try:
+                        yield future.result()
+                    except ProcessExpired:
+                        if last:
+                            yield give_up(futures[future], "its worker was killed twice, perhaps for memory", lost)
+                        else:
+                            todo.append(futures[future])
+                    except TooLong:
+                        yield give_up(futures[future], f"it took longer than {longest:.0f} s", lost)
+        except BaseException:
+            pool.stop()
+            pool.join()
+            raise
+
+
+def give_up(job: tuple[Any, ...], reason: str, lost: Lost | None) -> Any:
+    """The result of a job that has none.
+
+    Raises:
+        UserError: nobody knows one.
+    """
+    if lost is None:
+        raise UserError(f"work on {job[0]} ended: {reason}; fewer workers=... need less memory")
+    return lost(job, reason)

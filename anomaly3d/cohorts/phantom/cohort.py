@@ -16,7 +16,7 @@ from anomaly3d.cohorts.phantom.postoperative import KINDS
 from anomaly3d.errors import UserError
 from anomaly3d.scans.recipe import SUFFIX
 from anomaly3d.system.progress import say
-from anomaly3d.system.workers import run_parallel
+from anomaly3d.system.workers import Workers, run_parallel
 
 VERSION = 3  # raised when the same config would give other bytes
 PURPOSES = {"dev": 0, "test": 1}  # seeds for design choices, and seeds that only final tables read
@@ -116,11 +116,11 @@ class PhantomCohort(Cohort):
         text = json.dumps([VERSION, self.name, [asdict(recipe) for _, recipe in self.scans]], sort_keys=True)
         return text + ("" if self.keep_raw else " recipes")
 
-    def manifest(self, data_dir: Path, workers: int) -> Path:
+    def manifest(self, data_dir: Path, workers: Workers) -> Path:
         path = self.place(data_dir)
         return path if path.exists() else super().manifest(data_dir, workers)  # it is written last
 
-    def rows(self, folder: Path, workers: int) -> pd.DataFrame:
+    def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
         """Makes the volumes that are missing."""
         say(f"phantom cohort: {len(self.scans)} head CTs in {folder}")
         if self.keep_raw:

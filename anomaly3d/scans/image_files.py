@@ -1,0 +1,205 @@
+"""Image files of any format that holds a scan, told apart by their first bytes and not by their names."""
+
+import gzip
+import logging
+import zlib
+from collections.abc import Callable
+from io import BufferedIOBase
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from anomaly3d.errors import UnreadableScan
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what is wrong with a header is judged here
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr")
+SUFFIXES = (*NIFTI_SUFFIXES, ".mgh", ".mgz", ".nrrd", ".nhdr", ".mha", ".mhd")  # what a folder is searched for
+LARGEST = 200e6  # voxels: a head in 0.4 mm slices has 130 million
+FARTHEST = 10e6  # bytes of extensions before the voxels
+HEADER = 352  # bytes
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # to RAS
+GZIP = b"\x1f\x8b"
+OTHERS = {  # first bytes -> what such a file is
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"%PDF": "a PDF",
+    b"\x89HDF": "an HDF5 or MINC file",
+    b"CDF": "a MINC file",
+    b"II*\0": "a TIFF picture",
+    b"MM\0*": "a TIFF picture",
+    b"{": "a JSON file",
+    b"<": "an HTML or XML page, perhaps of a download that failed",
+    b"version https://git-lfs": "a Git LFS pointer, the scan itself was not downloaded: run 'git lfs pull'",
+}
+DAMAGE = (EOFError, OSError, zlib.error, ValueError, OverflowError, MemoryError, nib.filebasedimages.ImageFileError)
+
+
+def load_image(path: Path) -> nib.nifti1.Nifti1Image:
+    """A scan file with its voxels read; NIfTI 1 and 2 (also gzip under ``.nii``, plain under ``.nii.gz``, pairs), MGH,
+    NRRD, MetaImage.
+
+    Raises:
+        UnreadableScan: with the reason; for a file of another kind, what it is.
+    """
+    try:
+        start = first_bytes(path)
+        reader = reader_of(path, start)
+        return reader(path)
+    except UnreadableScan:
+        raise
+    except FileNotFoundError as error:
+        raise UnreadableScan("the file does not exist") from error
+    except PermissionError as error:
+        raise UnreadableScan("the file may not be read: its permissions forbid it") from error
+    except nib.spatialimages.HeaderDataError as error:
+        raise UnreadableScan(f"its header is damaged ({error})") from error
+    except DAMAGE as error:
+        raise UnreadableScan("the file is damaged or cut short") from error
+
+
+def opened(path: Path) -> BufferedIOBase:
+    """A file, decompressed if it is compressed, whatever its name says."""
+    with path.open("rb") as file:
+        packed = file.read(2) == GZIP
+    return gzip.GzipFile(path) if packed else path.open("rb")
+
+
+def first_bytes(path: Path) -> bytes:
+    """The first bytes of a file's content."""
+    with opened(path) as stream:
+        return stream.read(HEADER)
+
+
+def reader_of(path: Path, start: bytes) -> Callable[[Path], nib.nifti1.Nifti1Image]:
+    """The function that reads a file which begins with ``start``.
+
+    Raises:
+        UnreadableScan: there is none; says what the file is.
+    """
+    if not start:
+        raise UnreadableScan("the file is empty")
+    if start[:2] == GZIP:
+        raise UnreadableScan("it is compressed twice: unpack it once with gunzip")
+    size = start[:4]
+    if size in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):  # 348
+        magic = start[344:348]
+        if magic == b"n+1\0":
+            return lambda path: read_nifti(path, nib.nifti1.Nifti1Image)
+        if magic == b"ni1\0":
+            return read_pair
+        raise UnreadableScan(
+            "an ANALYZE header, which does not say where right and left are: convert the original scan to NIfTI"
+        )
+    if size in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") and start[4:7] == b"n+2":  # 540
+        return lambda path: read_nifti(path, nib.nifti2.Nifti2Image)
+    if size == b"\0\0\0\x01" and path.suffix.lower() in (".mgh", ".mgz"):
+        return read_mgh
+    if start.startswith(b"NRRD") or path.suffix.lower() in (".mha", ".mhd"):
+        return read_itk
+    for magic, what in OTHERS.items():
+        if start.startswith(magic):
+            raise UnreadableScan(f"not a scan but {what}")
+    raise UnreadableScan("not a NIfTI image, nor DICOM, MGH, NRRD or MetaImage")
+
+
+def check_size(shape: tuple[int, ...]) -> None:
+    """Refuse a shape that no scan has, before memory is asked for.
+
+    Raises:
+        UnreadableScan: says it.
+    """
+    if min(shape, default=0) < 1 or float(np.prod(np.array(shape, float))) > LARGEST:
+        raise UnreadableScan(f"its header claims a shape of {' x '.join(map(str, shape))}")
+
+
+def check_colour(image: nib.spatialimages.SpatialImage) -> None:
+    """Refuse pictures.
+
+    Raises:
+        UnreadableScan: says it.
+    """
+    if image.get_data_dtype().names or np.issubdtype(image.get_data_dtype(), np.complexfloating):
+        raise UnreadableScan("a colour image, not a scan of one number a voxel")
+
+
+def loaded(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+    """Voxels as they are stored if they need no scaling, else float32."""
+    check_size(image.shape)
+    check_colour(image)
+    scaling = getattr(image.dataobj, "slope", 1), getattr(image.dataobj, "inter", 0)
+    if np.issubdtype(image.get_data_dtype(), np.integer) and scaling == (1, 0):
+        return np.asarray(image.dataobj)
+    return np.asarray(image.dataobj, np.float32)
+
+
+def read_nifti(path: Path, kind: type[nib.nifti1.Nifti1Image]) -> nib.nifti1.Nifti1Image:
+    """A NIfTI file in one piece."""
+    with opened(path) as stream:
+        header = kind.header_class.from_fileobj(stream, check=False)
+        if not 0 <= float(header["vox_offset"]) <= FARTHEST:
+            raise UnreadableScan("its header is damaged: it says that the voxels begin far behind the file's end")
+        stream.seek(0)
+        image = kind.from_stream(stream)
+        return nib.nifti1.Nifti1Image(loaded(image), affine_of(image.header), image.header)
+
+
+def read_pair(path: Path) -> nib.nifti1.Nifti1Image:
+    """A NIfTI header whose voxels lie beside it in an ``.img`` file."""
+    image = nib.nifti1.Nifti1Pair.from_filename(path)
+    return nib.nifti1.Nifti1Image(loaded(image), affine_of(image.header), image.header)
+
+
+def affine_of(header: nib.nifti1.Nifti1Header) -> np.ndarray:
+    """Voxel to world in mm: the sform, or the qform where that is empty or contradicts the voxel sizes.
+
+    Raises:
+        UnreadableScan: neither is sound.
+    """
+    sizes = np.asarray(header["pixdim"][1:4], float)
+    forms = [header.get_sform(coded=True), header.get_qform(coded=True)]
+    known = [np.asarray(form, float) for form, code in forms if code]
+    if not known:
+        known = [np.asarray(header.get_base_affine(), float)]
+    unit = {"meter": 1000.0, "micron": 0.001}.get(str(header.get_xyzt_units()[0]), 1.0)
+    scale = np.diag([unit, unit, unit, 1.0])
+    sound = [form for form in known if np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 1e-9]
+    if not sound:
+        raise UnreadableScan("the affine in its header is singular")
+    for form in sound:
+        if np.allclose(np.linalg.norm(form[:3, :3], axis=0), sizes, rtol=0.05):
+            return scale @ form
+    raise UnreadableScan(
+        f"its header contradicts itself: voxels of {' x '.join(f'{s:.3g}' for s in sizes)} mm, but an affine with "
+        f"{' x '.join(f'{s:.3g}' for s in np.linalg.norm(sound[0][:3, :3], axis=0))} mm"
+    )
+
+
+def read_mgh(path: Path) -> nib.nifti1.Nifti1Image:
+    """A FreeSurfer volume."""
+    image = nib.freesurfer.mghformat.MGHImage.from_filename(path)
+    check_size(image.shape)
+    return nib.nifti1.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine)
+
+
+def read_itk(path: Path) -> nib.nifti1.Nifti1Image:
+    """NRRD or MetaImage by SimpleITK, which says where voxels lie in LPS."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        check_size(reader.GetSize())
+        if reader.GetNumberOfComponents() != 1:
+            raise UnreadableScan("a colour image, not a scan of one number a voxel")
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise UnreadableScan("the file is damaged or cut short") from error
+    if image.GetDimension() != 3:
+        raise UnreadableScan(f"not a volume: it has {image.GetDimension()} dimensions")
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return nib.nifti1.Nifti1Image(np.asarray(sitk.GetArrayFromImage(image).T, np.float32), LPS @ affine)
