@@ -7,8 +7,24 @@ from pathlib import Path
 
 import pandas as pd
 
+from anomaly3d.errors import UserError
 from anomaly3d.scans.manifest import write_manifest
 from anomaly3d.system.workers import Workers
+
+
+def existing(root: str | None, *inside: str) -> Path:
+    """A folder or file of a data set that is there, with what must lie in it.
+
+    Raises:
+        UserError: says what is missing.
+    """
+    if not root:
+        raise UserError("no data: give the folder of the release with dataset.root=...")
+    path = Path(root)
+    for wanted in (path, *(path / name for name in inside)):
+        if not wanted.exists():
+            raise UserError(f"{wanted} does not exist: dataset.root=... must be the folder of the release as it comes")
+    return path.resolve()
 
 
 class Cohort(ABC):

@@ -6,7 +6,7 @@ import re
 import secrets
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from statistics import median
 
@@ -95,3 +95,10 @@ def split_by_name(name: str, shares: Mapping[str, float]) -> str:
         if draw < 0:
             return split
     return list(shares)[-1]
+
+
+def split_healthy(subjects: Iterable[str], labels: Iterable[str], shares: Mapping[str, float]) -> list[str]:
+    """Splits of scans: people of whom every scan is normal (label ``0``) by ``shares``, all others are tested."""
+    subjects = list(subjects)
+    ill = {subject for subject, label in zip(subjects, labels, strict=True) if label != "0"}
+    return ["test" if subject in ill else split_by_name(subject, shares) for subject in subjects]

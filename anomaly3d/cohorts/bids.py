@@ -1,0 +1,97 @@
+"""A BIDS data set (Gorgolewski et al. 2016) with head CTs: ``sub-01/[ses-1/]ct/sub-01_ct.nii.gz``, people in a table.
+
+CT has no place in the standard yet; any image whose suffix or folder is ``ct`` counts. Masks of lesions are looked for
+among the derivatives: ``*_label-lesion_mask.nii.gz`` of the same subject and session.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from anomaly3d.cohorts.base import Cohort, existing
+from anomaly3d.cohorts.names import plain, split_healthy
+from anomaly3d.errors import UserError
+from anomaly3d.scans.manifest import read_table
+from anomaly3d.system.workers import Workers
+
+
+class BIDS(Cohort):
+    """People whose ``label_column`` in ``participants.tsv`` is ``healthy`` are split by ``shares``, others are tested.
+
+    Args:
+        root: the data set's folder.
+        label_column: None: nothing is known, all are tested.
+        healthy: values of that column.
+
+    Raises:
+        UserError: no such data set or column, no CT in it, or pybids is not installed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | None,
+        label_column: str | None,
+        healthy: list[str],
+        shares: Mapping[str, float],
+    ) -> None:
+        self.name, self.label_column, self.shares = name, label_column, dict(shares)
+        self.healthy = [str(value).lower() for value in healthy]
+        self.root = existing(root)
+
+    def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
+        try:
+            from bids import BIDSLayout
+        except ImportError as error:
+            raise UserError("dataset=bids needs pybids: pip install 'anomaly3d[bids]'") from error
+        logging.getLogger("bids").setLevel(logging.ERROR)
+        derivatives = self.root / "derivatives"
+        layout = BIDSLayout(self.root, validate=False, derivatives=derivatives if derivatives.is_dir() else False)
+        images = layout.get(extension=[".nii", ".nii.gz"], scope="raw")
+        scans = [image for image in images if "ct" in (image.entities.get("suffix"), image.entities.get("datatype"))]
+        if not scans:
+            raise UserError(f"{self.root} holds no image with the suffix or in a folder 'ct'")
+        people = self.participants()
+        masks = layout.get(suffix="mask", extension=[".nii", ".nii.gz"])
+        rows = [self.row(scan, people, masks) for scan in scans]
+        table = pd.DataFrame(rows)
+        return table.assign(split=split_healthy(table["subject_id"], table["label"], self.shares))
+
+    def participants(self) -> dict[str, dict[str, str]]:
+        """Rows of ``participants.tsv`` by subject, without ``sub-``."""
+        path = self.root / "participants.tsv"
+        if not path.exists():
+            if self.label_column:
+                raise UserError(f"{path} does not exist, and dataset.label_column={self.label_column} is in it")
+            return {}
+        table = read_table(path)
+        if self.label_column and self.label_column not in table:
+            raise UserError(f"{path} has no column {self.label_column}; it has {', '.join(map(str, table.columns))}")
+        records = [{str(name): str(value) for name, value in row.items()} for row in table.to_dict("records")]
+        return {row["participant_id"].removeprefix("sub-"): row for row in records}
+
+    def row(self, scan: Any, people: Mapping[str, dict[str, str]], masks: list[Any]) -> dict[str, str]:
+        """A row of the manifest for an image of the layout."""
+        subject, session = scan.entities["subject"], scan.entities.get("session")
+        known = people.get(subject, {})
+        value = known.get(self.label_column, "").strip().lower() if self.label_column else ""
+        lesion = [
+            mask.path
+            for mask in masks
+            if mask.entities.get("subject") == subject
+            and mask.entities.get("session") == session
+            and "lesion" in (mask.entities.get("label"), mask.entities.get("desc"))
+        ]
+        return {
+            "scan_id": plain(Path(scan.path).name),
+            "subject_id": f"sub-{subject}",
+            "cohort": self.name,
+            "image": scan.path,
+            "label": ("0" if value in self.healthy else "1") if value not in ("", "n/a") else "",
+            "lesion_mask": lesion[0] if lesion else "",
+            "age": known.get("age", ""),
+            "sex": known.get("sex", ""),
+        }

@@ -1,0 +1,67 @@
+"""RSNA Intracranial Hemorrhage Detection (Flanders et al. 2020): 25,000 head CTs as loose slices, labelled one by one.
+
+To get it: kaggle.com/c/rsna-intracranial-hemorrhage-detection/data. ``root`` is the folder that holds
+``stage_2_train.csv`` and ``stage_2_train/ID_*.dcm``. Slices belong to scans by their headers, 750,000 of them, each
+read once.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from anomaly3d.cohorts.base import Cohort, existing
+from anomaly3d.cohorts.folder import image_of, scan_name, studies
+from anomaly3d.cohorts.names import pseudonym, split_healthy
+from anomaly3d.errors import UserError
+from anomaly3d.scans.dicom_headers import find_dicom
+from anomaly3d.scans.manifest import read_table
+from anomaly3d.system.workers import Workers
+
+BLEEDS = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
+ANY = "any"
+
+
+class RSNAICH(Cohort):
+    """Scans without a bleed in any slice are split by ``shares``, the others are tested; no word on other findings.
+
+    Args:
+        root: folder of the csv and the slices.
+        part: their name, ``stage_2_train``.
+
+    Raises:
+        UserError: they are not there.
+    """
+
+    def __init__(self, name: str, root: str | None, part: str, shares: dict[str, float]) -> None:
+        self.name, self.part, self.shares = name, part, dict(shares)
+        self.root = existing(root, part, f"{part}.csv")
+
+    def manifest(self, data_dir: Path, workers: Workers) -> Path:
+        path = self.place(data_dir)
+        return path if path.exists() else super().manifest(data_dir, workers)
+
+    def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
+        labels = read_table(self.root / f"{self.part}.csv")
+        if not {"ID", "Label"} <= set(labels.columns):
+            raise UserError(f"{self.root / self.part}.csv lacks the columns ID and Label")
+        parts = labels["ID"].str.rsplit("_", n=1, expand=True)
+        seen = labels.assign(slice=parts[0], kind=parts[1])[labels["Label"].str.strip() == "1"]
+        shows = {str(name): set(kinds) for name, kinds in seen.groupby("slice")["kind"]}
+        labelled = set(parts[0])
+        found = studies(find_dicom(self.root / self.part))
+        names = [scan_name(one, one.path, False) for one in found]
+        kinds = [set().union(*(shows.get(path.stem, set()) for path in one.files)) for one in found]
+        known = [any(path.stem in labelled for path in one.files) for one in found]
+        subjects = [pseudonym(one.patient, folder.parent) or name for one, name in zip(found, names, strict=True)]
+        marks = [("1" if kind else "0") if there else "" for kind, there in zip(kinds, known, strict=True)]
+        return pd.DataFrame(
+            {
+                "scan_id": names,
+                "subject_id": subjects,
+                "cohort": self.name,
+                "image": [image_of(one, name, folder) for one, name in zip(found, names, strict=True)],
+                "label": marks,
+                "split": split_healthy(subjects, marks, self.shares),
+                "lesions": [";".join(bleed for bleed in BLEEDS if bleed in kind) for kind in kinds],
+            }
+        )
