@@ -13,8 +13,7 @@ def main(config: DictConfig) -> Done:
     from anomaly3d.score import scoring_job
     from anomaly3d.scoring.new_scans import calibrate_site
 
-    job = scoring_job(config, copies=False)
-    return Done(calibrate_site(job, config.site or "", config.false_positive_rate))
+    return Done(calibrate_site(scoring_job(config), config.site or "", config.false_positive_rate))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,8 @@ if TYPE_CHECKING:
     from anomaly3d.scoring.new_scans import ScoringJob
 
 
-def scoring_job(config: DictConfig, copies: bool) -> "ScoringJob":
+def scoring_job(config: DictConfig) -> "ScoringJob":
     """The detector of ``run`` and ``detector``, and the scans of ``scans`` or ``root``.
-
-    Args:
-        copies: whether a scan may be there twice.
 
     Raises:
         UserError: no such detector, or no scans.
@@ -34,7 +31,7 @@ def scoring_job(config: DictConfig, copies: bool) -> "ScoringJob":
     scans = [config.scans] if isinstance(config.scans, str) else [str(scan) for scan in config.scans]
     cohort = FolderCohort("scored", config.root, scans)
     workers = worker_count(config.workers, config.scheduler)
-    study = Study(cohort, preprocessor_of(trained), Path(config.data_dir), workers, copies)
+    study = Study(cohort, preprocessor_of(trained), Path(config.data_dir), workers)
     return ScoringJob(trained, study, Path(config.out), config.batch, plain(config.trainer), config.memory_gb)
 
 
@@ -43,7 +40,7 @@ def main(config: DictConfig) -> Done:
     """Score new scans with a detector of ``run=...`` and write maps beside the scores."""
     from anomaly3d.scoring.new_scans import score_scans
 
-    return Done(score_scans(scoring_job(config, copies=True), config.site))
+    return Done(score_scans(scoring_job(config), config.site))
 
 
 if __name__ == "__main__":

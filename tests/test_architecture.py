@@ -81,13 +81,15 @@ NAMES = {
     "hydra": "hydra-core",
     "yaml": "pyyaml",
     "sklearn": "scikit-learn",
+    "bids": "pybids",
 }  # packages that are imported by another name
 
 
 def test_every_package_that_is_imported_is_declared():
-    """Also what another dependency happens to bring along; the dashboard's is an extra."""
+    """Also what another dependency happens to bring along; some are extras."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-    listed = [*project["dependencies"], *project["optional-dependencies"]["dashboard"]]
+    extras = [text for name in ("bids", "dask", "dashboard") for text in project["optional-dependencies"][name]]
+    listed = [*project["dependencies"], *extras]
     declared = {re.split(r"[<>=!\[ ]", text)[0].lower().replace("-", "_") for text in listed}
     imported = {module.split(".")[0] for path in FILES for module in imports(path)}
     third = imported - set(sys.stdlib_module_names) - {"anomaly3d"}

@@ -55,9 +55,10 @@ class CenterTBI(Cohort):
         review = read_table(self.table).map(str.strip)
         wanted = [self.subject, self.file, *self.findings]
         if missing := [column for column in wanted if column not in review]:
+            there = ", ".join(map(str, review.columns))
             raise UserError(
-                f"{self.table} lacks the column(s) {', '.join(missing)}; it has {', '.join(map(str, review.columns))}: name them "
-                "with dataset.subject, dataset.file and dataset.findings"
+                f"{self.table} lacks the column(s) {', '.join(missing)}; it has {there}: name them with "
+                "dataset.subject, dataset.file and dataset.findings"
             )
         rows = [self.row(number, read) for number, read in enumerate(review.to_dict("records"), start=2)]
         table = pd.DataFrame(rows)

@@ -45,7 +45,7 @@ def people(paths: Sequence[PurePath]) -> list[str]:
 
 def assign(scans: Sequence[tuple[int, tuple[str, ...]]], above: tuple[str, ...]) -> list[tuple[int, str]]:
     """Number and person of scans, each with the parts of its path below ``above``."""
-    found = [(i, "/".join([*above, *rest])) for i, rest in scans if len(rest) == 1]
+    found = [(i, "/".join([*above, *rest])) for i, rest in scans if len(rest) < 2]
     folders: dict[str, list[tuple[int, tuple[str, ...]]]] = defaultdict(list)
     for i, rest in scans:
         if len(rest) > 1:

@@ -240,16 +240,12 @@ def cohort_folder(manifest: Path, data_dir: Path) -> str:
 
 @dataclass(frozen=True)
 class Study:
-    """A cohort, how its scans are prepared, and where.
-
-    ``copies``: whether one scan may be there under two names, as in a folder that is only scored.
-    """
+    """A cohort, how its scans are prepared, and where."""
 
     cohort: Cohort
     preprocessor: Preprocessor
     data_dir: Path
     workers: Workers = 1
-    copies: bool = False
 
     @property
     def folder(self) -> Path:
@@ -274,6 +270,8 @@ class Study:
         """
         manifest = self.cohort.manifest(self.data_dir, self.workers)
         table, folder = read_manifest(manifest), self.folder
+        if table.empty:
+            raise UserError(f"manifest {manifest} has no rows")
         say(in_words(table))
         mark_output(self.data_dir)
         remove_leftovers(folder)
@@ -294,7 +292,7 @@ class Study:
         quality = judge_again(table[DESCRIPTION].merge(pd.DataFrame(rows), on="scan_id"), self.preprocessor.judge)
         with written_whole(folder / "quality.csv") as path:
             quality.to_csv(path, index=False)
-        if not self.copies and (twice := copies(quality)):
+        if twice := copies(quality[(quality["split"] != "test") | (quality["label"] != "")]):
             raise UserError(
                 f"the same voxels are there under several names: {'; '.join(twice)}: keep one row of each in the "
                 f"manifest, or one file in the folder (all scans are in {folder / 'quality.csv'})"
@@ -326,7 +324,10 @@ def in_words(table: pd.DataFrame) -> str:
 
 
 def copies(quality: pd.DataFrame) -> list[str]:
-    """Scans with the same voxels, each set in words with the splits they are in."""
+    """Scans with the same voxels, each set in words with the splits they are in.
+
+    Among scans that something is learned from or judged by they are a mistake; where nothing is known, worth a word.
+    """
     known = quality[quality["content"].fillna("") != ""]
     return [
         " = ".join(f"{row.scan_id} ({row.split})" for row in same.itertuples())

@@ -5,15 +5,17 @@ dcm2niix straightens gantry tilt, evens out slice distances and applies each sli
 
 import re
 import subprocess
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nibabel as nib
 import numpy as np
+import pydicom
 
 from anomaly3d.errors import UnreadableScan
-from anomaly3d.scans.dicom_headers import Header, find_dicom, read_header
+from anomaly3d.scans.dicom_headers import MAGIC, PREAMBLE, Header, find_dicom, read_header
 from anomaly3d.scans.dicom_series import check_complete, choose, stacks_of
 
 MADE = re.compile(r"scan((?:_Tilt|_Eq)*)(?:_\d+)?")  # dcm2niix: straightened, evened, of several files
@@ -69,6 +71,17 @@ def read_headers(files: Sequence[Path]) -> tuple[list[Header], int]:
     return found, damaged
 
 
+def hand_over(path: Path, to: Path) -> None:
+    """A file as dcm2niix takes it: with the preamble that old archives left out."""
+    with path.open("rb") as file:
+        if file.read(PREAMBLE + len(MAGIC))[PREAMBLE:] == MAGIC:
+            to.symlink_to(path.resolve())
+            return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pydicom.dcmread(path, force=True).save_as(to, enforce_file_format=True)
+
+
 def convert(files: Sequence[Path], slices: int) -> nib.nifti1.Nifti1Image:
     """One series through dcm2niix: float32, straightened and evened where that was needed.
 
@@ -82,7 +95,7 @@ def convert(files: Sequence[Path], slices: int) -> nib.nifti1.Nifti1Image:
         given.mkdir()
         made.mkdir()
         for k, path in enumerate(files):
-            (given / f"{k:05d}.dcm").symlink_to(path.resolve())
+            hand_over(path, given / f"{k:05d}.dcm")
         options = ["-b", "n", "-z", "n", "-m", "y", "-f", "scan", "-o", str(made)]
         try:
             subprocess.run([dcm2niix.bin, *options, str(given)], capture_output=True, timeout=LONGEST)

@@ -141,6 +141,8 @@ def parse(path: Path, found: Dataset) -> Header | None:
         return None
     if not any(name in found for name in ("SOPClassUID", "SOPInstanceUID", "Rows", "Modality")):
         raise ValueError("no image and no object")
+    if "Rows" not in found and storage and "Image Storage" in UID(storage).name:
+        raise ValueError("an image without rows")
     shared, frames = groups(found)
     spacing = floats(found, "PixelSpacing") or nested(shared, frames, "PixelMeasuresSequence", "PixelSpacing")
     thickness = floats(found, "SliceThickness") or nested(shared, frames, "PixelMeasuresSequence", "SliceThickness")

@@ -203,6 +203,8 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     new = score_new(job)
     if new.table.empty:
         raise UserError(f"no scan can be used: see quality.csv in {new.prepared.folder}")
+    if same := copies(new.prepared.quality):
+        raise UserError(f"the same voxels are there under several names: {'; '.join(same)}: keep one file of each")
     workers, rate = job.study.workers, before.rate if rate is None else rate
     table = rescore(new.table, new.maps, healthy, workers, "scores")
     (made,) = calibrate(site, [before.score], table, new.maps, healthy, rate, before.voxel_rate, workers)

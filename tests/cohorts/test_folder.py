@@ -1,10 +1,19 @@
+"""Folders as people keep them: which scans are found, what they are called, who they show."""
+
+import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from pydicom.uid import generate_uid
 
-from anomaly3d.cohorts.folder import FolderCohort, find_scans, scan_name, split_by_name
+from anomaly3d.cohorts.folder import FolderCohort, find_scans
+from anomaly3d.cohorts.names import distinct, people, plain, pseudonym, split_by_name, split_healthy
 from anomaly3d.errors import UserError
 from anomaly3d.scans.manifest import read_manifest
+from anomaly3d.scans.readers import read_scan
+from anomaly3d.system.files import mark_output
+from tests.writers import small_head, write_series
 
 SHARES = {"train": 0.6, "validation": 0.2, "calibration": 0.1, "test": 0.1}
 
@@ -16,9 +25,123 @@ def scans(root: Path, *names: str) -> Path:
     return root
 
 
-def test_finds_nifti_and_dicom_folders(tmp_path):
-    root = scans(tmp_path / "in", "a.nii", "p1/b.NII.GZ", "p2/series/1.dcm", "p2/series/2.dcm", "notes.txt")
-    assert [scan_name(p, root) for p in find_scans(root)] == ["a", "p1-b", "p2-series"]
+def rows(tmp_path: Path, root: Path, **more) -> pd.DataFrame:
+    return FolderCohort("mine", str(root), shares=SHARES, **more).rows(tmp_path / "raw" / "mine", 1)
+
+
+def test_finds_images_of_any_format_and_dicom_whatever_the_case(tmp_path):
+    names = ["a.nii", "p1/b.NII.GZ", "c.nrrd", "d.mgz", "e.hdr", "f.zip", "p2/series/1.dcm", "p2/series/2.dcm", "x.txt"]
+    found = find_scans(scans(tmp_path / "in", *names, "e.img"))
+    assert {one.path.name for one in found} == {"a.nii", "b.NII.GZ", "c.nrrd", "d.mgz", "e.hdr", "f.zip", "series"}
+
+
+def test_hidden_and_system_files_dangling_links_and_own_results_are_passed_over(tmp_path):
+    root = scans(tmp_path / "in", "a.nii", "._a.nii", ".b/c.nii", "@eaDir/a.nii", "__MACOSX/a.nii", "data/raw/p.nii")
+    mark_output(root / "data")
+    (root / "gone.nii").symlink_to(root / "nowhere.nii")
+    assert [one.path.name for one in find_scans(root)] == ["a.nii"]
+    assert [one.path.name for one in find_scans(root / "data")] == ["p.nii"]  # unless they are asked for
+
+
+def test_links_are_followed_once(tmp_path):
+    root = scans(tmp_path / "real", "p1/ct.nii.gz").parent
+    (root / "linked").mkdir()
+    (root / "linked" / "p1").symlink_to(root / "real" / "p1", target_is_directory=True)
+    (root / "linked" / "loop").symlink_to(root / "linked", target_is_directory=True)
+    assert list(rows(tmp_path, root / "linked")["scan_id"]) == ["p1-ct"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "persons"),
+    [
+        (["a.nii", "b.nii"], ["a.nii", "b.nii"]),
+        (["ct/a.nii", "ct/b.nii", "ct/c.nii"], ["ct/a.nii", "ct/b.nii", "ct/c.nii"]),  # a folder between
+        (["p1/ct.nii", "p2/ct.nii"], ["p1", "p2"]),
+        (["ct/p1/1.nii", "ct/p1/2.nii", "ct/p2/7.nii"], ["ct/p1", "ct/p1", "ct/p2"]),
+        (["p1/2020/ct.nii", "p1/2021/ct.nii", "p2/2019/ct.nii"], ["p1", "p1", "p2"]),
+        ([f"{s}/{s}{i}.nii" for s in "AB" for i in range(5)], [f"{s}/{s}{i}.nii" for s in "AB" for i in range(5)]),
+        ([f"{s}/{s}{i}/ct.nii" for s in "AB" for i in range(5)], [f"{s}/{s}{i}" for s in "AB" for i in range(5)]),
+        ([f"{p}/day{i}.nii" for p in "pq" for i in range(5)], [p for p in "pq" for _ in range(5)]),
+        (["sub-01/ses-1/ct/sub-01_ct.nii", "sub-01/ses-2/ct/x.nii"], ["sub-01", "sub-01"]),
+    ],
+)
+def test_only_a_folder_of_one_persons_scans_names_a_person(paths, persons):
+    assert people([Path(path) for path in paths]) == persons
+
+
+def test_twelve_people_in_one_folder_are_twelve(tmp_path):
+    table = rows(tmp_path, scans(tmp_path / "in", *(f"ct/h{k:03d}.nii.gz" for k in range(12))), label=0)
+    assert table["subject_id"].nunique() == 12
+    assert {"train", "validation"} <= set(table["split"])
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("head ct 1.nii.gz", "head-ct-1"),
+        ("Müller.nii.gz", "Muller"),
+        ("h(1).NII.GZ", "h-1"),
+        ("p1/day=2.nrrd", "p1-day-2"),
+    ],
+)
+def test_names_keep_what_a_file_name_may_hold(text, name):
+    assert plain(text) == name
+
+
+def test_names_of_any_script_stay_apart():
+    assert len({plain(f"头部{n}.nii") for n in "一二三"}) == 3
+    assert distinct(["a", "A", "b"], ["x", "y", "z"])[2] == "b"
+    assert len({name.lower() for name in distinct(["a", "A"], ["x", "y"])}) == 2
+
+
+def test_listed_scans_of_one_file_name_are_told_apart_by_their_folders(tmp_path):
+    root = scans(tmp_path / "in", "p0/ct.nii.gz", "p1/ct.nii.gz", "b.nii")
+    listed = [str(root / name) for name in ("p0/ct.nii.gz", "p1/ct.nii.gz", "p1/ct.nii.gz")]
+    assert list(FolderCohort("mine", scans=listed).rows(tmp_path, 1)["scan_id"]) == ["p0-ct", "p1-ct"]
+    assert list(FolderCohort("mine", scans=[str(root / "b.nii")]).rows(tmp_path, 1)["scan_id"]) == ["b"]
+
+
+def test_dicom_is_named_by_digests_and_its_people_by_pseudonyms(tmp_path):
+    head = small_head()
+    for person, study in (("DOE^JOHN", 1), ("DOE^JOHN", 2), ("ROE^JANE", 3)):
+        write_series(tmp_path / "in" / person / str(study), head, PatientID=person, PatientName=person)
+    table = rows(tmp_path, tmp_path / "in", label=0)
+    assert table["scan_id"].str.fullmatch(r"dicom-[0-9a-f]{12}").all()
+    assert table["scan_id"].nunique() == 3
+    assert table["subject_id"].str.fullmatch(r"p-[0-9a-f]{12}").all()
+    assert list(table["subject_id"].value_counts()) == [2, 1]
+    again = rows(tmp_path, tmp_path / "in", label=0)
+    assert list(again["subject_id"]) == list(table["subject_id"])
+    elsewhere = rows(tmp_path / "other", tmp_path / "in", label=0)
+    assert list(elsewhere["scan_id"]) == list(table["scan_id"])
+    assert not set(elsewhere["subject_id"]) & set(table["subject_id"])  # another key
+
+
+def test_ids_that_anonymizers_give_to_everybody_name_nobody(tmp_path):
+    assert [pseudonym(name, tmp_path) for name in ("ANONYMOUS", "0000", "", "xxx", "Anon12")] == [""] * 5
+    assert pseudonym("4711", tmp_path)
+    assert oct((tmp_path / "pseudonyms.key").stat().st_mode)[-3:] == "600"
+
+
+def test_studies_that_share_a_folder_are_kept_apart_by_lists_of_files(tmp_path):
+    heads = {generate_uid(): small_head(seed) for seed in (1, 2)}
+    for study, head in heads.items():
+        write_series(tmp_path / "in", head, name=study[-6:] + "-{}", study=study)
+    table = rows(tmp_path, tmp_path / "in")
+    assert table["image"].str.endswith(".recipe").all()
+    shapes = sorted(float(read_scan(Path(path)).data.sum()) for path in table["image"])
+    assert len(set(shapes)) == 2
+    assert shapes == pytest.approx(
+        sorted(float(head.get_fdata().clip(-1024).sum()) for head in heads.values()), rel=1e-3
+    )
+
+
+def test_a_root_that_is_itself_a_dicom_folder_has_a_name_of_its_own(tmp_path):
+    names = set()
+    for name in "ab":
+        write_series(tmp_path / name, small_head(), StudyInstanceUID="")
+        names |= set(rows(tmp_path, tmp_path / name)["scan_id"])
+    assert len(names) == 2
 
 
 def test_all_scans_of_a_person_get_one_split(tmp_path):
@@ -42,6 +165,7 @@ def test_the_split_follows_the_shares_and_only_the_name():
     drawn = [split_by_name(f"p{i}", SHARES) for i in range(2000)]
     assert drawn == [split_by_name(f"p{i}", SHARES) for i in range(2000)]
     assert abs(drawn.count("train") / 2000 - 0.6) < 0.04
+    assert split_healthy(["a", "a", "b"], ["0", "1", "0"], {"train": 1.0}) == ["test", "test", "train"]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +176,14 @@ def test_mistakes_name_the_place(tmp_path, root, listed, word):
         FolderCohort("mine", str(tmp_path / root) if root else None, listed).manifest(tmp_path, 1)
 
 
-def test_two_scans_of_one_name_are_refused(tmp_path):
-    root = scans(tmp_path / "in", "a.nii", "b/a.nii")
-    with pytest.raises(UserError, match="both be named a"):
-        FolderCohort("mine", scans=[str(root / "a.nii"), str(root / "b" / "a.nii")]).manifest(tmp_path, 1)
+@pytest.mark.skipif(os.name != "posix", reason="names that other systems do not allow")
+def test_odd_names_work_in_a_list_on_the_command_line(tmp_path, monkeypatch, capsys):
+    from anomaly3d import prepare
+
+    monkeypatch.chdir(tmp_path)
+    names = ["h(1).nii", "h=2.nii", "head ct.nii", "头部.nii", "007.nii"]
+    scans(tmp_path, *names)
+    assert prepare.main(["dataset=folder", f"dataset.scans=[{','.join(names)}]", "data_dir=out", "workers=1"]) == 3
+    told = capsys.readouterr().out
+    assert "5 scans of 5 subjects: test 5 of 5" in told
+    assert told.count("unreadable: the file is empty") == 5

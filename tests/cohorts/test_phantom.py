@@ -13,7 +13,7 @@ from anomaly3d.cohorts.phantom.subject import draw_subject
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing.cohort import Study
 from anomaly3d.scans.manifest import read_manifest
-from anomaly3d.scans.nifti import load_nifti
+from anomaly3d.scans.readers import read_image
 
 SIZE = dict(matrix=72, slices=20)
 
@@ -189,4 +189,4 @@ def test_recipes_in_place_of_raw_scans_are_prepared_to_the_same_bytes(tmp_path, 
 def test_a_damaged_recipe_is_an_unreadable_scan(tmp_path):
     (tmp_path / "x.recipe").write_text('{"kind": "ct"}')
     with pytest.raises(UnreadableScan, match="damaged"):
-        load_nifti(tmp_path / "x.recipe")
+        read_image(tmp_path / "x.recipe")

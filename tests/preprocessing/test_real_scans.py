@@ -45,7 +45,7 @@ def test_a_damaged_dicom_slice_is_a_reason(scans, tmp_path):
     damaged = tmp_path / "series" / "09.dcm"
     damaged.chmod(0o644)
     damaged.write_bytes(b"not a slice")
-    with pytest.raises(UnreadableScan, match="1 of 28 DICOM slices are damaged"):
+    with pytest.raises(UnreadableScan, match="1 of 28 DICOM files are damaged"):
         read_dicom(tmp_path / "series")
 
 

@@ -86,10 +86,11 @@ def test_a_poor_first_start_leads_to_others(template, phantom, monkeypatch):
     whole = registration.fit
     monkeypatch.setattr(registration, "fit", lambda level, pose: calls.append(len(pose)) or whole(level, pose))
     register(scan, *template, 3.0, 0.85)
-    assert calls == [6, 12, 12]
+    assert calls == [12, 12]
     calls.clear()
     register(scan, *template, 3.0, 2.0)
     assert calls.count(6) == 1 + len(registration.OTHER_STARTS)
+    assert calls.count(12) == 2 * (2 + len(registration.SIZES) + registration.REFINED)
 
 
 def test_air_alone_is_no_head(template):

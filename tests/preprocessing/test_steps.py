@@ -18,13 +18,13 @@ from anomaly3d.scans.readers import read_ct
 from anomaly3d.scans.volume import Volume, resample
 
 WINDOW = (-20.0, 100.0)
-AFFINE = np.array([[-0.9, 0, 0, 30.0], [0, -0.8, 0, 20.0], [0, 0, 4.0, -15.0], [0, 0, 0, 1]])
+AFFINE = np.array([[-7.0, 0, 0, 30.0], [0, -8.0, 0, 20.0], [0, 0, 9.0, -15.0], [0, 0, 0, 1]])
 
 
 def head(shape=(21, 19, 9)):
     data = np.full(shape, -1000, np.float32)
     data[3:-3, 3:-3, 2:-2] = 900
-    data[5:-5, 5:-5, 3:-3] = 35
+    data[4:-4, 4:-4, 3:-2] = 35
     return data
 
 
@@ -54,7 +54,7 @@ def test_the_bone_rim_takes_the_tissue_beside_it_and_blood_on_the_bone_stays():
     mask[2:13, 3:14, 3:15] = True
     rim = np.ones(hu.shape, bool)
     rim[5:11, 5:12, 5:13] = False
-    filled = fill_bone_rim(hu, mask, rim, 100.0)
+    filled = fill_bone_rim(hu, mask, rim, 100.0, 2)
     np.testing.assert_allclose(filled[2, 5:12, 5:13], 70, rtol=1e-4)
     assert filled[8, 8, 8] == 300
     assert np.array_equal(filled[~mask], hu[~mask])
