@@ -58,7 +58,7 @@ class CenterTBI(Cohort):
             there = ", ".join(map(str, review.columns))
             raise UserError(
                 f"{self.table} lacks the column(s) {', '.join(missing)}; it has {there}: name them with "
-                "dataset.subject, dataset.file and dataset.findings"
+                "dataset.subject, dataset.file and dataset.findings.NAME=LESION; ~dataset.findings.NAME leaves one out"
             )
         rows = [self.row(number, read) for number, read in enumerate(review.to_dict("records"), start=2)]
         table = pd.DataFrame(rows)

@@ -1,0 +1,189 @@
+"""Image files as they come: the same voxels at the same places from every format, or what is wrong with the file."""
+
+import gzip
+import os
+import zipfile
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from anomaly3d.errors import UnreadableScan
+from anomaly3d.scans.image_files import load_image
+from anomaly3d.scans.readers import read_image, read_scan
+
+AFFINE = np.array([[-2.0, 0.1, 0, 30.0], [0.1, 3.0, 0, -20.0], [0, 0, 4.0, -15.0], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def image():
+    data = np.random.default_rng(0).integers(-1000, 2000, (11, 9, 8)).astype(np.int16)
+    return nib.nifti1.Nifti1Image(data, AFFINE)
+
+
+def stored(image, path, change=lambda header: None):
+    """A file of the image with a changed header."""
+    nib.save(image, path)
+    raw = bytearray(path.read_bytes())
+    header = nib.nifti1.Nifti1Header(bytes(raw[:348]), check=False)
+    change(header)
+    raw[:348] = header.binaryblock
+    path.write_bytes(bytes(raw))
+    return path
+
+
+def is_the_image(path, image):
+    found = read_image(path)
+    while found.ndim > 3:
+        found = found.slicer[..., 0]
+    np.testing.assert_allclose(found.affine, image.affine, atol=1e-3)
+    np.testing.assert_allclose(np.asarray(found.dataobj), np.asarray(image.dataobj), atol=0.02)
+
+
+def save_itk(image, path):
+    made = sitk.GetImageFromArray(np.asarray(image.dataobj).T)
+    lps = np.diag([-1.0, -1, 1, 1]) @ image.affine
+    step = np.linalg.norm(lps[:3, :3], axis=0)
+    made.SetSpacing(step.tolist())
+    made.SetDirection((lps[:3, :3] / step).ravel().tolist())
+    made.SetOrigin(lps[:3, 3].tolist())
+    sitk.WriteImage(made, str(path))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz", "a.mgh", "a.nrrd", "a.mha", "a.mhd", "a.nhdr", "a.hdr"])
+def test_every_format_gives_the_same_voxels_at_the_same_places(tmp_path, image, name):
+    orthogonal = nib.nifti1.Nifti1Image(image.dataobj, np.diag([-2.0, -3.0, 4.0, 1.0]) + 0.0)
+    path = tmp_path / name
+    if name.endswith((".mgz", ".mgh")):
+        nib.save(nib.MGHImage(np.asarray(image.dataobj).astype(np.float32), orthogonal.affine), path)
+    elif name.endswith(".hdr"):
+        nib.save(nib.nifti1.Nifti1Pair(np.asarray(image.dataobj), orthogonal.affine), path)
+    elif name.endswith((".nii", ".gz")):
+        nib.save(orthogonal, path)
+    else:
+        save_itk(orthogonal, path)
+    is_the_image(path, orthogonal)
+
+
+def test_compression_is_seen_in_the_content_not_in_the_name(tmp_path, image):
+    nib.save(image, tmp_path / "a.nii")
+    raw = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "plain.nii.gz").write_bytes(raw)
+    (tmp_path / "packed.nii").write_bytes(gzip.compress(raw))
+    is_the_image(tmp_path / "plain.nii.gz", image)
+    is_the_image(tmp_path / "packed.nii", image)
+    (tmp_path / "twice.nii.gz").write_bytes(gzip.compress(gzip.compress(raw)))
+    with pytest.raises(UnreadableScan, match="compressed twice"):
+        load_image(tmp_path / "twice.nii.gz")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.nii", "deep/a.nii")
+    is_the_image(tmp_path / "a.zip", image)
+
+
+def test_number_types_scaling_byte_order_and_nifti_2(tmp_path, image):
+    data = np.asarray(image.dataobj)
+    shifted = nib.nifti1.Nifti1Image((data.astype(np.int32) + 1024).astype(np.uint16), AFFINE)
+    shifted.header.set_slope_inter(1, -1024)
+    for made in (
+        nib.nifti1.Nifti1Image(data.astype(np.float64), AFFINE),
+        nib.nifti1.Nifti1Image(data, AFFINE, nib.nifti1.Nifti1Header(endianness=">")),
+        nib.nifti2.Nifti2Image(data, AFFINE),
+        nib.nifti1.Nifti1Image(data[..., None, None], AFFINE),
+        shifted,
+    ):
+        nib.save(made, tmp_path / "a.nii")
+        is_the_image(tmp_path / "a.nii", image)
+
+
+def test_an_empty_sform_leaves_the_place_to_the_qform(tmp_path):
+    image = nib.nifti1.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.diag([-2.0, 3.0, 4.0, 1.0]))
+    image.set_qform(image.affine, 1)
+    image.set_sform(image.affine, 1)
+
+    def empty(header):
+        header["srow_x"], header["srow_y"], header["srow_z"] = 0, 0, 0
+
+    is_the_image(stored(image, tmp_path / "a.nii", empty), image)
+
+
+def test_millimetres_follow_the_unit_that_the_header_names(tmp_path, image):
+    small = nib.nifti1.Nifti1Image(image.dataobj, np.diag([0.001, 0.001, 0.001, 1]) @ AFFINE)
+    small.header.set_xyzt_units("meter")
+    nib.save(small, tmp_path / "a.nii")
+    is_the_image(tmp_path / "a.nii", image)
+
+
+def test_a_header_that_contradicts_itself_is_refused(tmp_path, image):
+    def halve(header):
+        header["pixdim"][1:4] /= 2
+        header["qform_code"] = 0
+
+    with pytest.raises(UnreadableScan, match="contradicts itself"):
+        load_image(stored(image, tmp_path / "a.nii", halve))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"hello", "not a NIfTI image"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"<!DOCTYPE html>", "a download that failed"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"\x5c\x01\0\0" + bytes(400), "ANALYZE"),
+        (gzip.compress(b"short"), "not a NIfTI"),
+    ],
+)
+def test_other_files_are_called_what_they_are(tmp_path, content, words):
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(UnreadableScan, match=words):
+        load_image(tmp_path / "a.nii")
+
+
+def test_a_huge_claimed_shape_is_refused_before_memory_is_asked_for(tmp_path, image):
+    def grow(header):
+        header["dim"][1:4] = 30000
+
+    with pytest.raises(UnreadableScan, match="30000 x 30000 x 30000"):
+        load_image(stored(image, tmp_path / "a.nii", grow))
+
+
+def test_voxels_said_to_begin_far_behind_the_end_are_not_sought(tmp_path, image):
+    def far(header):
+        header["vox_offset"] = 1e12
+
+    with pytest.raises(UnreadableScan, match="header is damaged"):
+        load_image(stored(image, tmp_path / "a.nii", far))
+
+
+def test_a_colour_image_and_a_missing_pair_are_named(tmp_path, image):
+    colours = np.zeros((9, 9, 9), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.nifti1.Nifti1Image(colours, AFFINE), tmp_path / "a.nii")
+    with pytest.raises(UnreadableScan, match="colour"):
+        load_image(tmp_path / "a.nii")
+    nib.save(nib.nifti1.Nifti1Pair(np.asarray(image.dataobj), AFFINE), tmp_path / "b.hdr")
+    (tmp_path / "b.img").unlink()
+    with pytest.raises(UnreadableScan, match="does not exist"):
+        load_image(tmp_path / "b.hdr")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may read everything")
+def test_a_forbidden_file_says_so(tmp_path, image):
+    nib.save(image, tmp_path / "a.nii")
+    (tmp_path / "a.nii").chmod(0)
+    with pytest.raises(UnreadableScan, match="permissions"):
+        load_image(tmp_path / "a.nii")
+
+
+def test_a_zip_bomb_and_a_locked_archive_are_refused(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.nii", bytes(10_000_000))
+    monkeypatch.setattr("anomaly3d.scans.readers.LARGEST_ARCHIVE", 1e6)
+    with pytest.raises(UnreadableScan, match="when unpacked"):
+        read_scan(tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("notes.txt", "nothing")
+    with pytest.raises(UnreadableScan, match="0 image files"):
+        read_scan(tmp_path / "b.zip")
