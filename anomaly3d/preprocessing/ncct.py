@@ -115,10 +115,11 @@ class NCCT(Preprocessor):
         """
         assert self._template_path is not None, "setup comes first"
         _, inner_table = template.load_template(self._template_path)
-        found = self.register(scan, companions.transform_fault)
+        averaged = no_finer(scan, self.working_spacing)
+        found = self.register(averaged, companions.transform_fault)
         to_scan = found.mni_to_scan
         affine, shape = working_grid(self.working_spacing)
-        hu = resample(no_finer(scan, self.working_spacing), affine, shape, to_scan, HU_MIN)
+        hu = resample(averaged, affine, shape, to_scan, HU_MIN)
         mask = self.brain_mask(scan, hu, companions.brain_mask, to_scan)
         depth = distance(mask, self.working_spacing)
         slice_axis, slice_mm = thick_slices(scan, to_scan)

@@ -80,8 +80,10 @@ def measure(
 
 
 def turn(mni_to_scan: np.ndarray) -> float:
-    """Degrees of the rotation in an affine (its polar decomposition)."""
+    """Degrees of the rotation in an affine (its polar decomposition); nan for a mirrored one, which is no head's."""
     u, _, v = np.linalg.svd(mni_to_scan[:3, :3])
+    if np.linalg.det(u @ v) < 0:
+        return float("nan")
     return float(np.degrees(Rotation.from_matrix(u @ v).magnitude()))
 
 

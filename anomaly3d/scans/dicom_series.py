@@ -12,6 +12,7 @@ from anomaly3d.scans.dicom_headers import Header
 
 FEWEST = 8  # slices of a scan
 CT_CLASSES = ("CT Image Storage", "Enhanced CT Image Storage", "Legacy Converted Enhanced CT Image Storage")
+MODALITIES = ("MR", "PT", "SR", "CR", "DX", "US", "XA", "NM", "OT", "PR", "RTSTRUCT", "SEG", "KO", "SC", "DOC")
 CAPTURE = "Secondary Capture Image Storage"  # old converters write whole series as such
 NOT_HU = {"PERFUSION", "CBF", "CBV", "MTT", "TTP", "TMAX", "IODINE", "VNC", "MIP", "MINIP", "VRT", "SSD", "SUBTRACT"}
 SCOUT = re.compile(r"scout|topogram|localizer|localiser|surview|scanogram")
@@ -138,7 +139,7 @@ def unfit(stack: Stack) -> str:
     """Why a stack cannot be the scan; empty for one that can."""
     first = stack.first
     if first.modality not in ("CT", ""):
-        return f"not CT but {first.modality}"
+        return f"not CT but {first.modality if first.modality in MODALITIES else 'something else'}"
     if first.kind not in (*CT_CLASSES, CAPTURE, ""):
         return f"no images ({first.kind})"
     if first.colours != 1 or (first.kind == CAPTURE and (not stack.placed or first.bits < 16)):
@@ -150,7 +151,7 @@ def unfit(stack: Stack) -> str:
     if stack.count < FEWEST:
         return f"only {stack.count} slice{'s' if stack.count > 1 else ''}"
     if not stack.placed or len(first.spacing) != 2:
-        return "it does not say where its slices lie"
+        return "without the places of its slices"
     if stack.with_contrast:
         return "with contrast agent"
     return ""
@@ -180,7 +181,7 @@ def choose(stacks: Sequence[Stack]) -> tuple[Stack, str]:
     faults = [unfit(stack) for stack in stacks]
     fit = [stack for stack, fault in zip(stacks, faults, strict=True) if not fault]
     if not fit:
-        told = "; ".join(sorted({f"{stack} is {fault}" for stack, fault in zip(stacks, faults, strict=True)}))
+        told = "; ".join(sorted({f"{stack}: {fault}" for stack, fault in zip(stacks, faults, strict=True)}))
         raise UnreadableScan(f"no series is a non-contrast CT of the head: {told}")
 
     def rank(stack: Stack) -> tuple:

@@ -13,6 +13,7 @@ HEAD_ML = (300.0, 2600.0)  # what is left of a head without its skull
 LEAST_BONE = 0.08  # share of bone in all that is not air; a head has twice that and more
 SATURATED = 0.1  # share of voxels at the largest value: the skull under a window
 TISSUE = (-130.0, 100.0)  # HU: where most voxels of a head are that are neither air nor bone, fat and neck included
+SAMPLE = 4e6  # voxels that are looked at
 SIZES = (0.1, 20.0)  # mm of a voxel
 EXTENT = (60.0, 2000.0)  # mm along each axis
 
@@ -28,11 +29,12 @@ def check_head_ct(scan: Volume, stripped: bool = False) -> None:
     """
     check_finite(scan)
     check_units(scan)
-    sample = scan.data[::2, ::2]
-    low, high = float(sample.min()), float(sample.max())
+    step = max(1, round((scan.data.size / SAMPLE) ** 0.5))
+    sample = scan.data[::step, ::step]
+    low, high = float(scan.data.min()), float(scan.data.max())
     tissue = sample[sample > PADDING]
     reach = f"not in HU: values reach from {low:.0f} to {high:.0f}"
-    if not stripped and without_skull(scan, low, high):
+    if not stripped and without_skull(sample, scan.data.size / sample.size * scan.voxel_ml, low, high):
         raise UnreadableScan(
             "the head has no skull, it seems to be stripped already: give the whole head, or set "
             "preprocessing.stripped=true for a study of such scans"
@@ -52,6 +54,8 @@ def check_finite(scan: Volume) -> None:
     Raises:
         UnreadableScan: says how many.
     """
+    if np.isfinite([scan.data.min(), scan.data.max()]).all():
+        return
     if missing := int(scan.data.size - np.isfinite(scan.data).sum()):
         raise UnreadableScan(
             f"{missing} voxels are NaN or infinite: replace them by air, -1024 HU, where nothing was seen"
@@ -74,12 +78,15 @@ def check_units(scan: Volume) -> None:
         )
 
 
-def without_skull(scan: Volume, low: float, high: float) -> bool:
-    """Whether it looks like a brain that a tool has cut out: soft tissue of a brain's volume, one value around it."""
-    sample = scan.data[::2, ::2]
+def without_skull(sample: np.ndarray, voxel_ml: float, low: float, high: float) -> bool:
+    """Whether it looks like a brain that a tool has cut out: soft tissue of a brain's volume, one value around it.
+
+    Args:
+        sample: voxels that stand for ``voxel_ml`` each; ``low`` and ``high`` of the whole scan.
+    """
     background = float(sample[0, 0, 0])
     inside = sample[(sample != background) & (sample > SOFT[0] - 1)]
-    ml = inside.size * 4 * abs(np.linalg.det(scan.affine[:3, :3])) / 1000
+    ml = inside.size * voxel_ml
     if background > SOFT[1] or low >= 0 or not HEAD_ML[0] < ml < HEAD_ML[1]:
         return False
     saturated = high <= BONE and (inside == high).mean() > SATURATED

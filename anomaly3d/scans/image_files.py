@@ -19,6 +19,8 @@ SUFFIXES = (*NIFTI_SUFFIXES, ".mgh", ".mgz", ".nrrd", ".nhdr", ".mha", ".mhd")  
 LARGEST = 200e6  # voxels: a head in 0.4 mm slices has 130 million
 FARTHEST = 10e6  # bytes of extensions before the voxels
 HEADER = 352  # bytes
+CHUNK = 1 << 20
+UNITS = {1: 1000.0, 3: 0.001}  # NIfTI's codes of metres and micrometres -> mm; else they are mm
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # to RAS
 GZIP = b"\x1f\x8b"
 OTHERS = {  # first bytes -> what such a file is
@@ -33,7 +35,10 @@ OTHERS = {  # first bytes -> what such a file is
     b"<": "an HTML or XML page, perhaps of a download that failed",
     b"version https://git-lfs": "a Git LFS pointer, the scan itself was not downloaded: run 'git lfs pull'",
 }
-DAMAGE = (EOFError, OSError, zlib.error, ValueError, OverflowError, MemoryError, nib.filebasedimages.ImageFileError)
+DAMAGE = (  # what nibabel and gzip raise on damaged files
+    *(EOFError, OSError, zlib.error, ValueError, KeyError, OverflowError, MemoryError),
+    nib.filebasedimages.ImageFileError,
+)
 
 
 def load_image(path: Path) -> nib.nifti1.Nifti1Image:
@@ -142,7 +147,21 @@ def read_nifti(path: Path, kind: type[nib.nifti1.Nifti1Image]) -> nib.nifti1.Nif
             raise UnreadableScan("its header is damaged: it says that the voxels begin far behind the file's end")
         stream.seek(0)
         image = kind.from_stream(stream)
-        return nib.nifti1.Nifti1Image(loaded(image), affine_of(image.header), image.header)
+        data = loaded(image)
+        check_end(stream)
+        return nib.nifti1.Nifti1Image(data, affine_of(image.header), image.header)
+
+
+def check_end(stream: BufferedIOBase) -> None:
+    """Read on to the end, where gzip keeps the checksum of what was read before.
+
+    Raises:
+        UnreadableScan: the end is far away.
+    """
+    for _ in range(round(FARTHEST / CHUNK)):
+        if not stream.read(CHUNK):
+            return
+    raise UnreadableScan("its header is damaged: it claims much less than the file holds")
 
 
 def read_pair(path: Path) -> nib.nifti1.Nifti1Image:
@@ -162,7 +181,7 @@ def affine_of(header: nib.nifti1.Nifti1Header) -> np.ndarray:
     known = [np.asarray(form, float) for form, code in forms if code]
     if not known:
         known = [np.asarray(header.get_base_affine(), float)]
-    unit = {"meter": 1000.0, "micron": 0.001}.get(str(header.get_xyzt_units()[0]), 1.0)
+    unit = UNITS.get(int(header["xyzt_units"]) % 8, 1.0)
     scale = np.diag([unit, unit, unit, 1.0])
     sound = [form for form in known if np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 1e-9]
     if not sound:

@@ -22,9 +22,14 @@ class Volume:
         """Voxel size in mm along each axis."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+
     def ml(self) -> float:
         """Volume of a mask of 0 and 1."""
-        return float(self.data.sum(dtype=np.float64) * abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+        return float(self.data.sum(dtype=np.float64)) * self.voxel_ml
 
 
 def block_means(volume: Volume, factor: np.ndarray) -> Volume:

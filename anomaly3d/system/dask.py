@@ -56,6 +56,10 @@ def run_on_cluster(
                 yield future.result()
             except KilledWorker:
                 yield give_up(job, "it killed several workers, perhaps for memory", lost)
+            except RuntimeError as error:
+                if "deserialization" in str(error):
+                    raise UserError("the workers of the cluster do not have this program: install it there") from error
+                raise
 
 
 def in_folder(folder: str, function: Callable[..., Any], *job: Any) -> Any:

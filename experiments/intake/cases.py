@@ -43,10 +43,10 @@ def refused(code: int, rows: Rows) -> bool:
 
 
 def verdicts(wanted: dict[str, str]) -> Judge:
-    """These verdicts by a part of the scan's name; ``?`` is any verdict but a crash."""
+    """These verdicts by the scan's name; ``?`` is any verdict but a crash."""
 
     def judge(code: int, rows: Rows) -> bool:
-        found = {name: [r for r in rows if name in r["scan_id"]] for name in wanted}
+        found = {name: [r for r in rows if name == r["scan_id"]] for name in wanted}
         return code in (0, 3) and all(
             len(found[name]) == 1 and verdict in (found[name][0]["verdict"], "?") for name, verdict in wanted.items()
         )

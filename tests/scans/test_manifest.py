@@ -64,3 +64,111 @@ def test_a_missing_column_is_named(tmp_path):
     pd.DataFrame(ROWS).drop(columns="label").to_csv(tmp_path / "manifest.csv")
     with pytest.raises(UserError, match="label"):
         read_manifest(tmp_path / "manifest.csv")
+
+
+CLEAN = "scan_id,subject_id,image,label,split,site\n007,a1,a.nii.gz,0,train,Zürich\n008,a2,b.nii.gz,1,test,Zürich\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    {
+        "clean": CLEAN.encode(),
+        "byte-order mark": CLEAN.encode("utf-8-sig"),
+        "UTF-16": CLEAN.encode("utf-16"),
+        "Windows": CLEAN.encode("cp1252"),
+        "semicolons": CLEAN.replace(",", ";").replace("\n", "\r\n").encode("utf-8-sig"),
+        "tabs": CLEAN.replace(",", "\t").encode(),
+        "bars": CLEAN.replace(",", "|").encode(),
+        "empty rows": (CLEAN + ",,,,,\n\n,,,,,\n").encode(),
+        "empty rows between": CLEAN.replace("\n008", "\n,,,,,\n\n008").encode(),
+        "trailing commas": CLEAN.replace("\n", ",,\n").encode(),
+        "spaces": CLEAN.replace(",", ", ").encode(),
+        "numbers as decimals": CLEAN.replace(",0,", ",0.0,").replace(",1,", ",1.0,").encode(),
+        "capitals": CLEAN.replace("train", "Train").replace("scan_id", "Scan ID").encode(),
+        "quotes": CLEAN.replace("a.nii.gz", '"a.nii.gz"').encode(),
+    }.items(),
+)
+def test_spreadsheets_are_read_as_if_they_were_clean(manifest, tmp_path, name, made):
+    manifest()
+    (tmp_path / "sheet.csv").write_bytes(made)
+    table = read_manifest(tmp_path / "sheet.csv")
+    assert table[["scan_id", "label", "split", "site"]].to_numpy().tolist() == [
+        ["007", "0", "train", "Zürich"],
+        ["008", "1", "test", "Zürich"],
+    ]
+    assert list(table["image"]) == [str(tmp_path / f"{name}.nii.gz") for name in "ab"]
+
+
+def test_a_workbook_is_called_one(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"PK\x03\x04")
+    with pytest.raises(UserError, match="save the sheet as CSV"):
+        read_manifest(tmp_path / "a.csv")
+
+
+def test_rows_keep_their_numbers_below_empty_ones(manifest, tmp_path):
+    manifest()
+    (tmp_path / "sheet.csv").write_text(CLEAN.replace("\n008", "\n,,,,,\n\n008").replace("test", "nowhere"))
+    with pytest.raises(UserError, match="row 5: split 'nowhere'"):
+        read_manifest(tmp_path / "sheet.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("lesions", "SDH", "unknown lesion 'sdh': did you mean subdural"),
+        ("lesions", "subdurall", "did you mean subdural"),
+        ("lesions", "hemorrhage", "did you mean intraparenchymal"),
+        ("lesions", "dragon", "known are epidural, subdural"),
+        ("age", "045Y", "write 45"),
+        ("age", "018M", "write 1.5"),
+        ("age", "89+", "write 89"),
+        ("age", "61,5", "write 61.5"),
+        ("age", "unknown", "leave it empty"),
+        ("age", "-1", "leave it empty"),
+        ("age", "451", "not a number of years"),
+        ("sex", "1", "'F', 'M'"),
+        ("sex", "divers", "'F', 'M'"),
+        ("group", "post-operative", "did you mean postoperative"),
+        ("split", "training", "did you mean train"),
+    ],
+)
+def test_values_that_would_vanish_are_mistakes_with_the_nearest_known_one(manifest, column, value, words):
+    with pytest.raises(UserError, match="row 4: ") as caught:
+        read_manifest(manifest((2, column, value)))
+    assert words in str(caught.value)
+
+
+def test_what_is_meant_without_doubt_is_taken(manifest):
+    table = read_manifest(
+        manifest((2, "lesions", "Subdural, epidural"), (2, "sex", "male"), (1, "sex", "f"), (2, "age", "NA"))
+    )
+    assert table["lesions"][2] == "subdural;epidural"
+    assert list(table["sex"]) == ["", "F", "M"]
+    assert table["age"][2] == ""
+
+
+@pytest.mark.parametrize("group", ["low_quality", "postoperative", "tbi"])
+@pytest.mark.parametrize("row", [0, 1])
+def test_other_groups_are_kept_out_of_what_is_learned_from(manifest, group, row):
+    with pytest.raises(UserError, match=f"row {row + 2}: scans of the group {group} belong to the test split"):
+        read_manifest(manifest((row, "group", group)))
+
+
+def test_one_person_in_two_spellings_is_one(manifest):
+    with pytest.raises(UserError, match="train and validation"):
+        read_manifest(manifest((0, "subject_id", " p7"), (1, "subject_id", "P7")))
+
+
+@pytest.mark.parametrize("typed", ["lesionmask", "Lesions mask", "brainmask", "ages"])
+def test_a_column_that_is_almost_known_is_a_mistake_and_others_are_left_alone(manifest, typed):
+    with pytest.raises(UserError, match="unknown column"):
+        read_manifest(manifest((2, typed, "x")))
+    assert "scanner" in read_manifest(manifest((2, "scanner", "x")))
+
+
+def test_paths_from_windows_and_from_home(manifest, tmp_path, monkeypatch):
+    path = manifest((0, "image", "ct\\a.nii.gz"), (1, "image", "~/b.nii.gz"))
+    (tmp_path / "ct").mkdir()
+    (tmp_path / "ct" / "a.nii.gz").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert list(read_manifest(path)["image"])[:2] == [str(tmp_path / "ct" / "a.nii.gz"), str(tmp_path / "b.nii.gz")]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from anomaly3d.errors import UserError
 from anomaly3d.system.files import remove_leftovers, written_whole
 from anomaly3d.system.workers import run_parallel
 
@@ -59,3 +60,33 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
         remove_leftovers(tmp_path)
         assert beside.exists()
     assert [p.name for p in (tmp_path / "image").iterdir()] == ["b.nii.gz"]
+
+
+def die(path, number):
+    """Kill this worker at number 2, the first time only where there is a path."""
+    if number == 2 and not (path and os.path.exists(path)):
+        if path:
+            open(path, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_killed_worker_costs_only_its_job_which_is_tried_again(tmp_path):
+    jobs = [(str(tmp_path / "died"), number) for number in range(6)]
+    assert sorted(run_parallel(die, jobs, 2, "numbers")) == list(range(6))
+
+
+def test_a_job_that_kills_its_workers_is_lost_and_the_others_are_done():
+    lost = []
+    jobs = [("", number) for number in range(6)]
+    found = run_parallel(die, jobs, 2, "numbers", lambda job, reason: lost.append((job, reason)) or -1)
+    assert sorted(found) == [-1, 0, 1, 3, 4, 5]
+    assert lost[0][0] == ("", 2)
+    assert "killed twice" in lost[0][1]
+    with pytest.raises(UserError, match="fewer workers"):
+        list(run_parallel(die, jobs, 2, "numbers"))
+
+
+def test_a_job_that_hangs_is_ended_and_the_others_are_done():
+    found = run_parallel(time.sleep, [(0.0,), (600.0,), (0.1,)], 2, "sleep", lambda job, reason: reason, longest=6)
+    assert sorted(map(str, found)) == ["None", "None", "it took longer than 6 s"]

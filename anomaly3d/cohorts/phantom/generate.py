@@ -15,6 +15,7 @@ from anomaly3d.cohorts.phantom.postoperative import Surgery, draw_postoperative
 from anomaly3d.cohorts.phantom.scanner import Scan, acquire, draw_scan
 from anomaly3d.cohorts.phantom.subject import Subject, draw_subject
 
+SLAB = 6  # slices that are painted at a time
 COARSE = 4  # voxels in plane between the nodes where smooth coordinates are computed
 REACH = 30.0  # mm beyond the inner table where the vault's shells end
 DISPLACED = 2.0  # mm: tissue that moved further is in the mass-effect mask
@@ -55,15 +56,15 @@ def total_push(lesions: Sequence[Lesion], points: Tensor, depth: Tensor) -> Tens
     return sum((lesion.push(points, depth) for lesion in lesions), torch.zeros_like(points))
 
 
-def smooth_coordinates(subject: Subject, scan: Scan) -> tuple[Tensor, Tensor, Tensor]:
+def smooth_coordinates(subject: Subject, scan: Scan, slices: range) -> tuple[Tensor, Tensor, Tensor]:
     """For every sub-slice voxel ``(2S, X, Y, 3)``: MNI mm of the skull, of the brain, and the person's texture.
 
     Each slice is sampled at two depths, which is its thickness profile. All three are smooth, so they are computed on
     every fourth voxel and interpolated.
     """
-    nx, ny, nz = scan.shape
+    nx, ny, _ = scan.shape
     x, y = (torch.linspace(0, n - 1, n // COARSE + 1) for n in (nx, ny))
-    z = torch.arange(2 * nz) / 2 - 0.25
+    z = torch.arange(2 * slices.start, 2 * slices.stop) / 2 - 0.25
     voxels = torch.stack(torch.meshgrid(x, y, z, indexing="ij"), -1)
     to_mni = torch.tensor(np.linalg.inv(scan.pose) @ scan.affine, dtype=torch.float32)
     rigid = (voxels @ to_mni[:3, :3].T + to_mni[:3, 3]).reshape(-1, 3)
@@ -100,9 +101,19 @@ def beam_hardening(points: Tensor, depth: Tensor, scan: Scan) -> Tensor:
 
 
 def paint(subject: Subject, lesions: Sequence[Lesion], scan: Scan, surgery: Surgery | None = None) -> Painted:
-    """A head on the scan's voxels, without noise."""
+    """A head on the scan's voxels, without noise; a few slices at a time, which bounds the memory."""
+    starts = range(0, scan.shape[2], SLAB)
+    slabs = [range(start, min(start + SLAB, scan.shape[2])) for start in starts]
+    parts = [vars(paint_slices(subject, lesions, scan, surgery, slab)) for slab in slabs]
+    return Painted(**{name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]})
+
+
+def paint_slices(
+    subject: Subject, lesions: Sequence[Lesion], scan: Scan, surgery: Surgery | None, slab: range
+) -> Painted:
+    """Some slices of a head."""
     maps, look = head_maps(), subject.look
-    skull_points, brain_points, texture = smooth_coordinates(subject, scan)
+    skull_points, brain_points, texture = smooth_coordinates(subject, scan, slab)
     grid = skull_points.shape[:3]
     skull_points, brain_points, texture = (v.reshape(-1, 3) for v in (skull_points, brain_points, texture))
     inner_table, face = maps.sample(maps.skull, skull_points)
