@@ -15,7 +15,7 @@ from anomaly3d.cohorts.phantom.postoperative import Surgery, draw_postoperative
 from anomaly3d.cohorts.phantom.scanner import Scan, acquire, draw_scan
 from anomaly3d.cohorts.phantom.subject import Subject, draw_subject
 
-SLAB = 6  # slices that are painted at a time
+SLAB = 4  # slices that are painted at a time
 COARSE = 4  # voxels in plane between the nodes where smooth coordinates are computed
 REACH = 30.0  # mm beyond the inner table where the vault's shells end
 DISPLACED = 2.0  # mm: tissue that moved further is in the mass-effect mask
@@ -25,12 +25,12 @@ PERSON, SCANNER, BLEED, SURGERY, NOISE, TWIN_NOISE = range(6)  # streams of rand
 
 @dataclass(frozen=True)
 class Painted:
-    """Noise-free volumes on a scan's voxels: HU, shares of blood and of intracranial space, displacement in mm."""
+    """Noise-free volumes on a scan's voxels: HU, and masks of blood, intracranial space and displaced tissue."""
 
     hu: np.ndarray
     blood: np.ndarray
     intracranial: np.ndarray
-    displacement: np.ndarray
+    displaced: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,8 @@ def paint_slices(
         full[inside] = values
         return full
 
-    return Painted(slices(hu), *(slices(everywhere(values)) for values in (blood, share, moved * share)))
+    limits = ((blood, 0.5), (share, 0.5), (moved * share, DISPLACED))
+    return Painted(slices(hu), *(slices(everywhere(values)) > limit for values, limit in limits))
 
 
 def generate(
@@ -190,12 +191,11 @@ def generate(
         still = torch.zeros_like
         subject = replace(subject, skull_warp=still(subject.skull_warp), brain_warp=still(subject.brain_warp))
     painted = paint(subject, lesions, scan, surgery)
-    lesion = painted.blood > 0.5
     return PhantomScan(
         acquire(painted.hu, scan, streams[TWIN_NOISE if twin else NOISE]),
-        lesion.astype(np.uint8),
-        ((painted.displacement > DISPLACED) & ~lesion).astype(np.uint8),
-        (painted.intracranial > 0.5).astype(np.uint8),
+        painted.blood.astype(np.uint8),
+        (painted.displaced & ~painted.blood).astype(np.uint8),
+        painted.intracranial.astype(np.uint8),
         scan.affine,
         subject,
         scan,

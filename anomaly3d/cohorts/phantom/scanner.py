@@ -87,5 +87,6 @@ def acquire(hu: np.ndarray, scan: Scan, rng: np.random.Generator) -> np.ndarray:
     width = scan.kernel * scan.shape[0] / 256
     sigma = (width, width, 0)
     noise = ndimage.gaussian_filter(rng.standard_normal(scan.shape, dtype=np.float32), sigma, truncate=3)
-    blurred = ndimage.gaussian_filter(hu, sigma, truncate=3)
-    return np.clip(np.rint(blurred + noise * (scan.noise / noise.std())), -1024, 3071).astype(np.int16)
+    noise *= scan.noise / noise.std()
+    noise += ndimage.gaussian_filter(hu, sigma, truncate=3)
+    return np.clip(np.rint(noise, out=noise), -1024, 3071, out=noise).astype(np.int16)
