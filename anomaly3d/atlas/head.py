@@ -129,14 +129,16 @@ class HeadMaps:
 
     def __init__(self) -> None:
         x, y, z = world_axes()
-        grey, white, t1 = (mni152_map(name) for name in ("gm", "wm", "t1"))
-        inner_table = signed_distance(intracranial_mask(t1 > 0.02))
-        fluid = ((grey + white) < 0.45) & (ndimage.uniform_filter(t1, 3) > 0.02) & (inner_table < -20)
+        skull, brain = (np.empty((n, *SHAPE), np.float32) for n in (2, 3))  # filled in place: most of the memory
+        brain[0], brain[1], t1 = (mni152_map(name) for name in ("gm", "wm", "t1"))
+        skull[0] = signed_distance(intracranial_mask(t1 > 0.02))
+        fluid = ((brain[0] + brain[1]) < 0.45) & (ndimage.uniform_filter(t1, 3) > 0.02) & (skull[0] < -20)
+        del t1
         parts, _ = ndimage.label(fluid)
         seed = parts[(np.abs(x) < 18) & (np.abs(y + 5) < 25) & (np.abs(z - 18) < 8)]
-        ventricles = parts == np.bincount(seed[seed > 0]).argmax()
-        self.skull = torch.from_numpy(np.stack([inner_table, paint_face()]))
-        self.brain = torch.from_numpy(np.stack([grey, white, signed_distance(ventricles)]))
+        brain[2] = signed_distance(parts == np.bincount(seed[seed > 0]).argmax())
+        skull[1] = paint_face()
+        self.skull, self.brain = torch.from_numpy(skull), torch.from_numpy(brain)
 
     @staticmethod
     def sample(maps: Tensor, points: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ FIELDS = [
     "Rows",
     "Columns",
     "BitsAllocated",
+    "PixelRepresentation",
     "SamplesPerPixel",
     "NumberOfFrames",
     "PixelSpacing",
@@ -141,6 +142,8 @@ def parse(path: Path, found: Dataset) -> Header | None:
         return None
     if not any(name in found for name in ("SOPClassUID", "SOPInstanceUID", "Rows", "Modality")):
         raise ValueError("no image and no object")
+    if text(found, "PixelRepresentation") not in ("", "0", "1"):
+        raise ValueError("pixels of an unknown kind")
     if "Rows" not in found and storage and "Image Storage" in UID(storage).name:
         raise ValueError("an image without rows")
     shared, frames = groups(found)

@@ -149,7 +149,15 @@ def read_nifti(path: Path, kind: type[nib.nifti1.Nifti1Image]) -> nib.nifti1.Nif
         image = kind.from_stream(stream)
         data = loaded(image)
         check_end(stream)
-        return nib.nifti1.Nifti1Image(data, affine_of(image.header), image.header)
+        return placed(data, image.header)
+
+
+def placed(data: np.ndarray, header: nib.nifti1.Nifti1Header) -> nib.nifti1.Nifti1Image:
+    """Voxels at the place that their header names, with a word where it names none."""
+    image = nib.nifti1.Nifti1Image(data, affine_of(header), header)
+    if not (int(header["sform_code"]) or int(header["qform_code"])):
+        image.extra["read_as"] = "its header does not say where right and left are: the first voxel is taken as right"
+    return image
 
 
 def check_end(stream: BufferedIOBase) -> None:
@@ -167,7 +175,7 @@ def check_end(stream: BufferedIOBase) -> None:
 def read_pair(path: Path) -> nib.nifti1.Nifti1Image:
     """A NIfTI header whose voxels lie beside it in an ``.img`` file."""
     image = nib.nifti1.Nifti1Pair.from_filename(path)
-    return nib.nifti1.Nifti1Image(loaded(image), affine_of(image.header), image.header)
+    return placed(loaded(image), image.header)
 
 
 def affine_of(header: nib.nifti1.Nifti1Header) -> np.ndarray:

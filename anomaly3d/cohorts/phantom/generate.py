@@ -104,8 +104,12 @@ def paint(subject: Subject, lesions: Sequence[Lesion], scan: Scan, surgery: Surg
     """A head on the scan's voxels, without noise; a few slices at a time, which bounds the memory."""
     starts = range(0, scan.shape[2], SLAB)
     slabs = [range(start, min(start + SLAB, scan.shape[2])) for start in starts]
-    parts = [vars(paint_slices(subject, lesions, scan, surgery, slab)) for slab in slabs]
-    return Painted(**{name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]})
+    whole = Painted(np.empty(scan.shape, np.float32), *(np.empty(scan.shape, bool) for _ in range(3)))
+    for slab in slabs:
+        part = paint_slices(subject, lesions, scan, surgery, slab)
+        for name, values in vars(part).items():
+            getattr(whole, name)[..., slab.start : slab.stop] = values
+    return whole
 
 
 def paint_slices(
