@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomaly3d import prepare
+from anomaly3d import prepare, train
 from anomaly3d.cohorts.folder import FolderCohort
 from anomaly3d.preprocessing.cohort import Study
 from anomaly3d.preprocessing.ncct import NCCT
@@ -104,3 +104,53 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_written(tmp_path, capsys):
         assert not [p for p in small.rglob("*") if p.name.startswith(".")]
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_the_same_voxels_under_two_names_are_refused_before_anything_is_learned(tiny_run, tmp_path, capsys):
+    """A copy, one packed anew and one in another format, in other splits; the table of all scans is kept."""
+    phantom = sorted(tiny_run.parents[1].glob("data/raw/*/ct/train-*.nii.gz"))[0]
+    image = nib.load(phantom)
+    shutil.copy(phantom, tmp_path / "a.nii.gz")
+    nib.save(nib.nifti2.Nifti2Image(np.asarray(image.dataobj).astype(np.float32), image.affine), tmp_path / "b.nii")
+    rows = "scan_id,subject_id,image,label,split\na,p1,a.nii.gz,0,train\nb,p2,b.nii,0,test\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    arguments = ["dataset=manifest", f"dataset.manifest={tmp_path}/manifest.csv", f"data_dir={tmp_path}/data"]
+    arguments += ["preprocessing.registration_enough=0", "workers=1"]
+    for command in (prepare, train):
+        assert command.main([*arguments, *(["+phase=gan"] if command is train else [])]) == 2
+        refused(capsys, "the same voxels are there under several names: a (train) = b (test)")
+    assert len(pd.read_csv(next(tmp_path.glob("data/*/*/quality.csv")))) == 2
+    (tmp_path / "manifest.csv").write_text(rows.replace(",0,", ",,").replace("train", "test"))
+    assert prepare.main(arguments) == 0  # where nothing is known, nothing leaks
+
+
+def test_a_mask_that_does_not_lie_on_its_scan_is_that_scans_verdict(tiny_run, tmp_path):
+    phantom = sorted(tiny_run.parents[1].glob("data/raw/*/ct/subdural-*.nii.gz"))[0]
+    lesion = phantom.parents[1] / "lesion" / phantom.name
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(lesion).dataobj), np.eye(4)), tmp_path / "identity.nii.gz")
+    rows = ["scan_id,subject_id,image,label,split,lesion_mask,brain_mask"]
+    rows += [f"a,p1,{phantom},1,test,identity.nii.gz,", f"b,p1,{phantom},1,test,,identity.nii.gz"]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
+    arguments = ["dataset=manifest", f"dataset.manifest={tmp_path}/manifest.csv", f"data_dir={tmp_path}/data"]
+    assert prepare.main([*arguments, "preprocessing.registration_enough=0", "workers=1"]) == 3
+    quality = pd.read_csv(next(tmp_path.glob("data/*/*/quality.csv")))
+    assert set(quality["verdict"]) == {"unreadable"}
+    assert quality["reasons"].str.contains("identity.nii.gz has the scan's shape but another affine").all()
+
+
+def test_a_stripped_head_is_prepared_with_the_switch_that_its_refusal_names(tiny_run, tmp_path, capsys):
+    """The brain of a phantom alone lands where the whole head's brain does."""
+    phantom = sorted(tiny_run.parents[1].glob("data/raw/*/ct/train-*.nii.gz"))[0]
+    image, inside = nib.load(phantom), nib.load(phantom.parents[1] / "intracranial" / phantom.name)
+    brain = np.where(np.asarray(inside.dataobj) > 0, np.asarray(image.dataobj), 0).astype(np.int16)
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(brain, image.affine), tmp_path / "in" / "a.nii.gz")
+    common = ["dataset=folder", f"dataset.root={tmp_path}/in", f"data_dir={tmp_path}/data", "workers=1"]
+    common.append("preprocessing.registration_enough=0")
+    assert prepare.main(common) == 3
+    assert "preprocessing.stripped=true" in capsys.readouterr().out
+    assert prepare.main([*common, "preprocessing.stripped=true", "preprocessing.quality.registration=[0.6,null]"]) == 0
+    assert prepare.main([*common, f"dataset.root={phantom.parent}", f"data_dir={tmp_path}/whole"]) in (0, 3)
+    stripped = nib.load(next(tmp_path.glob("data/*/*/brain_mask/a.nii.gz"))).get_fdata() > 0
+    whole = nib.load(next(tmp_path.glob(f"whole/*/*/brain_mask/{phantom.name}"))).get_fdata() > 0
+    assert 2 * (stripped & whole).sum() / (stripped.sum() + whole.sum()) > 0.85

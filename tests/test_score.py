@@ -64,3 +64,19 @@ def test_scores_of_earlier_calls_are_kept(tiny_run, places, bad_and_good, tmp_pa
     assert list(table["scan_id"]) == ["001", "b"]
     assert table["total"][0] == table["total"][1]
     assert set(table["model"]) == {sha256(tiny_run / "fanogan" / "finetune" / "model.pt")[:12]}
+
+
+def test_another_scan_of_the_same_name_does_not_overwrite_the_first(tiny_run, places, bad_and_good, tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(bad_and_good / "good.nii.gz", tmp_path / name / "ct.nii.gz")
+    common = ["run=tiny", f"out={tmp_path}/out", *places]
+    assert score.main([*common, f"scans={tmp_path}/a/ct.nii.gz"]) == 0
+    before = (tmp_path / "out" / "scores.csv").read_bytes()
+    assert score.main([*common, f"scans={tmp_path}/b/ct.nii.gz"]) == 2
+    refused(capsys, "already holds a scan called ct, from another file", "out=")
+    assert (tmp_path / "out" / "scores.csv").read_bytes() == before
+    assert score.main([*common, f"scans=[{tmp_path}/a/ct.nii.gz,{tmp_path}/b/ct.nii.gz]", f"out={tmp_path}/both"]) == 0
+    assert "the same voxels: a-ct (test) = b-ct (test)" in capsys.readouterr().out
+    assert calibrate.main([*common, f"root={tmp_path}", "site=twice"]) == 2
+    refused(capsys, "the same voxels are there under several names")

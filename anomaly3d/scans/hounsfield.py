@@ -9,6 +9,7 @@ AIR = -500.0  # HU: below it is air
 PADDING = -1100.0  # below it is no tissue, but what scanners write outside of their field of view
 BONE = 300.0
 SOFT = (-100.0, 200.0)
+BRAIN = (10.0, 70.0)
 HEAD_ML = (300.0, 2600.0)  # what is left of a head without its skull
 LEAST_BONE = 0.08  # share of bone in all that is not air; a head has twice that and more
 SATURATED = 0.1  # share of voxels at the largest value: the skull under a window
@@ -34,7 +35,7 @@ def check_head_ct(scan: Volume, stripped: bool = False) -> None:
     low, high = float(scan.data.min()), float(scan.data.max())
     tissue = sample[sample > PADDING]
     reach = f"not in HU: values reach from {low:.0f} to {high:.0f}"
-    if not stripped and without_skull(sample, scan.data.size / sample.size * scan.voxel_ml, low, high):
+    if not stripped and without_skull(sample, scan.data.size / sample.size * scan.voxel_ml, high):
         raise UnreadableScan(
             "the head has no skull, it seems to be stripped already: give the whole head, or set "
             "preprocessing.stripped=true for a study of such scans"
@@ -78,16 +79,16 @@ def check_units(scan: Volume) -> None:
         )
 
 
-def without_skull(sample: np.ndarray, voxel_ml: float, low: float, high: float) -> bool:
+def without_skull(sample: np.ndarray, voxel_ml: float, high: float) -> bool:
     """Whether it looks like a brain that a tool has cut out: soft tissue of a brain's volume, one value around it.
 
     Args:
-        sample: voxels that stand for ``voxel_ml`` each; ``low`` and ``high`` of the whole scan.
+        sample: voxels that stand for ``voxel_ml`` each; ``high`` is the largest of the whole scan.
     """
     background = float(sample[0, 0, 0])
     inside = sample[(sample != background) & (sample > SOFT[0] - 1)]
     ml = inside.size * voxel_ml
-    if background > SOFT[1] or low >= 0 or not HEAD_ML[0] < ml < HEAD_ML[1]:
+    if background > SOFT[1] or not HEAD_ML[0] < ml < HEAD_ML[1] or not BRAIN[0] < np.median(inside) < BRAIN[1]:
         return False
     saturated = high <= BONE and (inside == high).mean() > SATURATED
     return float((sample == background).mean()) > 0.3 and float((inside > BONE).mean()) < LEAST_BONE and not saturated

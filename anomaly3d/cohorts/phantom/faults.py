@@ -66,7 +66,7 @@ def streaks(hu: np.ndarray, affine: np.ndarray, rng: np.random.Generator) -> Fau
         s, y, x = torch.arange(count)[:, None, None], torch.arange(n)[:, None], torch.arange(n)
         for _ in range(int(rng.integers(2, 5))):
             inside = torch.nonzero((head & ((s - count / 2).abs() < count / 3)).flatten())
-            at = np.unravel_index(int(inside[int(rng.integers(len(inside)))]), head.shape)
+            at = [int(k) for k in np.unravel_index(int(inside[int(rng.integers(len(inside)))]), head.shape)]
             near = ((y - at[1]) ** 2 + (x - at[2]) ** 2) < rng.uniform(1.5, 3.0) ** 2
             metal[near & ((s - at[0]).abs() <= 0.15 * count)] = 6.0
         beams = project(metal)
