@@ -6,7 +6,9 @@
 import difflib
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,8 @@ class Command:
     def run(self, argv: list[str] | None) -> int:
         """Compose and run; returns the exit code."""
         program = sys.argv
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, interrupt)  # schedulers and service managers end a job with it
         keep_freed_memory()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
         name, arguments = (sys.argv[0], sys.argv[1:]) if argv is None else (f"anomaly3d.{self.config_name}", argv)
@@ -105,6 +109,11 @@ class Command:
             sys.argv = program
             GlobalHydra.instance().clear()
         return max(self.codes, default=0)
+
+
+def interrupt(number: int, frame: object) -> None:
+    """What a signal does: the same as Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def quoted(arguments: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def scoring_job(config: DictConfig) -> "ScoringJob":
-    """The detector of ``run`` and ``detector``, and the scans of ``scans`` or ``root``.
+    """The detector of ``run`` and ``detector``, and the scans of ``scans``, ``root`` or ``manifest``.
 
     Raises:
         UserError: no such detector, or no scans.
@@ -21,6 +21,7 @@ def scoring_job(config: DictConfig) -> "ScoringJob":
 
     from anomaly3d.cli import chosen, plain
     from anomaly3d.cohorts.folder import FolderCohort
+    from anomaly3d.cohorts.manifest import ScoredManifest
     from anomaly3d.preprocessing.cohort import Study
     from anomaly3d.runs.folder import choose_trained
     from anomaly3d.scoring.inference import preprocessor_of
@@ -29,7 +30,9 @@ def scoring_job(config: DictConfig) -> "ScoringJob":
 
     trained = choose_trained(Path(config.runs_dir) / config.run, chosen("detector"))
     scans = [config.scans] if isinstance(config.scans, str) else [str(scan) for scan in config.scans]
-    cohort = FolderCohort("scored", config.root, scans)
+    cohort = (
+        ScoredManifest("scored", config.manifest) if config.manifest else FolderCohort("scored", config.root, scans)
+    )
     workers = worker_count(config.workers, config.scheduler)
     study = Study(cohort, preprocessor_of(trained), Path(config.data_dir), workers)
     return ScoringJob(trained, study, Path(config.out), config.batch, plain(config.trainer), config.memory_gb)

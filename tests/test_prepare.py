@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -154,3 +155,19 @@ def test_a_stripped_head_is_prepared_with_the_switch_that_its_refusal_names(tiny
     stripped = nib.load(next(tmp_path.glob("data/*/*/brain_mask/a.nii.gz"))).get_fdata() > 0
     whole = nib.load(next(tmp_path.glob(f"whole/*/*/brain_mask/{phantom.name}"))).get_fdata() > 0
     assert 2 * (stripped & whole).sum() / (stripped.sum() + whole.sum()) > 0.85
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of other systems differ")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_prepare_at_once_with_a_sentence(tmp_path, number):
+    """Also while its workers are in the middle of scans; none of them stays behind."""
+    command = [sys.executable, "-m", "anomaly3d.prepare", f"data_dir={tmp_path}", "workers=2", counts(train=40)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as call:
+        for _ in range(600):
+            if list(tmp_path.glob("raw/*/ct/*.nii.gz")):
+                break
+            time.sleep(0.1)
+        call.send_signal(number)
+        _, error = call.communicate(timeout=30)
+    assert call.returncode == 130
+    assert error.strip() == "interrupted: run the same command again to go on from where it stopped"

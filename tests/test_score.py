@@ -80,3 +80,15 @@ def test_another_scan_of_the_same_name_does_not_overwrite_the_first(tiny_run, pl
     assert "the same voxels: a-ct (test) = b-ct (test)" in capsys.readouterr().out
     assert calibrate.main([*common, f"root={tmp_path}", "site=twice"]) == 2
     refused(capsys, "the same voxels are there under several names")
+
+
+def test_the_scans_of_a_manifest_are_scored_whatever_their_split(tiny_run, places, bad_and_good, tmp_path):
+    good = bad_and_good / "good.nii.gz"
+    rows = f"scan_id;subject_id;image;label;split\n007;p1;{good};0;train\nbad;p2;{bad_and_good / 'text.nii'};1;test\n"
+    (tmp_path / "study.csv").write_text(rows)
+    out = tmp_path / "out"
+    assert score.main(["run=tiny", f"manifest={tmp_path / 'study.csv'}", f"out={out}", *places]) == 3
+    table = pd.read_csv(out / "scores.csv", dtype={"scan_id": str}).set_index("scan_id")
+    assert table["verdict"].to_dict() == {"007": "accepted", "bad": "unreadable"}
+    assert table["total"]["007"] > 0
+    assert (out / "007" / "residual.nii.gz").exists()

@@ -33,3 +33,17 @@ class ManifestCohort(Cohort):
 
     def manifest(self, data_dir: Path, workers: Workers) -> Path:
         return self.path
+
+
+class ScoredManifest(Cohort):
+    """The scans of a CSV file, all of them to be scored and none to be learned from or judged by.
+
+    Raises:
+        UserError: no path.
+    """
+
+    def __init__(self, name: str, manifest: str) -> None:
+        self.name, self.path = name, str(Path(manifest).resolve())
+
+    def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
+        return read_manifest(Path(self.path)).assign(split="test", label="", group="", cohort=self.name)
