@@ -26,7 +26,7 @@ from anomaly3d.report.figures import (
 from anomaly3d.report.page import Page, set_aside_text, write_page
 from anomaly3d.report.tables import auc_rows, title_of
 from anomaly3d.report.viewer import Shown, pictures
-from anomaly3d.scans.nifti import voxels
+from anomaly3d.scans.nifti import spacing_of, voxels
 from anomaly3d.scoring.anomaly_maps import RECONSTRUCTION, ScanMaps, maps_of
 from anomaly3d.scoring.inference import preprocessor_of
 from anomaly3d.system.files import written_whole
@@ -136,7 +136,8 @@ def choose_cases(found: Evaluated) -> list[Case]:
 def case_of(row: Mapping[Any, Any], name: str, files: ScanMaps, lesion: str) -> Case:
     """A scan of the table as a case; ``name`` is said of it where it has no lesions to name."""
     title = f"{row['lesions'].replace(';', ', ') or name}\nscore {row['total']:.3f}"
-    return Case(title, voxels(files.image), voxels(files.reconstruction), voxels(lesion) if lesion else None)
+    shown = voxels(files.image), voxels(files.reconstruction), voxels(lesion) if lesion else None
+    return Case(title, *shown, spacing_of(files.image))
 
 
 def save(figure: Figure, stem: Path, shown: str = ".svg") -> Path:

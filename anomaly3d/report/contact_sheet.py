@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from scipy import ndimage
 
 from anomaly3d.preprocessing.cohort import TEXT, PreparedCohort
-from anomaly3d.scans.nifti import voxels
-from anomaly3d.scans.volume import three_planes
+from anomaly3d.scans.nifti import spacing_of, voxels
+from anomaly3d.scans.volume import mark_sides, three_planes
 from anomaly3d.system.files import written_whole
 
 OUTLINE = (0.84, 0.37, 0.0)  # vermilion of Okabe and Ito
@@ -23,18 +23,22 @@ def as_text(value: float) -> str:
     return "" if pd.isna(value) else f"{value:g}"
 
 
-def thumbnail(image: np.ndarray, mask: np.ndarray) -> str:
+def thumbnail(image: np.ndarray, mask: np.ndarray, spacing: np.ndarray) -> str:
     """Axial, coronal and sagittal planes through the mask's centre as a PNG in base64, the mask outlined.
 
     Args:
-        image: ``(X, Y, Z)`` in [-1, 1]; ``mask``: the same shape, 0 or 1.
+        image: ``(X, Y, Z)`` in [-1, 1]; ``mask``: the same shape, 0 or 1; ``spacing`` of their voxels in mm.
     """
     x, y, z = np.argwhere(mask > 0).mean(0).astype(int).tolist() if mask.any() else [n // 2 for n in image.shape]
-    tiles = []
-    for plane, inside in zip(three_planes(image, (x, y, z)), three_planes(mask > 0, (x, y, z)), strict=True):
+    tiles: list[np.ndarray] = []
+    centre = (x, y, z)
+    planes = (three_planes(image, spacing, centre), three_planes(mask > 0, spacing, centre))
+    height = max(len(plane) for plane in planes[0])
+    for plane, inside in zip(*planes, strict=True):
         colour = np.repeat(((plane.clip(-1, 1) + 1) / 2)[..., None], 3, axis=2)
         colour[ndimage.binary_dilation(inside) & ~inside] = OUTLINE
-        tiles.append(colour)
+        colour = mark_sides(colour, 1.0) if len(tiles) < 2 else colour  # the third plane shows front and back
+        tiles.append(np.pad(colour, ((height - len(colour), 0), (0, 0), (0, 0))))
     file = io.BytesIO()
     matplotlib.image.imsave(file, np.concatenate(tiles, 1), format="png")
     return base64.b64encode(file.getvalue()).decode()
@@ -53,7 +57,9 @@ def write_contact_sheet(prepared: PreparedCohort) -> Path:
                 "verdict": row["verdict"],
                 "reasons": row["reasons"],
                 "numbers": [as_text(row[name]) for name in numbers],
-                "picture": thumbnail(voxels(image), voxels(folder / "brain_mask" / image.name)) if there else None,
+                "picture": thumbnail(voxels(image), voxels(folder / "brain_mask" / image.name), spacing_of(image))
+                if there
+                else None,
             }
         )
     environment = Environment(loader=PackageLoader("anomaly3d.report"), autoescape=select_autoescape())

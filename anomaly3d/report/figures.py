@@ -24,7 +24,7 @@ from anomaly3d.evaluation.metrics import (
     subjects_of,
 )
 from anomaly3d.evaluation.thresholds import VOLUMES, share_of
-from anomaly3d.scans.volume import side_by_side
+from anomaly3d.scans.volume import side_by_side, three_planes
 from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.statistics.bootstrap import class_weights_by_score, subject_weights
 
@@ -186,6 +186,7 @@ class Case:
     image: np.ndarray
     reconstruction: np.ndarray
     lesion: np.ndarray | None
+    spacing: np.ndarray  # mm
 
     def centre(self) -> tuple[int, int, int] | None:
         """Where to cut: the lesion's largest slices, else the middle."""
@@ -215,14 +216,17 @@ def case_figure(cases: Sequence[Case]) -> Figure:
 def draw_case(row: np.ndarray, case: Case) -> tuple[AxesImage, AxesImage]:
     """A case into four axes; returns the pictures of signed and absolute residual."""
     centre = case.centre()
-    image, reconstruction = side_by_side(case.image, centre), side_by_side(case.reconstruction, centre)
+    image, reconstruction = (side_by_side(v, case.spacing, centre) for v in (case.image, case.reconstruction))
     residual = image - reconstruction
     row[0].imshow(image, cmap="gray", vmin=-1, vmax=1)
     if case.lesion is not None and case.lesion.any():
-        row[0].contour(side_by_side(case.lesion, centre), [0.5], colors=COLOURS[1], linewidths=0.8)
+        row[0].contour(side_by_side(case.lesion, case.spacing, centre), [0.5], colors=COLOURS[1], linewidths=0.8)
     row[1].imshow(reconstruction, cmap="gray", vmin=-1, vmax=1)
     signed = row[2].imshow(residual, cmap="RdBu_r", vmin=-RESIDUAL_LIMIT, vmax=RESIDUAL_LIMIT)
     absolute = row[3].imshow(np.abs(residual), cmap="magma", vmin=0, vmax=RESIDUAL_LIMIT)
+    width = three_planes(case.image, case.spacing, centre)[0].shape[1]
+    for text, column, side in (("R", 1, "left"), ("L", width - 2, "right")):
+        row[0].text(column, 1, text, color="white", fontsize=6, ha=side, va="top")
     row[0].set_ylabel(case.title, fontsize=7, rotation=0, ha="right", va="center")
     for axes in row:
         axes.set(xticks=[], yticks=[])

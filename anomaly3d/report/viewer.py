@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from anomaly3d.report.figures import RESIDUAL_LIMIT
-from anomaly3d.scans.nifti import voxels
-from anomaly3d.scans.volume import three_planes
+from anomaly3d.scans.nifti import spacing_of, voxels
+from anomaly3d.scans.volume import mark_sides, three_planes
 
 SCANS = 100  # with volumes; the others have a thumbnail only
 BUDGET = 24e6  # characters of all packed volumes
@@ -83,14 +83,15 @@ def thumbnail(scan: Shown) -> str:
     """Base64 of a PNG: the axial slice with the largest residual, input beside signed residual."""
     image, reconstruction = scan.volumes()
     residual = (image - reconstruction) * scan.mask("brain_mask")
-    centre = (0, 0, int((residual**2).sum((0, 1)).argmax()))
+    centre, spacing = (0, 0, int((residual**2).sum((0, 1)).argmax())), spacing_of(scan.row["image"])
     grey, share = (
-        three_planes(v, centre)[0][..., None] for v in ((image + 1) / 2, (residual / RESIDUAL_LIMIT).clip(-1, 1))
+        three_planes(v, spacing, centre)[0][..., None]
+        for v in ((image + 1) / 2, (residual / RESIDUAL_LIMIT).clip(-1, 1))
     )
     red, blue = np.array([0.80, 0.14, 0.10]), np.array([0.10, 0.35, 0.80])
     colour = 1 - np.abs(share) * (1 - np.where(share > 0, red, blue))
     buffer = io.BytesIO()
-    both = np.concatenate([np.repeat(grey, 3, 2), colour], 1)
+    both = np.concatenate([mark_sides(np.repeat(grey, 3, 2), 1.0), mark_sides(colour, 0.0)], 1)
     matplotlib.image.imsave(buffer, both.clip(0, 1), format="png")
     return base64.b64encode(buffer.getvalue()).decode()
 

@@ -16,6 +16,11 @@ def voxels(path: str | Path) -> np.ndarray:
     return np.asarray(nib.nifti1.Nifti1Image.from_filename(path).dataobj, np.float32)
 
 
+def spacing_of(path: str | Path) -> np.ndarray:
+    """Voxel size in mm along each axis of a NIfTI file of this program: ``(3,)``."""
+    return np.asarray(nib.nifti1.Nifti1Image.from_filename(path).header.get_zooms()[:3], float)
+
+
 def save_volume(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
     """Write a volume as a NIfTI file that is whole or not there."""
     with written_whole(path) as beside:

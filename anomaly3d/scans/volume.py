@@ -70,19 +70,52 @@ def resample(
     return ndimage.affine_transform(data, chain[:3, :3], chain[:3, 3], shape, order=1, cval=fill)
 
 
-def three_planes(volume: np.ndarray, centre: tuple[int, int, int] | None = None) -> list[np.ndarray]:
-    """Axial, coronal and sagittal slices of ``(X, Y, Z, ...)`` on a RAS grid, upright, patient's right on the left.
+def three_planes(
+    volume: np.ndarray, spacing: np.ndarray, centre: tuple[int, int, int] | None = None
+) -> list[np.ndarray]:
+    """Axial, coronal and sagittal slices of ``(X, Y, Z)`` on a RAS grid, upright, patient's right on the left, in the
+    head's true proportions.
 
     Args:
+        spacing: mm of a voxel along each axis; pixels are squares of the smallest.
         centre: voxel that the slices go through; None: the middle.
     """
     x, y, z = centre or tuple(n // 2 for n in volume.shape[:3])
-    return [np.flipud(cut.swapaxes(0, 1)) for cut in (volume[::-1, :, z], volume[::-1, y], volume[x])]
+    cuts = ((volume[::-1, :, z], (0, 1)), (volume[::-1, y], (0, 2)), (volume[x], (1, 2)))
+    return [np.flipud(in_proportion(cut, spacing[list(axes)] / spacing.min()).T) for cut, axes in cuts]
 
 
-def side_by_side(volume: np.ndarray, centre: tuple[int, int, int] | None = None) -> np.ndarray:
+def in_proportion(cut: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """A slice with ``factors`` times as many pixels along its axes, by linear interpolation."""
+    if np.allclose(factors, 1, atol=0.01):
+        return cut
+    drawn = ndimage.zoom(cut.astype(np.float32), factors, order=1, mode="nearest", grid_mode=True)
+    return drawn > 0.5 if cut.dtype == bool else drawn
+
+
+def side_by_side(volume: np.ndarray, spacing: np.ndarray, centre: tuple[int, int, int] | None = None) -> np.ndarray:
     """``three_planes`` of ``(X, Y, Z)`` in a row, aligned at the bottom."""
-    planes = three_planes(volume, centre)
+    planes = three_planes(volume, spacing, centre)
     height = max(len(plane) for plane in planes)
     padded = [np.pad(p, ((height - len(p), 0), (0, 0)), constant_values=volume.min()) for p in planes]
     return np.concatenate(padded, axis=1)
+
+
+GLYPHS = {"R": ("###.", "#..#", "###.", "#.#.", "#..#"), "L": ("#...", "#...", "#...", "#...", "####")}
+
+
+def mark_sides(picture: np.ndarray, value: float | np.ndarray) -> np.ndarray:
+    """A picture ``(rows, columns, ...)`` whose first plane has the patient's right on the left, with R and L in its
+    upper corners.
+
+    Args:
+        picture: one axial plane, or several below and beside one another whose left edge is the patient's right.
+        value: of the letters' pixels.
+    """
+    marked = picture.copy()
+    for letter, column in (("R", 1), ("L", picture.shape[1] - 5)):
+        for row, line in enumerate(GLYPHS[letter]):
+            for k, pixel in enumerate(line):
+                if pixel == "#":
+                    marked[1 + row, column + k] = value
+    return marked

@@ -50,7 +50,7 @@ def samples_of(model: Path) -> np.ndarray:
     """Three planes of ``SAMPLES`` generated volumes, side by side."""
     detector = load_detector(model).eval()
     z = torch.randn(SAMPLES, detector.model.latent, generator=torch.Generator().manual_seed(0))
-    return np.concatenate([middle_planes(v[0]) for v in detector.generator(z)], axis=1)
+    return np.concatenate([middle_planes(v[0], np.ones(3)) for v in detector.generator(z)], axis=1)
 
 
 def main() -> None:

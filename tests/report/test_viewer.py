@@ -11,6 +11,8 @@ import pytest
 from anomaly3d.report import viewer
 from anomaly3d.report.page import found, script_safe
 from anomaly3d.report.viewer import Shown, eight_bits, pack, pick, pictures, thumbnail
+from anomaly3d.scans.nifti import spacing_of
+from anomaly3d.scans.volume import three_planes
 
 SHAPE = (6, 5, 4)
 
@@ -57,13 +59,14 @@ def test_misses_and_false_alarms_come_first():
 
 
 def test_volumes_stop_at_the_budget_and_thumbnails_do_not(scan, tmp_path, monkeypatch):
-    row, _ = scan
+    row, volumes = scan
     table = pd.DataFrame({"scan_id": ["a"], "label": ["1"], "total": [1.0]})
     scans = {"a": Shown(row, tmp_path / "reconstruction" / "a.nii.gz")}
     thumbnails, packed = pictures(table, pd.Series([False]), scans)
     assert list(thumbnails) == list(packed) == ["a"]
     image = matplotlib.image.imread(io.BytesIO(base64.b64decode(thumbnails["a"])))
-    assert image.shape[:2] == (SHAPE[1], 2 * SHAPE[0])
+    height, width = three_planes(volumes["image"], spacing_of(row["image"]))[0].shape
+    assert image.shape[:2] == (height, 2 * width)
     monkeypatch.setattr(viewer, "BUDGET", 10)
     assert pictures(table, pd.Series([False]), scans)[1] == {}
 
@@ -81,9 +84,11 @@ def test_the_patients_right_is_on_the_left_of_a_thumbnail(scan, tmp_path):
     row, volumes = scan
     made = thumbnail(Shown(row, tmp_path / "reconstruction" / "a.nii.gz"))
     picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(made)))[..., 0]
-    grey = (volumes["image"] + 1) / 2
-    shown = [np.flipud(grey[::-1, :, z].T) for z in range(SHAPE[2])]
-    assert min(np.abs(picture[:, : SHAPE[0]] - plane).max() for plane in shown) < 1 / 255 + 1e-3
+    grey, spacing = (volumes["image"] + 1) / 2, spacing_of(row["image"])
+    shown = [three_planes(grey, spacing, (0, 0, z))[0] for z in range(SHAPE[2])]
+    below = slice(6, None)  # the letters R and L stand above
+    width = shown[0].shape[1]
+    assert min(np.abs(picture[below, :width] - plane[below]).max() for plane in shown) < 1 / 255 + 1e-3
 
 
 def test_outcomes_in_words():

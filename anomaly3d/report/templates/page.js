@@ -87,7 +87,7 @@ async function show(id) {
   find("viewer-title").textContent = row.dataset.title;
   if (!dialog.open) dialog.showModal();
   if (!viewer) {
-    viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: "warn" });
+    viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: "warn", isRadiologicalConvention: true });
     await viewer.attachToCanvas(find("canvas"));
     viewer.setSliceType(viewer.sliceTypeMultiplanar);
   }

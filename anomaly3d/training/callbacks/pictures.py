@@ -11,12 +11,17 @@ from torch import Tensor
 from anomaly3d.data.module import data_of
 from anomaly3d.phases.base import Phase
 from anomaly3d.runs.tracking import may_log
-from anomaly3d.scans.volume import side_by_side
+from anomaly3d.scans.nifti import spacing_of
+from anomaly3d.scans.volume import mark_sides, side_by_side, three_planes
 
 
-def middle_planes(volume: Tensor) -> np.ndarray:
-    """Axial, coronal and sagittal middle slices of ``(D, H, W)`` in [-1, 1], side by side, in [0, 255]."""
-    planes = side_by_side(volume.detach().float().cpu().numpy())
+def middle_planes(volume: Tensor, spacing: np.ndarray) -> np.ndarray:
+    """Axial, coronal and sagittal middle slices of ``(D, H, W)`` in [-1, 1], side by side, in [0, 255]; R and L mark
+    the sides of the first."""
+    array = volume.detach().float().cpu().numpy()
+    planes = side_by_side(array, spacing)
+    axial = three_planes(array, spacing)[0].shape[1]
+    planes[:, :axial] = mark_sides(planes[:, :axial], 1.0)
     return ((planes.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
 
@@ -37,7 +42,8 @@ class LogPictures(L.Callback):
         assert isinstance(pl_module, Phase)
         healthy = data.dataset("validation")
         items = [healthy[i] for i in range(min(self.count, len(healthy)))]
+        spacing = spacing_of(data.split("validation")["image"].iloc[0])
         batch: Any = {"image": torch.stack([item["image"] for item in items]).to(pl_module.device)}
         for name, scans in pl_module.pictures(batch).items():
-            images = [np.concatenate([middle_planes(volume) for volume in volumes]) for volumes in scans]
+            images = [np.concatenate([middle_planes(volume, spacing) for volume in volumes]) for volumes in scans]
             logger.log_image(f"{pl_module.name}/{name}", images)
