@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import BinaryAUROC
 
 from anomaly3d.data.batch import Batch
@@ -119,6 +120,7 @@ class Phase(L.LightningModule):
         )
         self.optimizer, self.frozen, self.seed = optimizer, frozen, seed
         self.pseudo_auc = BinaryAUROC()
+        self.means = nn.ModuleDict()  # of validation, by name
         for network in frozen:
             freeze(getattr(self.detector, network))
 
@@ -150,6 +152,15 @@ class Phase(L.LightningModule):
         """A generator that depends on seed, step, purpose and process only, so that a resumed run repeats."""
         key = (((self.seed * 10_000_019 + step) * 8 + purpose) * 1024 + self.global_rank) % 2**63
         return torch.Generator().manual_seed(key)
+
+    def log_mean(self, name: str, mean: Tensor, scans: int) -> None:
+        """Log the mean of a validation batch; the epoch's is over scans, also where processes have unequal shares."""
+        if name not in self.means:
+            self.means[name] = MeanMetric().to(self.device)
+        metric = self.means[name]
+        assert isinstance(metric, MeanMetric)
+        metric.update(mean.detach(), scans)
+        self.log(f"{self.name}/{name}", metric, on_step=False, on_epoch=True, prog_bar=True)
 
     def tell_apart(self, healthy: Tensor, pseudo: Tensor) -> dict[str, Tensor]:
         """Log how well scores ``(B,)`` tell healthy validation scans from those with something pasted in.

@@ -57,20 +57,19 @@ class EncoderPhase(Phase):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """L_E of ``image (B, 1, D, H, W)``."""
-        return self.measure(batch["image"], "").mean()
+        x = batch["image"]
+        losses = self.detector.distances(x, self.detector.reconstruct(x))
+        named = {f"{self.name}/{'loss' if k == 'total' else k}": v.detach().mean() for k, v in losses.items()}
+        self.log_dict(named, batch_size=len(x))
+        return losses["total"].mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """L_E on healthy validation scans, and how well it tells them from the same scans with something pasted in."""
-        healthy = self.measure(batch["image"], "val_")
-        x = batch["pseudo"]
+        losses = self.detector.distances(batch["image"], self.detector.reconstruct(batch["image"]))
+        for name, value in losses.items():
+            self.log_mean(f"val_{'loss' if name == 'total' else name}", value.mean(), len(value))
+        healthy, x = losses["total"], batch["pseudo"]
         return self.tell_apart(healthy, self.detector.distances(x, self.detector.reconstruct(x))["total"])
-
-    def measure(self, x: Tensor, prefix: str) -> Tensor:
-        """L_E of each volume ``(B,)``; the batch's mean L_img, L_feat and L_E are logged as ``PHASE/{prefix}NAME``."""
-        losses = self.detector.distances(x, self.detector.reconstruct(x))
-        named = {f"{self.name}/{prefix}{'loss' if k == 'total' else k}": v.detach().mean() for k, v in losses.items()}
-        self.log_dict(named, batch_size=len(x), sync_dist=bool(prefix), prog_bar=bool(prefix))
-        return losses["total"]
 
     def health(self, data: HeadCTDataModule) -> dict[str, float]:
         return self.balance(data.volumes("train"), data.volumes("validation"))

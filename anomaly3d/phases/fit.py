@@ -91,7 +91,7 @@ class FitPhase(Phase):
         """
         healthy = self.detector.examine(batch).scores["total"]
         loss = healthy.mean() if self.detector.fits_at_once else self.losses(batch, batch_idx)["loss"]
-        self.log("fit/val_loss", loss, batch_size=len(healthy), sync_dist=True, prog_bar=True)
+        self.log_mean("val_loss", loss, len(healthy))
         return self.tell_apart(healthy, self.detector.examine({**batch, "image": batch["pseudo"]}).scores["total"])
 
     def pictures(self, batch: Batch) -> dict[str, list[list[Tensor]]]:

@@ -152,7 +152,7 @@ class GANPhase(Phase):
         real = batch["image"]
         fake = self.detector.generator(self.latent(len(real), batch_idx, SAMPLES))
         estimate = self.detector.critic(real).float().mean() - self.detector.critic(fake).float().mean()
-        self.log("gan/val_wasserstein", estimate, batch_size=len(real), sync_dist=True, prog_bar=True)
+        self.log_mean("val_wasserstein", estimate, len(real))
 
     def health(self, data: HeadCTDataModule) -> dict[str, float]:
         train, validation = data.volumes("train"), data.volumes("validation")

@@ -1,5 +1,7 @@
 import copy
+import os
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,3 +150,38 @@ def test_generator_keeps_running_statistics_while_it_is_finetuned():
     assert not detector.generator.training
     assert all(p.requires_grad for p in detector.generator.parameters())
     assert detector.encoder.training
+
+
+def validated(rank, folder, scans):
+    """One process's validation of ``scans[rank]`` by a real trainer; the epoch's mean goes to a file."""
+    import lightning as L
+
+    class Loader(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(scans[rank])
+
+        def __getitem__(self, index):
+            return torch.full((1, 16, 16, 16), scans[rank][index])
+
+    class Probe(EncoderPhase):
+        def validation_step(self, batch, batch_idx):
+            self.log_mean("val_loss", batch.mean(), len(batch))
+
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT="29541", WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank)
+    )
+    os.environ["NODE_RANK"] = "0"
+    torch.set_num_threads(1)
+    more = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = L.Trainer(accelerator="cpu", devices=2, strategy="ddp", use_distributed_sampler=False, **more)
+    loader = torch.utils.data.DataLoader(Loader(), batch_size=2)
+    (found,) = trainer.validate(Probe(tiny(), SGD, seed=0), loader, verbose=False)
+    (Path(folder) / f"{rank}.txt").write_text(str(found["encoder/val_loss"]))
+
+
+def test_validation_is_a_mean_over_scans_also_where_processes_have_unequal_shares(tmp_path):
+    """5 scans in batches of 2: three on one process, two on the other."""
+    scans = [[0.0, 0.1, 0.9], [0.2, 0.4]]
+    torch.multiprocessing.start_processes(validated, (str(tmp_path), scans), nprocs=2, start_method="spawn")
+    for rank in range(2):
+        assert float((tmp_path / f"{rank}.txt").read_text()) == pytest.approx(sum(map(sum, scans)) / 5)
