@@ -171,3 +171,24 @@ def test_a_signal_ends_prepare_at_once_with_a_sentence(tmp_path, number):
         _, error = call.communicate(timeout=30)
     assert call.returncode == 130
     assert error.strip() == "interrupted: run the same command again to go on from where it stopped"
+
+
+def test_a_lost_or_damaged_prepared_file_is_made_anew(tiny_run, tmp_path):
+    """Also a transform, a table that was cut, and nothing else."""
+    phantoms = sorted(tiny_run.parents[1].glob("data/raw/*/ct/train-*.nii.gz"))[:3]
+    (tmp_path / "in").mkdir()
+    for path in phantoms:
+        shutil.copy(path, tmp_path / "in")
+    arguments = ["dataset=folder", f"dataset.root={tmp_path}/in", f"data_dir={tmp_path}/data", "workers=1"]
+    arguments.append("preprocessing.registration_enough=0")
+    prepare.main(arguments)
+    (folder,) = tmp_path.glob("data/folder-*/*")
+    before = {path: path.read_bytes() for kind in ("image", "transform") for path in (folder / kind).iterdir()}
+    first, second, third = sorted((folder / "image").iterdir())
+    third_time = third.stat().st_mtime_ns
+    first.write_bytes(first.read_bytes()[:1000])
+    (folder / "transform" / second.name.replace(".nii.gz", ".json")).unlink()
+    (folder / "outcomes" / first.name.replace(".nii.gz", ".json")).write_text("{")
+    prepare.main(arguments)
+    assert {path: path.read_bytes() for path in before} == before
+    assert third.stat().st_mtime_ns == third_time

@@ -160,7 +160,8 @@ class Phase(L.LightningModule):
         metric = self.means[name]
         assert isinstance(metric, MeanMetric)
         metric.update(mean.detach(), scans)
-        self.log(f"{self.name}/{name}", metric, on_step=False, on_epoch=True, prog_bar=True)
+        attribute = f"means.{name}"  # Lightning looks for new metrics only once
+        self.log(f"{self.name}/{name}", metric, on_step=False, on_epoch=True, prog_bar=True, metric_attribute=attribute)
 
     def tell_apart(self, healthy: Tensor, pseudo: Tensor) -> dict[str, Tensor]:
         """Log how well scores ``(B,)`` tell healthy validation scans from those with something pasted in.

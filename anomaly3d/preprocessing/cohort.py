@@ -8,7 +8,7 @@ import hashlib
 import json
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ class Outcome:
 
     ``unreadable`` is the reason why nothing could be prepared, else empty; ``source`` is the files' fingerprint;
     ``lesion_ml`` the volume of the lesion mask on the scan's own grid; ``read_as`` which series of a study was read,
-    where there was a choice; ``content`` a digest of the scan's voxels, the same for copies under any name or format.
+    where there was a choice; ``content`` a digest of the scan's voxels, the same for copies under any name or format;
+    ``files`` the bytes of each prepared file by kind.
     """
 
     scan_id: str
@@ -77,6 +78,17 @@ class Outcome:
     lesion_ml: float | None = None
     read_as: str = ""
     content: str = ""
+    files: dict[str, int] = field(default_factory=dict)
+
+    def whole(self, out: Path) -> bool:
+        """Whether every prepared file is still there, as long as it was."""
+        sizes = {kind: prepared_file(out, kind, self.scan_id) for kind in self.files}
+        return all(path.exists() and path.stat().st_size == self.files[kind] for kind, path in sizes.items())
+
+
+def prepared_file(out: Path, kind: str, scan_id: str) -> Path:
+    """The file of a prepared volume, or of the ``transform``."""
+    return out / kind / (f"{scan_id}.json" if kind == "transform" else f"{scan_id}.nii.gz")
 
 
 def digest_of(scan: Volume) -> str:
@@ -87,19 +99,30 @@ def digest_of(scan: Volume) -> str:
     return found.hexdigest()[:16]
 
 
+def outcome_file(out: Path, scan_id: str) -> Path:
+    """Where the outcome of a scan is kept."""
+    return out / "outcomes" / f"{scan_id}.json"
+
+
+def finished(sources: Sources, out: Path) -> Outcome | None:
+    """The outcome of a scan that was prepared from these very files, and whose prepared files are all there."""
+    done = outcome_file(out, sources.scan_id)
+    try:
+        stored = Outcome(**json.loads(done.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):  # never begun, or damaged
+        return None
+    return stored if stored.source == sources.fingerprint() and stored.whole(out) else None
+
+
 @threadpool_limits.wrap(1)  # the workers share the cores; and the bits do not depend on their number
 def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Outcome:
     """Prepare one scan of a manifest into ``out``.
 
-    The outcome is written last: where it exists, the scan is done and is not touched again.
+    The outcome is written last: where it exists, the scan is done (``finished``).
     """
     scan_id, source = sources.scan_id, sources.fingerprint()
-    done = out / "outcomes" / f"{scan_id}.json"
-    if done.exists():
-        stored = Outcome(**json.loads(done.read_text()))
-        if stored.source == source:
-            return stored
-        done.unlink()
+    done = outcome_file(out, scan_id)
+    done.unlink(missing_ok=True)
     try:
         outcome = prepare_anew(sources, source, out, preprocessor)
     except UserError:
@@ -133,10 +156,10 @@ def prepare_anew(sources: Sources, source: str, out: Path, preprocessor: Preproc
         prepared = preprocessor.prepare(scan, companions)
     except UnreadableScan as error:
         return Outcome(scan_id, str(error), {}, source, read_as=read_as)
-    write_prepared(prepared, out, scan_id)
+    files = write_prepared(prepared, out, scan_id)
     lesion = companions.masks.get("lesion_mask")
     return Outcome(
-        scan_id, "", prepared.quality, source, lesion.ml() if lesion else None, scan.read_as, digest_of(scan)
+        scan_id, "", prepared.quality, source, lesion.ml() if lesion else None, scan.read_as, digest_of(scan), files
     )
 
 
@@ -169,12 +192,14 @@ def load_affine(path: Path) -> np.ndarray:
     return matrix
 
 
-def write_prepared(prepared: Prepared, out: Path, scan_id: str) -> None:
-    """Volumes as NIfTI in MNI space and the transform that leads back, each file whole or absent."""
-    for kind, data in {"image": prepared.image, "brain_mask": prepared.brain_mask, **prepared.extra}.items():
-        save_volume(out / kind / f"{scan_id}.nii.gz", data, prepared.affine)
-    with written_whole(out / "transform" / f"{scan_id}.json") as path:
+def write_prepared(prepared: Prepared, out: Path, scan_id: str) -> dict[str, int]:
+    """Volumes as NIfTI in MNI space and the transform that leads back, each whole or absent; returns their sizes."""
+    volumes = {"image": prepared.image, "brain_mask": prepared.brain_mask, **prepared.extra}
+    for kind, data in volumes.items():
+        save_volume(prepared_file(out, kind, scan_id), data, prepared.affine)
+    with written_whole(prepared_file(out, "transform", scan_id)) as path:
         path.write_text(json.dumps({"mni_to_scan": prepared.mni_to_scan.tolist()}))
+    return {kind: prepared_file(out, kind, scan_id).stat().st_size for kind in (*volumes, "transform")}
 
 
 def read_transform(folder: Path, scan_id: str) -> np.ndarray:
@@ -307,12 +332,16 @@ class Study:
 
     def outcomes(self, table: pd.DataFrame, folder: Path) -> Iterator[Outcome]:
         """What became of every scan of a manifest, in the order in which they finish."""
-        jobs: list[tuple[Any, ...]] = [(Sources.of(row), folder, self.preprocessor) for row in table.to_dict("records")]
-        missing = sum(not (folder / "outcomes" / f"{scan_id}.json").exists() for scan_id in table["scan_id"])
-        if not missing:
-            return (prepare_scan(*job) for job in jobs)
-        say(f"prepare: {missing} of {len(jobs)} scans to do, into {folder}")
-        return run_parallel(prepare_scan, jobs, self.workers, "prepare", lost_scan, LONGEST)
+        jobs: list[tuple[Any, ...]] = []
+        for row in table.to_dict("records"):
+            sources = Sources.of(row)
+            if stored := finished(sources, folder):
+                yield stored
+            else:
+                jobs.append((sources, folder, self.preprocessor))
+        if jobs:
+            say(f"prepare: {len(jobs)} of {len(table)} scans to do, into {folder}")
+            yield from run_parallel(prepare_scan, jobs, self.workers, "prepare", lost_scan, LONGEST)
 
 
 def in_words(table: pd.DataFrame) -> str:
