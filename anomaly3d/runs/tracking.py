@@ -1,6 +1,5 @@
 """Loggers, and what of a run they get: nothing that names a machine or a patient leaves it."""
 
-import netrc
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,17 +16,37 @@ from anomaly3d.system.instantiate import build
 from anomaly3d.system.progress import is_leader, say
 
 PRIVATE = ("root", "scans", "manifest", "data_dir", "runs_dir", "parent", "mask_command", "cohort")
+MODES = ("auto", "online", "offline", "disabled")
 LOGIN_TIMEOUT = 20  # seconds
 
 
-def logged_in() -> bool:
-    """Whether a W&B key is known, without asking anybody."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+def asked_mode(wanted: str) -> str:
+    """One of ``MODES`` for a ``mode`` of the config; ``auto`` leaves it to ``WANDB_MODE`` where that is set.
+
+    Raises:
+        UserError: another mode.
+    """
+    mode = os.environ.get("WANDB_MODE", "auto") if wanted == "auto" else wanted
+    if mode not in MODES:
+        raise UserError(f"W&B has no mode {mode!r}: logger.mode (or WANDB_MODE) is one of {', '.join(MODES)}")
+    return mode
+
+
+def wandb_mode(wanted: str) -> str:
+    """``asked_mode``, or for ``auto``: online where wandb itself knows a key for its server and reaches it."""
+    mode = asked_mode(wanted)
+    if mode != "auto":
+        return mode
+    import wandb
+
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        wandb.Api(timeout=LOGIN_TIMEOUT)
+    except wandb.errors.UsageError:  # no key
+        return "offline"
+    except Exception as error:  # whatever the network raises
+        say(f"W&B is out of reach ({type(error).__name__}): this run is kept offline")
+        return "offline"
+    return "online"
 
 
 def scrub(value: Any) -> Any:
@@ -43,7 +62,7 @@ class PrivateWandbLogger(WandbLogger):
     Args:
         save_dir: the run's folder; its name is the group of the W&B run.
         name: of the phase below it.
-        mode: online, offline, or auto: online where a key is known.
+        mode: of ``MODES``; auto: online where a key is known.
         models, images: whether networks and slices of volumes may be logged; None: for synthetic cohorts only.
     """
 
@@ -59,8 +78,7 @@ class PrivateWandbLogger(WandbLogger):
     ) -> None:
         import wandb
 
-        if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        mode = wandb_mode(mode)
         save_dir.mkdir(parents=True, exist_ok=True)
         self.models, self.images = models, images
         options = {"save_dir": save_dir, "project": project, "entity": entity, "settings": private_settings()}
@@ -69,6 +87,7 @@ class PrivateWandbLogger(WandbLogger):
         self._wandb_init.pop("anonymous", None)  # wandb warns of the key that Lightning 2.6 always passes
         if not is_leader():
             return
+        say(f"W&B: {mode}, {f'project {project}' if mode == 'online' else f'in {save_dir}/wandb'}")
         try:
             _ = self.experiment  # starts the run now, so that a missing network is known before any training
         except (wandb.errors.CommError, wandb.errors.UsageError) as error:
@@ -101,9 +120,9 @@ def make_logger(config: Mapping[str, Any], run: Path, name: str) -> Logger | Non
     """The logger of ``conf/logger`` for what lies in ``run/name``, None for none.
 
     Raises:
-        UserError: its package is not installed.
+        UserError: its package is not installed, or it has no such mode.
     """
-    if not config.get("_target_"):
+    if not config.get("_target_") or ("mode" in config and asked_mode(str(config["mode"])) == "disabled"):
         return None
     try:
         return build(config, "logger config", save_dir=run, name=name)

@@ -3,11 +3,17 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+import wandb
 
 from anomaly3d import dashboard
+from anomaly3d.errors import UserError
 from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.gan import GANPhase
+from anomaly3d.runs.tracking import asked_mode, make_logger, wandb_mode
 from tests.conftest import refused
 
 
@@ -79,3 +85,24 @@ def test_the_dashboard_holds_what_runs_log(tiny_run, capsys):
     figures = [f"evaluation/{name}" for name in dashboard.EVALUATION if name != "volumes"]  # which takes a threshold
     for key in [*keys, *dashboard.SCALARS, *figures]:
         assert key in logged, key
+
+
+def test_modes_of_weights_and_biases(monkeypatch, capsys):
+    """Asked for in the config or by WANDB_MODE; else wandb's own login decides, on any server."""
+    assert (asked_mode("offline"), asked_mode("auto")) == ("offline", "offline")  # WANDB_MODE of the tests
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert make_logger({"_target_": "anomaly3d.runs.tracking.PrivateWandbLogger", "mode": "auto"}, Path(), "x") is None
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    with pytest.raises(UserError, match=r"'dryrun'.*offline, disabled"):
+        asked_mode("auto")
+    monkeypatch.delenv("WANDB_MODE")
+    no_key, no_network = wandb.errors.UsageError("no key"), OSError("no network")
+    for answer, mode in ((no_key, "offline"), (no_network, "offline"), (None, "online")):
+        monkeypatch.setattr(wandb, "Api", lambda timeout, answer=answer: raise_or_none(answer))
+        assert wandb_mode("auto") == mode
+    assert "out of reach (OSError)" in capsys.readouterr().out
+
+
+def raise_or_none(error):
+    if error:
+        raise error
