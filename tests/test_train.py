@@ -176,3 +176,15 @@ def test_phase_and_experiment_in_either_order_are_the_same(places, first, capsys
     second = {"+phase=gan": "+experiment=simarro2020", "+experiment=simarro2020": "+phase=gan"}[first]
     assert train.main([first, second, "run=order", *places, "++phase.steps_per_epoch=7"]) == 2
     refused(capsys, "phase.steps (50000)")
+
+
+def test_a_damaged_checkpoint_and_a_damaged_model_are_sentences(tiny_run, places, capsys):
+    run = tiny_run.parent / "damaged"
+    shutil.copytree(tiny_run, run)
+    last, model = (run / "fanogan" / "gan" / name for name in ("checkpoints/last.ckpt", "model.pt"))
+    last.write_bytes(last.read_bytes()[:-1000])
+    assert train.main(["+phase=gan", "run=damaged", *places, *TINY, "++phase.steps=8"]) == 2
+    refused(capsys, "last.ckpt is damaged or cut short", "overwrite=true")
+    model.write_bytes(model.read_bytes()[:1000])
+    assert train.main(["+phase=encoder", "run=damaged", *places, *TINY, "overwrite=true"]) == 2
+    refused(capsys, "model.pt is damaged", "train its phase anew")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def can_resume(folder: PhaseFolder, settings: dict[str, Any], parent: Path | Non
     """What to do with a phase's folder: True resume, False begin, None nothing because it is finished.
 
     Raises:
-        UserError: it was trained with other settings or from another parent.
+        UserError: it was trained with other settings or from another parent, or its checkpoint is damaged.
     """
     lineage = folder.read()
     if lineage is None:
@@ -90,7 +91,13 @@ def can_resume(folder: PhaseFolder, settings: dict[str, Any], parent: Path | Non
         )
     if lineage["finished"] and not more and folder.model.exists():
         return None
-    return folder.last_checkpoint.exists()
+    last = folder.last_checkpoint
+    if last.exists() and not zipfile.is_zipfile(last):  # what torch writes ends with a directory of its parts
+        raise UserError(
+            f"{last} is damaged or cut short, so the phase cannot go on from it: put a copy or another checkpoint in its "
+            "place, or train the phase anew with overwrite=true"
+        )
+    return last.exists()
 
 
 def split_hash(table: pd.DataFrame) -> str:

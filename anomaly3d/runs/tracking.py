@@ -27,6 +27,7 @@ def asked_mode(wanted: str) -> str:
         UserError: another mode.
     """
     mode = os.environ.get("WANDB_MODE", "auto") if wanted == "auto" else wanted
+    mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # older names, one of which Lightning itself sets
     if mode not in MODES:
         raise UserError(f"W&B has no mode {mode!r}: logger.mode (or WANDB_MODE) is one of {', '.join(MODES)}")
     return mode

@@ -90,10 +90,12 @@ def test_the_dashboard_holds_what_runs_log(tiny_run, capsys):
 def test_modes_of_weights_and_biases(monkeypatch, capsys):
     """Asked for in the config or by WANDB_MODE; else wandb's own login decides, on any server."""
     assert (asked_mode("offline"), asked_mode("auto")) == ("offline", "offline")  # WANDB_MODE of the tests
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    assert asked_mode("auto") == "offline"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert make_logger({"_target_": "anomaly3d.runs.tracking.PrivateWandbLogger", "mode": "auto"}, Path(), "x") is None
-    monkeypatch.setenv("WANDB_MODE", "dryrun")
-    with pytest.raises(UserError, match=r"'dryrun'.*offline, disabled"):
+    monkeypatch.setenv("WANDB_MODE", "nowhere")
+    with pytest.raises(UserError, match=r"'nowhere'.*offline, disabled"):
         asked_mode("auto")
     monkeypatch.delenv("WANDB_MODE")
     no_key, no_network = wandb.errors.UsageError("no key"), OSError("no network")
