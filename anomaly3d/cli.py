@@ -33,7 +33,10 @@ CONF = str(HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf") 
 INTERRUPTED = 130
 NAMES = ("run", "site")
 COMMAS = re.compile(r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")  # outside of quotes
-PLACES = re.compile(r"(?P<key>(dataset\.)?(root|scans|manifest)|out|data_dir|runs_dir)=(?P<value>.*)", re.DOTALL)
+PLACES = re.compile(
+    r"(?P<key>(dataset\.)?(root|scans|manifest)|out|data_dir|runs_dir|preprocessing\.mask_command)=(?P<value>.*)",
+    re.DOTALL,
+)
 SIMPLE = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./-]*|\s*")
 
 
@@ -75,6 +78,7 @@ class Command:
             for name in NAMES:  # run=2024 is a name, not a number
                 if name in config and config[name] is not None:
                     config[name] = str(config[name])
+            refuse_closed_places(config)
             done = self.task(config)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             # here, because Hydra would print a line of its own; it also ends a multirun
@@ -109,6 +113,24 @@ class Command:
             sys.argv = program
             GlobalHydra.instance().clear()
         return max(self.codes, default=0)
+
+
+def refuse_closed_places(config: DictConfig) -> None:
+    """Refuse places for results that cannot be written to, before any work.
+
+    Raises:
+        UserError: names the key.
+    """
+    for key in ("data_dir", "runs_dir", "out"):
+        if not (place := config.get(key)):
+            continue
+        path = Path(place).absolute()
+        path = path.parent if path.suffix == ".json" else path  # compare writes a file
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not there.is_dir():
+            raise UserError(f"{key}={place}: {there} is a file, not a folder: choose another place with {key}=...")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"{key}={place}: {there} may not be written to: choose another place with {key}=...")
 
 
 def interrupt(number: int, frame: object) -> None:

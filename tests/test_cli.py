@@ -1,13 +1,16 @@
 """What the commands share: configs, their mistakes, help; and the Makefile that calls them."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from anomaly3d import evaluate, score, train
+from anomaly3d.cli import quoted
 from tests.conftest import TINY, refused
 
 ROOT = Path(__file__).parents[1]
@@ -105,3 +108,38 @@ def test_help_is_quick_to_import():
 def test_the_makefile_runs_what_the_readme_says():
     text = (ROOT / "Makefile").read_text()
     assert re.findall(r"anomaly3d\.(\w+)", text) == ["prepare", "train", "evaluate"]
+
+
+@pytest.mark.parametrize("key", ["data_dir", "runs_dir", "out"])
+def test_a_place_that_cannot_hold_results_is_refused_before_any_work(places, tmp_path, capsys, key):
+    (tmp_path / "taken").write_text("a file")
+    arguments = ["run=tiny", f"scans={tmp_path / 'taken'}", *places, f"{key}={tmp_path / 'taken' / 'below'}"]
+    assert score.main(arguments) == 2
+    refused(capsys, f"{key}=", "is a file, not a folder")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may write everywhere")
+def test_a_read_only_place_is_refused_before_any_work(places, tmp_path, capsys):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert train.main([*places, f"runs_dir={tmp_path / 'closed' / 'runs'}"]) == 2
+    refused(capsys, "runs_dir=", "may not be written to")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Studie (2019)", "Müller", "x=1", "a,b", "it's", "007", "头部", "a {b}", "50%", "#1"],
+)
+def test_paths_need_no_quotes_but_the_shells(value):
+    """What Hydra makes of a path is the path, as a key and in a list."""
+    parser = OverridesParser.create()
+    (text,) = quoted([f"dataset.root={value}"])
+    assert parser.parse_override(text).value() == value
+    if "," not in value:
+        (text,) = quoted([f"scans=[{value},other.nii]"])
+        assert parser.parse_override(text).value() == [value, "other.nii"]
+
+
+def test_the_readmes_skull_stripper_line_is_read_as_it_stands():
+    (line,) = re.findall(r"`'(preprocessing\.mask_command=[^']*)'`", (ROOT / "README.md").read_text())
+    found = OverridesParser.create().parse_override(quoted([line])[0])
+    assert found.value() == "my-stripper {input} {output}"

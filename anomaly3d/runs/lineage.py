@@ -94,7 +94,7 @@ def can_resume(folder: PhaseFolder, settings: dict[str, Any], parent: Path | Non
     last = folder.last_checkpoint
     if last.exists() and not zipfile.is_zipfile(last):  # what torch writes ends with a directory of its parts
         raise UserError(
-            f"{last} is damaged or cut short, so the phase cannot go on from it: put a copy or another checkpoint in its "
+            f"{last} is damaged or cut short, and the phase cannot go on from it: put another checkpoint in its "
             "place, or train the phase anew with overwrite=true"
         )
     return last.exists()
