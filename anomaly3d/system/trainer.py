@@ -1,5 +1,6 @@
 """Lightning's Trainer from ``conf/trainer``; ``precision=auto`` takes bfloat16 where the hardware multiplies in it."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,20 @@ def resolve_trainer(config: Mapping[str, Any]) -> dict[str, Any]:
     """``conf/trainer`` with its precision decided.
 
     Raises:
-        UserError: devices that do not exist.
+        UserError: devices that do not exist, or several processes that would not train together.
     """
     options = {str(k): v for k, v in config.items()}
+    if several_processes(options) and options["strategy"] in ("auto", "ddp"):
+        raise UserError(
+            f"trainer.devices={options['devices']} trainer.num_nodes={options['num_nodes']} takes trainer=ddp, whose "
+            "strategy allows for the GAN's two optimizers"
+        )
+    started = os.environ.get("WORLD_SIZE", "1")
+    if not several_processes(options) and started not in ("", "1"):
+        raise UserError(
+            f"torchrun has started {started} processes, each of which would train alone into the same folder: add "
+            "trainer=ddp trainer.devices=NUMBER"
+        )
     if options["precision"] == "auto":
         options["precision"] = "bf16-mixed" if fast_bfloat16(options["accelerator"]) else "32-true"
     devices = options["devices"]

@@ -1,0 +1,30 @@
+"""What of ``conf/trainer`` is decided or refused before a Trainer is built."""
+
+import pytest
+import yaml
+
+from anomaly3d.cli import CONF
+from anomaly3d.errors import UserError
+from anomaly3d.system.trainer import resolve_trainer
+
+
+@pytest.fixture
+def auto():
+    with open(f"{CONF}/trainer/auto.yaml") as file:
+        return yaml.safe_load(file)
+
+
+@pytest.mark.parametrize("more", [{"devices": 2}, {"num_nodes": 2}, {"devices": 2, "strategy": "ddp"}])
+def test_several_processes_take_the_strategy_of_two_optimizers(auto, more):
+    with pytest.raises(UserError, match="takes trainer=ddp"):
+        resolve_trainer({**auto, **more})
+
+
+def test_processes_of_torchrun_do_not_train_alone(auto, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="torchrun has started 2 processes"):
+        resolve_trainer(auto)
+    together = {**auto, "devices": 2, "strategy": "ddp_find_unused_parameters_true"}
+    assert resolve_trainer(together)["devices"] == 2
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert resolve_trainer(auto)["precision"] in ("bf16-mixed", "32-true")
