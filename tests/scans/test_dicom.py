@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 from scipy import ndimage
 
@@ -165,6 +166,25 @@ def test_different_pixels_at_one_place_are_a_reason(tmp_path, head):
 def test_compressed_slices_are_read(tmp_path, head, syntax):
     write_series(tmp_path, head, syntax=syntax)
     is_the_head(tmp_path, head)
+
+
+def test_jpeg_lossless_slices_of_old_archives_are_read(tmp_path, head):
+    def compress(d, k):
+        pixels = np.frombuffer(d.PixelData, np.uint16).reshape(1, d.Rows, d.Columns)
+        writer = sitk.ImageFileWriter()
+        writer.SetImageIO("GDCMImageIO")
+        writer.SetFileName(str(tmp_path / "one.dcm"))
+        writer.UseCompressionOn()
+        writer.SetCompressor("JPEG")
+        writer.Execute(sitk.GetImageFromArray(pixels))
+        made = pydicom.dcmread(tmp_path / "one.dcm")
+        d.file_meta.TransferSyntaxUID = made.file_meta.TransferSyntaxUID
+        d["PixelData"] = made["PixelData"]
+        d.BitsStored, d.HighBit = made.BitsStored, made.HighBit
+
+    paths = write_series(tmp_path / "in", head, edit=compress)
+    assert "JPEG Lossless" in pydicom.dcmread(paths[0]).file_meta.TransferSyntaxUID.name
+    is_the_head(tmp_path / "in", head)
 
 
 def test_every_slice_has_its_own_intercept(tmp_path, head):
