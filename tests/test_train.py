@@ -157,6 +157,8 @@ def test_what_was_typed_and_composed_is_kept(tiny_run):
     assert yaml.safe_load((folder / "config.yaml").read_text())["phase"]["steps"] == 4
     lineage = json.loads((folder / "lineage.json").read_text())
     assert lineage["version"] == anomaly3d.__version__
+    assert lineage["made_with"]["torch"] == torch.__version__
+    assert lineage["made_with"]["hardware"].startswith(("CPU", "NVIDIA"))
 
 
 def test_a_sweep_gets_the_number_it_optimises(places, monkeypatch):

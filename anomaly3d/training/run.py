@@ -1,9 +1,12 @@
 """One phase of one detector of a run: check, build, train, keep the best, write where it came from."""
 
+import platform
 import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +193,12 @@ class Record(L.Callback):
         assert isinstance(pl_module, Phase)
         self.lineage = {
             **describe(self.start.settings, data.prepared, parent),
+            "made_with": {
+                **{name: version(name) for name in ("torch", "lightning", "monai", "numpy")},
+                "python": platform.python_version(),
+                "hardware": describe_trainer(self.options),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
             "can_score": pl_module.can_score,
             "title": pl_module.detector.title,
             "role": pl_module.detector.role,
