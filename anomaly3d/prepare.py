@@ -36,10 +36,11 @@ def main(config: DictConfig) -> Done:
     from anomaly3d.report.contact_sheet import write_contact_sheet
     from anomaly3d.system.progress import say
 
-    prepared = build_study(config).prepare()
+    study = build_study(config)
+    prepared = study.prepare()
     counts = {v: len(prepared.with_verdict(v)) for v in ("accepted", "rejected", "unreadable")}
     say(f"prepared: {', '.join(f'{n} {v}' for v, n in counts.items())}; see {prepared.folder / 'quality.csv'}")
-    say(f"contact sheet: {write_contact_sheet(prepared)}")
+    say(f"contact sheet: {write_contact_sheet(prepared, study.preprocessor.quality)}")
     for verdict in ("rejected", "unreadable"):
         for row in prepared.with_verdict(verdict).to_dict("records"):
             say(f"  {row['scan_id']}: {verdict}: {row['reasons']}")

@@ -82,6 +82,7 @@ NAMES = {
     "yaml": "pyyaml",
     "sklearn": "scikit-learn",
     "bids": "pybids",
+    "PIL": "pillow",
 }  # packages that are imported by another name
 
 

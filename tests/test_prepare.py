@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from anomaly3d import prepare, train
 from anomaly3d.cohorts.folder import FolderCohort
@@ -36,6 +37,12 @@ def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, ca
     assert "text: unreadable: not a NIfTI image" in capsys.readouterr().out
     quality = pd.read_csv(next(tmp_path.glob("data/folder-*/*/quality.csv"))).set_index("scan_id")
     assert quality["verdict"]["good"] == "accepted"
+    page = next(tmp_path.glob("data/folder-*/*/quality.html")).read_text()
+    assert page.index("<strong>text</strong> · unreadable") < page.index("<strong>good</strong> · accepted · test")
+    assert "<small>900 to 2300</small>" in page
+    preview = np.asarray(Image.open(next(tmp_path.glob("data/folder-*/*/preview/good.png"))))
+    assert preview.shape == (151, 125 + 125 + 151, 3)  # axial, coronal, sagittal at 1.5 mm
+    assert (preview.min(axis=2) > 250).mean() > 0.03  # the skull, which the mask leaves out, is there
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("data/folder-*/*/image/*")}
     assert len(files) == 1
     assert prepare.main(arguments) == 3  # a second call does nothing anew

@@ -36,7 +36,7 @@ class Prepared:
     """A scan on one small MNI grid.
 
     ``image`` (and ``extra["twin"]``) are float32 in [-1, 1], masks uint8; ``quality`` are the numbers that the limits
-    are about.
+    are about. ``preview (rows, columns, 3)`` uint8 shows the scan before anything was cut away, the mask outlined.
     """
 
     image: np.ndarray
@@ -45,6 +45,7 @@ class Prepared:
     affine: np.ndarray
     mni_to_scan: np.ndarray
     quality: dict[str, float]
+    preview: np.ndarray | None = None
 
 
 class Preprocessor(ABC):

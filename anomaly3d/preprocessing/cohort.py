@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from anomaly3d.cohorts.base import Cohort
@@ -199,6 +200,9 @@ def write_prepared(prepared: Prepared, out: Path, scan_id: str) -> dict[str, int
         save_volume(prepared_file(out, kind, scan_id), data, prepared.affine)
     with written_whole(prepared_file(out, "transform", scan_id)) as path:
         path.write_text(json.dumps({"mni_to_scan": prepared.mni_to_scan.tolist()}))
+    if prepared.preview is not None:
+        with written_whole(out / "preview" / f"{scan_id}.png") as path:
+            Image.fromarray(prepared.preview).save(path)
     return {kind: prepared_file(out, kind, scan_id).stat().st_size for kind in (*volumes, "transform")}
 
 

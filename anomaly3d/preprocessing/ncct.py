@@ -18,8 +18,9 @@ from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_co
 from anomaly3d.preprocessing.quality import REASONS, measure
 from anomaly3d.preprocessing.registration import Registration, register, score
 from anomaly3d.scans.readers import HU_MIN, read_ct
-from anomaly3d.scans.volume import Volume, no_finer, resample
+from anomaly3d.scans.volume import Volume, no_finer, outlined, resample
 
+PREVIEW = (-60.0, 140.0)  # HU, black and white
 RIM_FILLED = 3.0  # mm, or a slice where that is more
 WORKING_LOW, WORKING_HIGH = np.array([-93.0, -129.0, -82.5]), np.array([93.0, 96.0, 103.5])  # MNI mm
 
@@ -141,7 +142,9 @@ class NCCT(Preprocessor):
         if companions.twin is not None:
             twin = no_finer(companions.twin, self.working_spacing)
             extra["twin"] = shrink(resample(twin, affine, shape, to_scan, HU_MIN))
-        return Prepared(shrink(hu), shrink_mask(mask), extra, small, to_scan, asdict(quality))
+        grey = (hu - PREVIEW[0]) / (PREVIEW[1] - PREVIEW[0])
+        preview = outlined(grey, mask, np.full(3, self.working_spacing))
+        return Prepared(shrink(hu), shrink_mask(mask), extra, small, to_scan, asdict(quality), preview)
 
     def register(self, scan: Volume, fault: np.ndarray | None) -> Registration:
         """Step 1, spoiled by ``fault`` where there is one."""

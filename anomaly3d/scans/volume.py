@@ -101,6 +101,7 @@ def side_by_side(volume: np.ndarray, spacing: np.ndarray, centre: tuple[int, int
     return np.concatenate(padded, axis=1)
 
 
+OUTLINE = (0.84, 0.37, 0.0)  # vermilion of Okabe and Ito
 GLYPHS = {"R": ("###.", "#..#", "###.", "#.#.", "#..#"), "L": ("#...", "#...", "#...", "#...", "####")}
 
 
@@ -119,3 +120,21 @@ def mark_sides(picture: np.ndarray, value: float | np.ndarray) -> np.ndarray:
                 if pixel == "#":
                     marked[1 + row, column + k] = value
     return marked
+
+
+def outlined(image: np.ndarray, mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Three planes through a mask's centre in a row, the mask outlined: ``(rows, columns, 3)`` uint8.
+
+    Args:
+        image: ``(X, Y, Z)`` in [0, 1] on a RAS grid; ``mask``: the same shape, true inside.
+    """
+    x, y, z = np.argwhere(mask).mean(0).astype(int).tolist() if mask.any() else [n // 2 for n in image.shape]
+    planes = zip(three_planes(image, spacing, (x, y, z)), three_planes(mask, spacing, (x, y, z)), strict=True)
+    tiles: list[np.ndarray] = []
+    for plane, inside in planes:
+        colour = np.repeat(plane.clip(0, 1)[..., None], 3, axis=2)
+        colour[ndimage.binary_dilation(inside) & ~inside] = OUTLINE
+        tiles.append(mark_sides(colour, 1.0) if len(tiles) < 2 else colour)  # the third shows front and back
+    height = max(map(len, tiles))
+    row = np.concatenate([np.pad(tile, ((height - len(tile), 0), (0, 0), (0, 0))) for tile in tiles], 1)
+    return np.rint(row * 255).astype(np.uint8)
