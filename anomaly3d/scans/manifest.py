@@ -7,7 +7,7 @@ not known is a mistake, with the nearest known value.
 import difflib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -180,8 +180,8 @@ def find_problems(table: pd.DataFrame) -> list[str]:
     for column in ("scan_id", "subject_id", "image"):
         if (empty := table[column] == "").any():
             problems.append(f"row {rows(empty)}: {column} is empty")
-    for scan_id, same in table.groupby(table["scan_id"].str.lower()):
-        if len(same) > 1 and scan_id:
+    for scan_id, same in repeated(table, "scan_id"):
+        if scan_id:
             problems.append(
                 f"row {', '.join(str(i + 2) for i in same.index)}: duplicate scan_id {same['scan_id'].iloc[0]}"
             )
@@ -205,7 +205,7 @@ def find_problems(table: pd.DataFrame) -> list[str]:
                 meant = OTHER_NAMES.get(name) or near(name, LESIONS)
                 hint = f"did you mean {meant}?" if meant else f"known are {', '.join(LESIONS)}"
                 problems.append(f"row {int(str(index)) + 2}: unknown lesion {name!r}: {hint}")
-    for _, same in table.groupby(table["subject_id"].str.lower()):
+    for _, same in repeated(table, "subject_id"):
         if same["split"].nunique() > 1:
             where = ", ".join(str(i + 2) for i in same.index)
             subject, splits = same["subject_id"].iloc[0], " and ".join(sorted(set(same["split"])))
@@ -225,6 +225,14 @@ def find_problems(table: pd.DataFrame) -> list[str]:
             first = Path(table.loc[gone, column].iloc[0]).name
             problems.append(f"row {rows(gone)}: {column} not found ({first})")
     return problems
+
+
+def repeated(table: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Values of a column that are there more than once, in whatever letter case, with their rows."""
+    lower = table[column].str.lower()
+    several = lower.duplicated(keep=False)
+    for value, rows in table[several].groupby(lower[several]):
+        yield str(value), rows
 
 
 def wrong_age(age: str) -> str:
