@@ -169,7 +169,12 @@ def test_a_stripped_head_is_prepared_with_the_switch_that_its_refusal_names(tiny
 def test_a_signal_ends_prepare_at_once_with_a_sentence(tmp_path, number):
     """Also while its workers are in the middle of scans; none of them stays behind."""
     command = [sys.executable, "-m", "anomaly3d.prepare", f"data_dir={tmp_path}", "workers=2", counts(train=40)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as call:
+
+    def hear() -> None:  # a shell starts what runs in the background deaf to Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=hear, **pipes) as call:
         for _ in range(600):
             if list(tmp_path.glob("raw/*/ct/*.nii.gz")):
                 break

@@ -7,7 +7,8 @@ read, so that another limit prepares nothing again.
 import hashlib
 import json
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -307,7 +308,8 @@ class Study:
         mark_output(self.data_dir)
         remove_leftovers(folder)
         self.preprocessor.setup(self.data_dir)
-        found = {outcome.scan_id: outcome for outcome in self.outcomes(table, folder)}
+        with closing(self.outcomes(table, folder)) as made:  # Ctrl-C may come between two of them
+            found = {outcome.scan_id: outcome for outcome in made}
         outcomes = [found[scan_id] for scan_id in table["scan_id"]]
         rows = [
             {
@@ -334,7 +336,7 @@ class Study:
         )
         return self.read()
 
-    def outcomes(self, table: pd.DataFrame, folder: Path) -> Iterator[Outcome]:
+    def outcomes(self, table: pd.DataFrame, folder: Path) -> Generator[Outcome, None, None]:
         """What became of every scan of a manifest, in the order in which they finish."""
         jobs: list[tuple[Any, ...]] = []
         for row in table.to_dict("records"):

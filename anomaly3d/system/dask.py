@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from anomaly3d.errors import UserError
@@ -14,7 +14,7 @@ WINDOW = 4  # jobs a worker thread that are handed over ahead: the scheduler hol
 
 def run_on_cluster(
     function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], scheduler: str | None, lost: Lost | None
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yield ``function(*job)`` for every job in the order they finish.
 
     A job whose worker dies goes to another one, up to three times.
@@ -22,6 +22,7 @@ def run_on_cluster(
     Raises:
         UserError: Dask is not installed, its scheduler does not answer, or a job is lost and ``lost`` is None.
     """
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")  # also of workers that this process starts
     try:
         from distributed import Client, KilledWorker, as_completed
     except ImportError as error:

@@ -3,9 +3,10 @@
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures import TimeoutError as TooLong
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from threading import Thread
@@ -100,7 +101,8 @@ def run_parallel(
     else:
         results = run_in_pool(function, jobs, min(workers, len(jobs)), lost, longest)
     try:
-        yield from track(results, len(jobs), what)
+        with closing(results):
+            yield from track(results, len(jobs), what)
     except OSError as error:
         raise disk_error(error) from error
 
@@ -111,7 +113,7 @@ def run_in_pool(
     workers: int,
     lost: Lost | None,
     longest: float | None,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """``run_parallel`` in processes of this machine; a worker that dies costs its own job only."""
     todo = list(jobs)
     with ProcessPool(workers, initializer=begin_worker, context=get_context("spawn")) as pool:
