@@ -62,7 +62,7 @@ def main(config: DictConfig) -> Done:
     try:
         workspace = build(config.entity or "", config.project, phases_of(config.detector))
     except ImportError as error:
-        raise UserError("the dashboard takes one more package: pip install 'anomaly3d[dashboard]'") from error
+        raise UserError("the dashboard takes one more package: pip install wandb-workspaces") from error
     for section in workspace.sections:
         say(f"{section.name}: {len(section.panels)} panels")
     if config.dry_run:

@@ -46,7 +46,7 @@ class BIDS(Cohort):
         try:
             from bids import BIDSLayout
         except ImportError as error:
-            raise UserError("dataset=bids needs pybids: pip install 'anomaly3d[bids]'") from error
+            raise UserError("dataset=bids needs pybids: pip install pybids") from error
         logging.getLogger("bids").setLevel(logging.ERROR)
         derivatives = self.root / "derivatives"
         layout = BIDSLayout(self.root, validate=False, derivatives=derivatives if derivatives.is_dir() else False)

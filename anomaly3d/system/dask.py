@@ -26,7 +26,7 @@ def run_on_cluster(
     try:
         from distributed import Client, KilledWorker, as_completed
     except ImportError as error:
-        raise UserError("workers=dask needs Dask: pip install 'anomaly3d[dask]'") from error
+        raise UserError("workers=dask needs Dask: pip install distributed") from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         client = (
