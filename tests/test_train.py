@@ -1,6 +1,7 @@
 """``anomaly3d.train`` as a user types it, on one tiny run that all tests share."""
 
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from anomaly3d.detectors.base import load_detector
 from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.fit import FitPhase
 from anomaly3d.phases.gan import GANPhase
-from anomaly3d.system.files import sha256
+from anomaly3d.system.files import locked, sha256
 from tests.conftest import TINY, counts, refused
 
 
@@ -190,3 +191,11 @@ def test_a_damaged_checkpoint_and_a_damaged_model_are_sentences(tiny_run, places
     model.write_bytes(model.read_bytes()[:1000])
     assert train.main(["+phase=encoder", "run=damaged", *places, *TINY, "overwrite=true"]) == 2
     refused(capsys, "model.pt is damaged", "train its phase anew")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of other systems differ")
+def test_two_jobs_do_not_train_one_phase_at_once(tiny_run, places, capsys):
+    with locked(tiny_run.parent / "busy" / "fanogan" / ".gan.lock", "it"):
+        assert train.main(["+phase=gan", "run=busy", *places, *TINY]) == 2
+        refused(capsys, "another process is at work on", "busy/fanogan/gan")
+        assert train.main(["+phase=gan", "run=tiny", *places, *TINY]) == 0

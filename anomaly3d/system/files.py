@@ -6,6 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anomaly3d.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 CHUNK = 1 << 20
 OUTPUT = ".anomaly3d"  # marks a folder whose scans this program made
 SYSTEM = ("@eaDir", "__MACOSX")  # folders that file servers and archives add
@@ -46,6 +53,25 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock for as long as the block runs; it goes with the process, however that ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is at work on {what}: wait until it ends, or stop it") from error
+        yield
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -26,9 +26,9 @@ from anomaly3d.preprocessing.cohort import PreparedCohort, Study
 from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.runs.lineage import can_resume, describe, find_parent, require_same_data
 from anomaly3d.runs.tracking import close_logger, log_model, make_logger, may_log, scrub
-from anomaly3d.system.files import written_whole
+from anomaly3d.system.files import locked, written_whole
 from anomaly3d.system.instantiate import build, check_targets
-from anomaly3d.system.progress import say
+from anomaly3d.system.progress import is_leader, say
 from anomaly3d.system.quiet import hush
 from anomaly3d.system.trainer import describe_trainer, make_trainer, resolve_trainer, several_processes
 
@@ -243,8 +243,20 @@ def name_of(job: Job) -> str:
 
 
 def train_phase(job: Job) -> float | None:
-    """Train a phase of a run unless it is finished; returns the number that a sweep optimises, if there is one."""
+    """Train a phase of a run unless it is finished; returns the number that a sweep optimises, if there is one.
+
+    Raises:
+        UserError: another process trains it, or the job's settings do not fit.
+    """
     hush()
+    if job.dry or not is_leader():
+        return train_alone(job)
+    with locked(job.folder.path.parent / f".{job.phase['name']}.lock", str(job.folder.path)):
+        return train_alone(job)
+
+
+def train_alone(job: Job) -> float | None:
+    """``train_phase``, when nobody else trains it."""
     start, name = check(job), name_of(job)
     if start.resume is None:
         say(f"{name}: run {job.run.name} has finished it, in {job.folder.path}; overwrite=true trains it anew")
