@@ -194,7 +194,8 @@ class Record(L.Callback):
         self.lineage = {
             **describe(self.start.settings, data.prepared, parent),
             "made_with": {
-                **{name: version(name) for name in ("torch", "lightning", "monai", "numpy")},
+                "torch": str(torch.__version__),  # with what it was built for
+                **{name: version(name) for name in ("lightning", "monai", "numpy")},
                 "python": platform.python_version(),
                 "hardware": describe_trainer(self.options),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
