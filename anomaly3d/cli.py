@@ -92,8 +92,8 @@ class Command:
     def run(self, argv: list[str] | None) -> int:
         """Compose and run; returns the exit code."""
         program = sys.argv
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, interrupt)  # schedulers and service managers end a job with it
+        alone = threading.current_thread() is threading.main_thread()  # only there may signals be handled
+        before = signal.signal(signal.SIGTERM, interrupt) if alone else None  # schedulers end a job with it
         keep_freed_memory()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
         name, arguments = (sys.argv[0], sys.argv[1:]) if argv is None else (f"anomaly3d.{self.config_name}", argv)
@@ -111,6 +111,8 @@ class Command:
             return INTERRUPTED
         finally:
             sys.argv = program
+            if alone:
+                signal.signal(signal.SIGTERM, before)
             GlobalHydra.instance().clear()
         return max(self.codes, default=0)
 
@@ -142,16 +144,14 @@ def quoted(arguments: list[str]) -> list[str]:
     """The arguments with quotes around paths that Hydra's grammar could not read, or would read as something else:
     ``root=a (1)``, ``scans=[007,h=2.nii]``."""
     sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
-    return [quote_place(text, sweep) if PLACES.fullmatch(text) else text for text in arguments]
+    return [quote_place(found, sweep) if (found := PLACES.fullmatch(text)) else text for text in arguments]
 
 
-def quote_place(argument: str, sweep: bool) -> str:
+def quote_place(found: re.Match[str], sweep: bool) -> str:
     """``key=value`` with a path or a list of paths."""
-    found = PLACES.fullmatch(argument)
-    assert found
     key, value = found["key"], found["value"]
     if value in ("null", "[]") or (sweep and "," in value):
-        return argument
+        return found[0]
     if value.startswith("[") and value.endswith("]") and not Path(value).exists():
         return f"{key}=[{','.join(quote(part.strip()) for part in re.split(COMMAS, value[1:-1]))}]"
     return f"{key}={quote(value)}"

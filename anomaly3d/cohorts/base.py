@@ -3,12 +3,13 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from anomaly3d.errors import UserError
-from anomaly3d.scans.manifest import write_manifest
+from anomaly3d.scans.manifest import read_table, write_manifest
 from anomaly3d.system.workers import Workers
 
 
@@ -25,6 +26,23 @@ def existing(root: str | None, *inside: str) -> Path:
         if not wanted.exists():
             raise UserError(f"{wanted} does not exist: dataset.root=... must be the folder of the release as it comes")
     return path.resolve()
+
+
+def columns_of(path: Path, wanted: Iterable[str], remedy: str) -> pd.DataFrame:
+    """A table of a data set as text without spaces around it, with the columns that are wanted.
+
+    Args:
+        remedy: what to do where one is missing.
+
+    Raises:
+        UserError: a column is missing, or it is no table.
+    """
+    table = read_table(path)
+    table.columns = [str(column).strip() for column in table.columns]
+    if missing := [column for column in wanted if column not in table]:
+        there = ", ".join(map(str, table.columns))
+        raise UserError(f"{path} lacks the column(s) {', '.join(missing)}; it has {there}: {remedy}")
+    return table.map(str.strip)
 
 
 class Cohort(ABC):

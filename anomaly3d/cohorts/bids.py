@@ -11,10 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from anomaly3d.cohorts.base import Cohort, existing
+from anomaly3d.cohorts.base import Cohort, columns_of, existing
 from anomaly3d.cohorts.names import plain, split_healthy
 from anomaly3d.errors import UserError
-from anomaly3d.scans.manifest import read_table
 from anomaly3d.system.workers import Workers
 
 
@@ -67,9 +66,8 @@ class BIDS(Cohort):
             if self.label_column:
                 raise UserError(f"{path} does not exist, and dataset.label_column={self.label_column} is in it")
             return {}
-        table = read_table(path)
-        if self.label_column and self.label_column not in table:
-            raise UserError(f"{path} has no column {self.label_column}; it has {', '.join(map(str, table.columns))}")
+        wanted = ["participant_id", *([self.label_column] if self.label_column else [])]
+        table = columns_of(path, wanted, "name the one that tells healthy people with dataset.label_column=...")
         records = [{str(name): str(value) for name, value in row.items()} for row in table.to_dict("records")]
         return {row["participant_id"].removeprefix("sub-"): row for row in records}
 

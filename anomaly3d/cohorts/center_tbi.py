@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomaly3d.cohorts.base import Cohort, existing
+from anomaly3d.cohorts.base import Cohort, columns_of, existing
 from anomaly3d.cohorts.names import digest, plain, split_healthy
 from anomaly3d.errors import UserError
-from anomaly3d.scans.manifest import read_table
 from anomaly3d.system.workers import Workers
 
 PRESENT = ("1", "1.0", "yes", "present", "true", "y")
@@ -52,14 +51,11 @@ class CenterTBI(Cohort):
         self.table = existing(str(self.root / table))
 
     def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
-        review = read_table(self.table).map(str.strip)
-        wanted = [self.subject, self.file, *self.findings]
-        if missing := [column for column in wanted if column not in review]:
-            there = ", ".join(map(str, review.columns))
-            raise UserError(
-                f"{self.table} lacks the column(s) {', '.join(missing)}; it has {there}: name them with "
-                "dataset.subject, dataset.file and dataset.findings.NAME=LESION; ~dataset.findings.NAME leaves one out"
-            )
+        remedy = (
+            "name them with dataset.subject, dataset.file and dataset.findings.NAME=LESION; ~dataset.findings.NAME "
+            "leaves one out"
+        )
+        review = columns_of(self.table, [self.subject, self.file, *self.findings], remedy)
         rows = [self.row(number, read) for number, read in enumerate(review.to_dict("records"), start=2)]
         table = pd.DataFrame(rows)
         return table.assign(split=split_healthy(table["subject_id"], table["label"], self.shares))

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomaly3d.cohorts.base import Cohort, existing
+from anomaly3d.cohorts.base import Cohort, columns_of, existing
 from anomaly3d.errors import UserError
-from anomaly3d.scans.manifest import read_table
 from anomaly3d.system.files import visible
 from anomaly3d.system.progress import say
 from anomaly3d.system.workers import Workers
@@ -50,20 +49,18 @@ class CQ500(Cohort):
         self.root = existing(root, READS)
 
     def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
-        reads = read_table(self.root / READS)
         wanted = ["name", *(f"{reader}:{finding}" for reader in READERS for finding in (ANY_BLEED, *FINDINGS))]
-        if missing := [column for column in wanted if column not in reads]:
-            raise UserError(f"{self.root / READS} lacks the column(s) {', '.join(missing)}")
+        reads = columns_of(self.root / READS, wanted, "take reads.csv as the release has it")
         places = patients(self.root)
         rows, without = [], []
         for read in reads.to_dict("records"):
-            number = NAME.fullmatch(str(read["name"]).strip())
+            number = NAME.fullmatch(read["name"])
             if not number or int(number[1]) not in places:
                 without.append(str(read["name"]))
                 continue
 
             def majority(finding: str, read: dict = read) -> bool:
-                return sum(str(read[f"{reader}:{finding}"]).strip() in ("1", "1.0") for reader in READERS) >= 2
+                return sum(read[f"{reader}:{finding}"] in ("1", "1.0") for reader in READERS) >= 2
 
             lesions = [lesion for finding, lesion in FINDINGS.items() if majority(finding)]
             name = f"cq500-{int(number[1]):03d}"

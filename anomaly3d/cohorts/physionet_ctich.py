@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomaly3d.cohorts.base import Cohort, existing
+from anomaly3d.cohorts.base import Cohort, columns_of, existing
 from anomaly3d.errors import UserError
 from anomaly3d.scans.manifest import read_table
 from anomaly3d.system.progress import say
@@ -41,10 +41,8 @@ class PhysioNetCTICH(Cohort):
         self.root = existing(root, "ct_scans", DIAGNOSES)
 
     def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
-        slices = read_table(self.root / DIAGNOSES)
-        slices.columns = [str(c).strip() for c in slices.columns]
-        if missing := [c for c in ("PatientNumber", *BLEEDS) if c not in slices]:
-            raise UserError(f"{self.root / DIAGNOSES} lacks the column(s) {', '.join(missing)}: is it release 1.3.1?")
+        wanted = ("PatientNumber", *BLEEDS)
+        slices = columns_of(self.root / DIAGNOSES, wanted, "take the table of release 1.3.1")
         if FRACTURE not in slices:
             slices[FRACTURE] = "0"
         known = demographics(self.root / DEMOGRAPHICS)
@@ -55,9 +53,9 @@ class PhysioNetCTICH(Cohort):
             if scan is None:
                 without.append(name)
                 continue
-            lesions = [lesion for column, lesion in BLEEDS.items() if (found[column].str.strip() == "1").any()]
+            lesions = [lesion for column, lesion in BLEEDS.items() if (found[column] == "1").any()]
             bleeds = bool(lesions)
-            lesions += ["fracture"] if (found[FRACTURE].str.strip() == "1").any() else []
+            lesions += ["fracture"] if (found[FRACTURE] == "1").any() else []
             mask = first_of(self.root / "masks", name) if bleeds else None
             rows.append(
                 {

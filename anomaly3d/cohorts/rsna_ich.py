@@ -9,16 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomaly3d.cohorts.base import Cohort, existing
+from anomaly3d.cohorts.base import Cohort, columns_of, existing
 from anomaly3d.cohorts.folder import image_of, scan_name, studies
 from anomaly3d.cohorts.names import pseudonym, split_healthy
-from anomaly3d.errors import UserError
 from anomaly3d.scans.dicom_headers import find_dicom
-from anomaly3d.scans.manifest import read_table
 from anomaly3d.system.workers import Workers
 
 BLEEDS = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
-ANY = "any"
 
 
 class RSNAICH(Cohort):
@@ -41,11 +38,9 @@ class RSNAICH(Cohort):
         return path if path.exists() else super().manifest(data_dir, workers)
 
     def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
-        labels = read_table(self.root / f"{self.part}.csv")
-        if not {"ID", "Label"} <= set(labels.columns):
-            raise UserError(f"{self.root / self.part}.csv lacks the columns ID and Label")
+        labels = columns_of(self.root / f"{self.part}.csv", ("ID", "Label"), "take the table of the challenge")
         parts = labels["ID"].str.rsplit("_", n=1, expand=True)
-        seen = labels.assign(slice=parts[0], kind=parts[1])[labels["Label"].str.strip() == "1"]
+        seen = labels.assign(slice=parts[0], kind=parts[1])[labels["Label"] == "1"]
         shows = {str(name): set(kinds) for name, kinds in seen.groupby("slice")["kind"]}
         labelled = set(parts[0])
         found = studies(find_dicom(self.root / self.part))

@@ -70,6 +70,13 @@ def read_archive(path: Path) -> nib.nifti1.Nifti1Image:
         return read_dicom_files(dicom)
 
 
+def without_single_axes(image: nib.nifti1.Nifti1Image) -> nib.nifti1.Nifti1Image:
+    """An image without axes of length 1 behind the third: ``(X, Y, Z, 1, 1)`` is a volume."""
+    while len(image.shape) > 3 and image.shape[-1] == 1:
+        image = image.slicer[..., 0]
+    return image
+
+
 def read_scan(path: Path) -> Volume:
     """A scan of any modality, axes nearest to right-anterior-superior.
 
@@ -77,8 +84,7 @@ def read_scan(path: Path) -> Volume:
         UnreadableScan: not an image, damaged, not 3D, or not finite.
     """
     image = read_image(path)
-    while len(image.shape) > 3 and image.shape[-1] == 1:
-        image = image.slicer[..., 0]
+    image = without_single_axes(image)
     if len(image.shape) != 3 or min(image.shape) < 8:
         shape = " x ".join(map(str, image.shape))
         raise UnreadableScan(f"not a volume: its shape is {shape}, and a head scan has at least 8 slices")
@@ -119,8 +125,7 @@ def read_mask(path: Path, scan: Volume | None = None) -> Volume:
         image = read_image(path)
     except UnreadableScan as error:
         raise UnreadableScan(f"its mask {path.name}: {error}") from error
-    while len(image.shape) > 3 and image.shape[-1] == 1:
-        image = image.slicer[..., 0]
+    image = without_single_axes(image)
     if len(image.shape) != 3:
         raise UnreadableScan(f"its mask {path.name} is not a volume")
     image = nib.as_closest_canonical(image)

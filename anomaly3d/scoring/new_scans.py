@@ -62,17 +62,19 @@ def score_new(job: ScoringJob) -> NewScans:
     """Prepare the job's scans and score what can be used.
 
     Raises:
-        UserError: no scans.
+        UserError: no scans, or another scan of the same name was scored before.
     """
     prepared = job.study.prepare()
+    manifest = read_manifest(job.study.cohort.place(job.study.data_dir))
+    images = manifest.set_index("scan_id")["image"]
+    check_names(sources_of(images), job.out)
     out, table, maps = job.out / INFERENCE, pd.DataFrame({"scan_id": []}), []
     if not prepared.with_verdict("accepted").empty:
         data = HeadCTDataModule(prepared, job.batch, memory_gb=job.memory_gb)
         data.setup()
         table = Inference(data, job.trainer).run(job.trained.load(), "test", out, volumes=True)
         maps = maps_of(data.split("test"), out)
-    manifest = read_manifest(job.study.cohort.place(job.study.data_dir))
-    return NewScans(manifest.set_index("scan_id")["image"], prepared, table, maps)
+    return NewScans(images, prepared, table, maps)
 
 
 def judge(new: NewScans, stage: Path, site: str, workers: Workers) -> pd.DataFrame:
@@ -103,14 +105,12 @@ def score_scans(job: ScoringJob, site: str) -> int:
     stage = job.trained.folder.path
     load_calibration(stage, site)  # a mistake comes before any work
     new, out = score_new(job), job.out
-    sources = {str(scan_id): digest(str(image)) for scan_id, image in new.images.items()}
-    check_names(sources, out)
     scores = judge(new, stage, site, job.study.workers)
     own = score_names(new.table)
     verdicts = new.prepared.quality[["scan_id", "verdict", "reasons"]]
     wanted = ["scan_id", *own, *(c for c in JUDGED if c in scores)]
     table = verdicts.merge(scores[wanted], on="scan_id", how="left").assign(
-        model=job.trained.digest()[:12], source=verdicts["scan_id"].map(sources)
+        model=job.trained.digest()[:12], source=verdicts["scan_id"].map(sources_of(new.images))
     )
     mark_output(out)
     for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
@@ -132,6 +132,11 @@ def score_scans(job: ScoringJob, site: str) -> int:
             "calibration split"
         )
     return 3 if (table["verdict"] != "accepted").any() else 0
+
+
+def sources_of(images: pd.Series) -> dict[str, str]:
+    """A digest of each scan's path by ``scan_id``, which tells scans of one name apart and names no folder."""
+    return {str(scan_id): digest(str(image)) for scan_id, image in images.items()}
 
 
 def check_names(sources: Mapping[str, str], out: Path) -> None:

@@ -125,7 +125,9 @@ def test_rsna_slices_are_gathered_to_scans(tmp_path):
             bleeds = {"subdural", "any"} if path.stem == "ID_1007" else set()
             rows += [f"{path.stem}_{kind},{int(kind in bleeds)}" for kind in kinds]
     (root / "stage_2_train.csv").write_text("\n".join(rows) + "\n")
-    table = prepared("rsna_ich", root, tmp_path / "data", "dataset.shares={train: 1.0}")
+    table = prepared(
+        "rsna_ich", root, tmp_path / "data", "dataset.shares={train: 1, validation: 0, calibration: 0, test: 0}"
+    )
     assert sorted(table["label"]) == ["0", "1"]
     healthy, ill = table[table["label"] == "0"].iloc[0], table[table["label"] == "1"].iloc[0]
     assert (healthy["split"], ill["split"], ill["lesions"]) == ("train", "test", "subdural")
@@ -149,7 +151,14 @@ def test_center_tbi_export_with_a_table_of_the_experts_review(tmp_path, capsys):
         for name in config_of("center_tbi")["findings"]
         if name not in ("Contusion", "MidlineShift")
     ]
-    table = prepared("center_tbi", root, tmp_path / "data", "dataset.age=Age", "dataset.shares={train: 1.0}", *drop)
+    table = prepared(
+        "center_tbi",
+        root,
+        tmp_path / "data",
+        "dataset.age=Age",
+        "dataset.shares={train: 1, validation: 0, calibration: 0, test: 0}",
+        *drop,
+    )
     assert table["label"].tolist() == ["0", "1", ""]
     assert table["split"].tolist() == ["train", "test", "test"]
     assert table["age"].tolist() == ["31", "44", "52"]
@@ -175,7 +184,7 @@ def test_bids_with_participants_sessions_and_lesion_masks(tmp_path):
     (root / "participants.tsv").write_text(
         "participant_id\tage\tsex\tdiagnosis\nsub-01\t40\tF\tcontrol\nsub-02\t61\tM\ttbi\n"
     )
-    more = ["dataset.label_column=diagnosis", "dataset.shares={train: 1.0}"]
+    more = ["dataset.label_column=diagnosis", "dataset.shares={train: 1, validation: 0, calibration: 0, test: 0}"]
     table = prepared("bids", root, tmp_path / "data", *more)
     assert table.index.tolist() == ["sub-01_ses-1_ct", "sub-02_ses-1_ct"]
     assert table["label"].tolist() == ["0", "1"]
