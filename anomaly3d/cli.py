@@ -5,11 +5,10 @@
 
 import difflib
 import os
-import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,17 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from anomaly3d.arguments import CONF, completed
 from anomaly3d.errors import UserError
 from anomaly3d.system.instantiate import allow, parameters
 from anomaly3d.system.memory import keep_freed_memory, release_memory
 
-HERE = Path(__file__).parent
-CONF = str(HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf")  # in a wheel, in a checkout
 INTERRUPTED = 130
 NAMES = ("run", "site")
-COMMAS = re.compile(r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")  # outside of quotes
-PLACES = re.compile(
-    r"(?P<key>(dataset\.)?(root|scans|manifest)|out|data_dir|runs_dir|preprocessing\.mask_command)=(?P<value>.*)",
-    re.DOTALL,
-)
-SIMPLE = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./-]*|\s*")
 
 
 @dataclass(frozen=True)
@@ -97,8 +88,8 @@ class Command:
         keep_freed_memory()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
         name, arguments = (sys.argv[0], sys.argv[1:]) if argv is None else (f"anomaly3d.{self.config_name}", argv)
-        sys.argv = [name, *phase_first(quoted(arguments))]
         try:
+            sys.argv = [name, *completed(self.config_name, arguments)]
             hydra.main(version_base="1.3", config_path=CONF, config_name=self.config_name)(self.job)()
         except (UserError, HydraException, OmegaConfBaseException) as error:
             return refuse(error)
@@ -140,43 +131,6 @@ def interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def quoted(arguments: list[str]) -> list[str]:
-    """The arguments with quotes around paths that Hydra's grammar could not read, or would read as something else:
-    ``root=a (1)``, ``scans=[007,h=2.nii]``."""
-    sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
-    return [quote_place(found, sweep) if (found := PLACES.fullmatch(text)) else text for text in arguments]
-
-
-def quote_place(found: re.Match[str], sweep: bool) -> str:
-    """``key=value`` with a path or a list of paths."""
-    key, value = found["key"], found["value"]
-    if value in ("null", "[]") or (sweep and "," in value):
-        return found[0]
-    if value.startswith("[") and value.endswith("]") and not Path(value).exists():
-        return f"{key}=[{','.join(quote(part.strip()) for part in re.split(COMMAS, value[1:-1]))}]"
-    return f"{key}={quote(value)}"
-
-
-def quote(text: str) -> str:
-    """A path as Hydra's grammar reads it back; what is quoted already, or refers to a key, stays."""
-    if SIMPLE.fullmatch(text) or text[:1] in ("'", '"') or "${" in text:
-        return text
-    return "'" + re.sub(r"(\\*)'", r"\1\1\'", text) + "'"
-
-
-def phase_first(arguments: list[str]) -> list[str]:
-    """The arguments with ``+phase`` before all other groups that are added.
-
-    Of two groups that set a key the later wins, and an experiment sets keys of a phase, whatever is typed first.
-    """
-    added = [i for i, text in enumerate(arguments) if text.startswith("+") and not text.startswith("++")]
-    phases = [i for i in added if arguments[i].startswith("+phase=")]
-    if not phases or phases[0] == added[0]:
-        return arguments
-    rest = [text for i, text in enumerate(arguments) if i != phases[0]]
-    return [*rest[: added[0]], arguments[phases[0]], *rest[added[0] :]]
-
-
 def disk_full(error: Exception) -> int:
     """Exit code 2 with a sentence for a full disk; any other error is ours and is raised."""
     from anomaly3d.system.workers import disk_error
@@ -202,9 +156,9 @@ def typed() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-def recompose(config_name: str, *more: str) -> DictConfig:
-    """The config of this call with other groups or keys on top of what the user typed."""
-    return compose(config_name, [*more, *typed(), *searchpath()])
+def recompose(config_name: str, before: Sequence[str] = (), after: Sequence[str] = ()) -> DictConfig:
+    """The config of this call with other groups or keys below or on top of what the user typed."""
+    return compose(config_name, [*before, *typed(), *after, *searchpath()])
 
 
 def chosen(group: str) -> str | None:
@@ -225,23 +179,23 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def refuse_unknown_keys(config_name: str, config: DictConfig, *more: str) -> None:
+def refuse_unknown_keys(config_name: str, config: DictConfig, more: Sequence[str] = ()) -> None:
     """Refuse what ``+`` and ``++`` added under a name that means nothing.
 
     Known is what is in the config without them, and what a ``_target_`` takes.
 
     Args:
-        more: groups that were chosen beside those that the user typed.
+        more: further overrides that the config was composed with, beside those that the user typed.
 
     Raises:
         UserError: names the key, and the nearest known one.
     """
-    choices = HydraConfig.get().runtime.choices
-    overrides = OverridesParser.create().parse_overrides(typed())
-    added = [o for o in overrides if (o.is_add() or o.is_force_add()) and not is_choice(o, choices)]
+    choices = {*HydraConfig.get().runtime.choices, "phase"}
+    overrides = OverridesParser.create().parse_overrides([*more, *typed()])
+    added = [o for o in overrides if (o.is_add() or o.is_force_add()) and o.key_or_group not in choices]
     if not added:
         return
-    groups = [*more, *(str(o.input_line) for o in overrides if is_choice(o, choices))]
+    groups = [str(o.input_line) for o in overrides if o.key_or_group in choices]
     reference = OmegaConf.to_container(compose(config_name, [*groups, *searchpath()]), resolve=False)
     known = dict(keys(reference))
     for override in added:
@@ -251,11 +205,6 @@ def refuse_unknown_keys(config_name: str, config: DictConfig, *more: str) -> Non
             if path not in known and not accepted(path, config, known):
                 near = difflib.get_close_matches(path, known, 1, 0.5)
                 raise UserError(f"unknown key {path}" + (f": did you mean {near[0]}?" if near else ""))
-
-
-def is_choice(override: Override, choices: Mapping[str, Any]) -> bool:
-    """Whether an override chooses a file of a group, as ``+phase=gan`` does."""
-    return override.key_or_group in choices
 
 
 def plain_value(value: Any) -> Any:

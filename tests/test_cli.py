@@ -10,7 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from anomaly3d import evaluate, score, train
-from anomaly3d.cli import quoted
+from anomaly3d.arguments import completed
 from tests.conftest import TINY, refused
 
 ROOT = Path(__file__).parents[1]
@@ -132,14 +132,14 @@ def test_a_read_only_place_is_refused_before_any_work(places, tmp_path, capsys):
 def test_paths_need_no_quotes_but_the_shells(value):
     """What Hydra makes of a path is the path, as a key and in a list."""
     parser = OverridesParser.create()
-    (text,) = quoted([f"dataset.root={value}"])
+    (text,) = completed("prepare", [f"dataset.root={value}"])
     assert parser.parse_override(text).value() == value
     if "," not in value:
-        (text,) = quoted([f"scans=[{value},other.nii]"])
+        (text,) = completed("prepare", [f"scans=[{value},other.nii]"])
         assert parser.parse_override(text).value() == [value, "other.nii"]
 
 
 def test_the_readmes_skull_stripper_line_is_read_as_it_stands():
     (line,) = re.findall(r"`'(preprocessing\.mask_command=[^']*)'`", (ROOT / "README.md").read_text())
-    found = OverridesParser.create().parse_override(quoted([line])[0])
+    found = OverridesParser.create().parse_override(completed("prepare", [line])[0])
     assert found.value() == "my-stripper {input} {output}"

@@ -19,6 +19,7 @@ from anomaly3d.cohorts.folder import FolderCohort
 from anomaly3d.preprocessing.cohort import Study
 from anomaly3d.preprocessing.ncct import NCCT
 from tests.conftest import counts, refused
+from tests.writers import small_head, write_series
 
 
 def test_manifest_mistakes_come_before_any_work(tmp_path, capsys):
@@ -123,7 +124,7 @@ def test_the_same_voxels_under_two_names_are_refused_before_anything_is_learned(
     rows = "scan_id,subject_id,image,label,split\na,p1,a.nii.gz,0,train\nb,p2,b.nii,0,test\n"
     (tmp_path / "manifest.csv").write_text(rows)
     arguments = ["dataset=manifest", f"dataset.manifest={tmp_path}/manifest.csv", f"data_dir={tmp_path}/data"]
-    arguments += ["preprocessing.registration_enough=0", "workers=1"]
+    arguments += ["preprocessing.registration_enough=0", "workers=1", f"runs_dir={tmp_path}/runs"]
     for command in (prepare, train):
         assert command.main([*arguments, *(["+phase=gan"] if command is train else [])]) == 2
         refused(capsys, "the same voxels are there under several names: a (train) = b (test)")
@@ -204,3 +205,42 @@ def test_a_lost_or_damaged_prepared_file_is_made_anew(tiny_run, tmp_path):
     prepare.main(arguments)
     assert {path: path.read_bytes() for path in before} == before
     assert third.stat().st_mtime_ns == third_time
+
+
+def test_a_study_that_moved_prepares_nothing_anew(tiny_run, tmp_path):
+    """Known by its bytes: also copied, spelled another way, or with new times; but not by its name alone."""
+    phantoms = sorted(tiny_run.parents[1].glob("data/raw/*/ct/train-*.nii.gz"))[:2]
+    (tmp_path / "in").mkdir()
+    for path in phantoms:
+        shutil.copy(path, tmp_path / "in")
+    common = ["dataset=folder", f"data_dir={tmp_path}/data", "workers=1", "preprocessing.registration_enough=0"]
+    assert prepare.main([*common, f"dataset.root={tmp_path}/in"]) == 0
+    (first,) = tmp_path.glob("data/folder-*/*/image")
+    before = {path.name: path.stat().st_mtime_ns for path in first.iterdir()}
+    shutil.copytree(tmp_path / "in", tmp_path / "moved", copy_function=shutil.copyfile)
+    assert prepare.main([*common, f"dataset.root={tmp_path}/./in/../moved"]) == 0
+    (second,) = set(tmp_path.glob("data/folder-*/*/image")) - {first}
+    assert {path.name: path.stat().st_mtime_ns for path in second.iterdir()} == before
+    assert len(list((second.parent / "preview").iterdir())) == 2
+    shutil.copyfile(phantoms[1], tmp_path / "moved" / phantoms[0].name)  # another head under the name of the first
+    (tmp_path / "moved" / phantoms[1].name).unlink()
+    assert prepare.main([*common, f"dataset.root={tmp_path}/moved"]) == 0
+    made, name = (second / phantoms[0].name).read_bytes(), phantoms[1].name
+    assert made == (first / name).read_bytes() != (first / phantoms[0].name).read_bytes()
+
+
+def test_dicom_files_among_others_are_prepared_once_and_anew_when_one_changes(tmp_path):
+    """They are known to the manifest by a list that every call writes."""
+    (tmp_path / "in").mkdir()
+    write_series(tmp_path / "in", small_head(1), name="a{:03d}", study="1.2.3")
+    write_series(tmp_path / "in", small_head(2), name="b{:03d}", study="1.2.4")
+    arguments = ["dataset=dicom", f"dataset.root={tmp_path}/in", f"data_dir={tmp_path}/data", "workers=1"]
+    arguments += ["preprocessing.registration_enough=0"]
+    prepare.main(arguments)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("data/dicom-*/*/outcomes/*")}
+    assert len(times) == 2
+    prepare.main(arguments)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    os.utime(next((tmp_path / "in").glob("b*")))
+    prepare.main(arguments)
+    assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == 1

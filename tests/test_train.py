@@ -77,14 +77,89 @@ def test_test_scans_do_not_reach_training(tiny_run, places, tmp_path):
     assert digests[0] == digests[1]
 
 
-def test_the_next_command_is_what_was_typed(tiny_run, places, tmp_path, capsys):
-    """With another name of the phase, quoted for a shell; after the last phase it is the evaluation."""
-    typed = ["+phase=gan", "run=next", *places, *TINY, "logger=none"]
-    assert train.main(typed) == 0
-    (line,) = [text for text in capsys.readouterr().out.splitlines() if "next:" in text]
-    command = line.split("next: python -m anomaly3d.train ")[1]
-    assert shlex.split(command) == ["+phase=encoder", *typed[1:]]
-    assert train.main(shlex.split(command)) == 0
+def next_command(out: str) -> list[str]:
+    """The words of the command that a training names as the next."""
+    (line,) = [text for text in out.splitlines() if "next:" in text]
+    return shlex.split(line.split("next: ")[1])
+
+
+def test_a_run_remembers_what_was_typed_and_names_the_next_command(tiny_run, places, capsys):
+    """The next phase takes over data and networks, but another phase's optimizer; then another detector."""
+    typed = [*places, *TINY, "logger=none", "++phase.module.optimizer.lr=1e-3"]
+    assert train.main(["+phase=gan", "run=next", *typed]) == 0
+    words = next_command(capsys.readouterr().out)
+    assert words == ["python", "-m", "anomaly3d.train", "+phase=encoder", "run=next", places[1], "workers=2"]
+    assert train.main([*words[3:], "++phase.steps=2"]) == 0
+    folder = tiny_run.parent / "next" / "fanogan" / "encoder"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["model"]["latent"], config["data_dir"], config["phase"]["batch"]) == (16, places[0][9:], 2)
+    assert config["phase"]["steps"] == 2
+    assert config["phase"]["module"]["optimizer"]["lr"] == 2e-4
+    assert train.main(["+phase=gan", *words[4:]]) == 0  # its own settings again: it is finished
+    assert "has finished it" in capsys.readouterr().out
+    assert train.main(["detector=mean_volume", *words[4:]]) == 0
+    words = next_command(capsys.readouterr().out)
+    assert words == ["python", "-m", "anomaly3d.evaluate", "run=next", places[1]]
+    lineages = [json.loads(path.read_text()) for path in (tiny_run.parent / "next").glob("*/*/lineage.json")]
+    assert len({lineage["split_hash"] for lineage in lineages}) == 1
+    assert train.main(["+phase=finetune", "run=next", places[1], "model.latent=20"]) == 2
+    refused(capsys, "model.latent")
+
+
+def test_a_study_is_one_file(tiny_run, places, tmp_path, capsys):
+    """The same settings as typed, its paths relative to the file; what is typed wins; each command takes its own."""
+    raw = next((tiny_run.parents[1] / "data" / "raw").glob("phantom-*/manifest.csv"))
+    (tmp_path / "scans").symlink_to(raw.parent)
+    text = "\n".join(
+        [
+            "run: filed",
+            "data_dir: data (mine)",
+            "runs_dir: runs",
+            "dataset: manifest",
+            "dataset.manifest: scans/manifest.csv",
+            "preprocessing: {resolution: 32, registration_enough: 0}",
+            "model: {channels: 4, latent: 16}",
+            "phase: {steps: 4, steps_per_epoch: 2, batch: 2}",
+            "phases.encoder.steps: 2",
+            "logger: none",
+            "images: false",
+        ]
+    )
+    study = tmp_path / "my study.yaml"
+    study.write_text(text)
+    assert train.main([f"study={study}", "++phase.batch=3"]) == 0
+    for phase, steps in (("gan", 4), ("encoder", 2), ("finetune", 4)):
+        config = yaml.safe_load((tmp_path / "runs/filed/fanogan" / phase / "config.yaml").read_text())
+        assert config["phase"]["steps"] == steps, phase
+        assert config["phase"]["batch"] == 3
+    assert (tmp_path / "data (mine)").is_dir()
+    study.write_text(text + "\nphases.gam.steps: 2")
+    assert train.main([f"study={study}"]) == 2
+    refused(capsys, "phases.gam.steps", "gan, encoder, finetune")
+    study.write_text(text + "\nphases.finetune.stps: 2")
+    assert train.main([f"study={study}"]) == 2
+    refused(capsys, "unknown key phase.stps: did you mean phase.steps?")
+    study.write_text(text + "\ndetectr: pca")
+    assert train.main([f"study={study}"]) == 2
+    refused(capsys, "unknown key detectr: did you mean detector?")
+    assert train.main([f"study={tmp_path}/none.yaml"]) == 2
+    refused(capsys, "none.yaml", "No such file")
+
+
+def test_a_study_that_moved_is_the_same_study(tiny_run, places, tmp_path):
+    """Another path of the manifest, the same scans: the next phase begins, and a finished one stays finished."""
+    raw = next((tiny_run.parents[1] / "data" / "raw").glob("phantom-*/manifest.csv"))
+    arguments = ["run=moving", f"data_dir={tmp_path}/data", f"runs_dir={tmp_path}/runs", "dataset=manifest"]
+    arguments += [o for o in TINY if not o.startswith("dataset.")] + ["logger=none"]
+    (tmp_path / "a").symlink_to(raw.parent)
+    assert train.main(["+phase=gan", *arguments, f"dataset.manifest={tmp_path}/a/manifest.csv"]) == 0
+    (tmp_path / "b").mkdir()
+    table = pd.read_csv(raw, dtype=str, keep_default_na=False)
+    for column in ("image", "lesion_mask", "mass_effect_mask"):
+        table[column] = [str(raw.parent / p) if p else "" for p in table[column]]
+    table.to_csv(tmp_path / "b" / "manifest.csv", index=False)
+    for phase in ("gan", "encoder"):
+        assert train.main([f"+phase={phase}", *arguments, f"dataset.manifest={tmp_path}/b/manifest.csv"]) == 0
 
 
 def test_a_missing_parent_is_named_before_any_work(places, tmp_path, capsys):

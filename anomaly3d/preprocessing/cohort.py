@@ -6,10 +6,11 @@ read, so that another limit prepares nothing again.
 
 import hashlib
 import json
+import shutil
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
 from anomaly3d.scans.manifest import PATHS, SPLITS, TRUTH, read_manifest, write_manifest
 from anomaly3d.scans.nifti import save_volume
 from anomaly3d.scans.readers import read_mask
+from anomaly3d.scans.recipe import is_recipe, listed_files
 from anomaly3d.scans.volume import Volume
-from anomaly3d.system.files import mark_output, remove_leftovers, visible, written_whole
+from anomaly3d.system.files import mark_output, remove_leftovers, sha256, visible, written_whole
 from anomaly3d.system.progress import say
 from anomaly3d.system.workers import Workers, disk_error, run_parallel
 
@@ -51,15 +53,34 @@ class Sources:
         """From a row of a manifest."""
         return cls(**{name: row[name] for name in cls.__dataclass_fields__})
 
+    def paths(self) -> list[Path]:
+        """Those that there are."""
+        return [Path(path) for name, path in vars(self).items() if path and name != "scan_id"]
+
     def fingerprint(self) -> str:
         """Sizes and modification times, to notice that a file was replaced."""
-        return " ".join(stamp(Path(p)) for name, p in vars(self).items() if p and name != "scan_id")
+        return " ".join(map(stamp, self.paths()))
+
+    def digest(self) -> str:
+        """SHA-256 of all bytes, to know the same files in another place."""
+        found = hashlib.sha256()
+        for path in self.paths():
+            for file in files_behind(path):
+                found.update(sha256(file).encode())
+            found.update(b"|")
+        return found.hexdigest()
+
+
+def files_behind(path: Path) -> list[Path]:
+    """What is read for a path of a manifest: the file, the files of a folder, or those that a recipe lists."""
+    if path.is_dir():
+        return [folder / name for folder, names in visible(path) for name in names]
+    return (listed_files(path) if is_recipe(path) and path.exists() else []) or [path]
 
 
 def stamp(path: Path) -> str:
-    """Size and modification time of a file; of a folder the sum of its files and the latest."""
-    files = [path, *(folder / name for folder, names in visible(path) for name in names)] if path.is_dir() else [path]
-    stats = [file.stat() for file in files if file.exists()]
+    """Size of the files behind a path, and when the last of them was changed."""
+    stats = [file.stat() for file in files_behind(path) if file.exists()]
     return f"{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}"
 
 
@@ -70,7 +91,7 @@ class Outcome:
     ``unreadable`` is the reason why nothing could be prepared, else empty; ``source`` is the files' fingerprint;
     ``lesion_ml`` the volume of the lesion mask on the scan's own grid; ``read_as`` which series of a study was read,
     where there was a choice; ``content`` a digest of the scan's voxels, the same for copies under any name or format;
-    ``files`` the bytes of each prepared file by kind.
+    ``files`` the bytes of each prepared file by kind; ``digest`` that of the files' bytes.
     """
 
     scan_id: str
@@ -81,6 +102,7 @@ class Outcome:
     read_as: str = ""
     content: str = ""
     files: dict[str, int] = field(default_factory=dict)
+    digest: str = ""
 
     def whole(self, out: Path) -> bool:
         """Whether every prepared file is still there, as long as it was."""
@@ -106,25 +128,55 @@ def outcome_file(out: Path, scan_id: str) -> Path:
     return out / "outcomes" / f"{scan_id}.json"
 
 
-def finished(sources: Sources, out: Path) -> Outcome | None:
-    """The outcome of a scan that was prepared from these very files, and whose prepared files are all there."""
-    done = outcome_file(out, sources.scan_id)
+def stored_outcome(out: Path, scan_id: str) -> Outcome | None:
+    """What is kept of a scan, if its prepared files are all there."""
     try:
-        stored = Outcome(**json.loads(done.read_text()))
+        stored = Outcome(**json.loads(outcome_file(out, scan_id).read_text()))
     except (FileNotFoundError, ValueError, TypeError):  # never begun, or damaged
         return None
-    return stored if stored.source == sources.fingerprint() and stored.whole(out) else None
+    return stored if stored.whole(out) else None
+
+
+def finished(sources: Sources, out: Path) -> Outcome | None:
+    """The outcome of a scan that was prepared from these very files."""
+    stored = stored_outcome(out, sources.scan_id)
+    return stored if stored and stored.source == sources.fingerprint() else None
+
+
+def adopted(sources: Sources, out: Path) -> Outcome | None:
+    """The outcome of a scan whose files, byte for byte, were prepared before they were moved or copied; it is then
+    here too."""
+    places = [folder for folder in out.parents[1].glob(f"*/{out.name}") if folder.is_dir()]
+    candidates = [(f, o) for f in places if (o := stored_outcome(f, sources.scan_id)) and o.digest]
+    digest = sources.digest() if candidates else ""
+    for folder, stored in candidates:
+        if stored.digest != digest:
+            continue
+        if folder != out:
+            files = [prepared_file(folder, kind, sources.scan_id) for kind in stored.files]
+            for file in (*files, folder / "preview" / f"{sources.scan_id}.png"):
+                if file.exists():
+                    with written_whole(out / file.relative_to(folder)) as beside:
+                        shutil.copy2(file, beside)
+        return keep(replace(stored, source=sources.fingerprint()), out)
+    return None
+
+
+def keep(outcome: Outcome, out: Path) -> Outcome:
+    """Write an outcome, after all else: where it is, its scan is done."""
+    with written_whole(outcome_file(out, outcome.scan_id)) as path:
+        path.write_text(json.dumps(asdict(outcome), indent=1))
+    return outcome
 
 
 @threadpool_limits.wrap(1)  # the workers share the cores; and the bits do not depend on their number
 def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Outcome:
     """Prepare one scan of a manifest into ``out``.
 
-    The outcome is written last: where it exists, the scan is done (``finished``).
+    The outcome is written last (``keep``).
     """
     scan_id, source = sources.scan_id, sources.fingerprint()
-    done = outcome_file(out, scan_id)
-    done.unlink(missing_ok=True)
+    outcome_file(out, scan_id).unlink(missing_ok=True)
     try:
         outcome = prepare_anew(sources, source, out, preprocessor)
     except UserError:
@@ -137,9 +189,7 @@ def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Out
             path.write_text(traceback.format_exc())
         reason = f"this program failed on it ({type(error).__name__}): please report it with {log.relative_to(out)}"
         return Outcome(scan_id, reason, {}, source)  # not kept: a mended program tries again
-    with written_whole(done) as path:
-        path.write_text(json.dumps(asdict(outcome), indent=1))
-    return outcome
+    return keep(outcome, out)
 
 
 def lost_scan(job: tuple[Any, ...], reason: str) -> Outcome:
@@ -161,7 +211,15 @@ def prepare_anew(sources: Sources, source: str, out: Path, preprocessor: Preproc
     files = write_prepared(prepared, out, scan_id)
     lesion = companions.masks.get("lesion_mask")
     return Outcome(
-        scan_id, "", prepared.quality, source, lesion.ml() if lesion else None, scan.read_as, digest_of(scan), files
+        scan_id,
+        "",
+        prepared.quality,
+        source,
+        lesion.ml() if lesion else None,
+        scan.read_as,
+        digest_of(scan),
+        files,
+        sources.digest(),
     )
 
 
@@ -341,7 +399,7 @@ class Study:
         jobs: list[tuple[Any, ...]] = []
         for row in table.to_dict("records"):
             sources = Sources.of(row)
-            if stored := finished(sources, folder):
+            if stored := finished(sources, folder) or adopted(sources, folder):
                 yield stored
             else:
                 jobs.append((sources, folder, self.preprocessor))

@@ -16,6 +16,7 @@ from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.system.files import sha256
 
 SHARED = ("model", "preprocessing", "dataset")  # settings that the phases of a detector have in common
+WHERE = ("dataset.root", "dataset.scans", "dataset.manifest")  # a study may move: its scans are compared, not its place
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -30,9 +31,9 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Dotted keys whose values differ, or that only one side has."""
+    """Dotted keys whose values differ, or that only one side has; but for the scans' place."""
     left, right = flatten(a), flatten(b)
-    return sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k))
+    return sorted(k for k in left.keys() | right.keys() if k not in WHERE and left.get(k) != right.get(k))
 
 
 def find_parent(

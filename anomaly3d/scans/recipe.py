@@ -24,6 +24,11 @@ def write_recipe(path: Path, function: str, **arguments: Any) -> None:
         beside.write_text(json.dumps({"_target_": function, **arguments}))
 
 
+def listed_files(path: Path) -> list[Path]:
+    """The files that a recipe reads, as its ``files`` names them; empty for one that makes an image from numbers."""
+    return [Path(file) for file in json.loads(path.read_text()).get("files", [])]
+
+
 def read_recipe(path: Path) -> nib.nifti1.Nifti1Image:
     """The image of a recipe.
 

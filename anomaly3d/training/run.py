@@ -39,7 +39,7 @@ class Job:
 
     ``source`` is the study, or the cohort that has been prepared for it; ``resolution`` that of its volumes;
     ``synthetic`` whether they show no person. ``run`` is ``runs/NAME``, ``config`` the composed ``conf/train`` as plain
-    values, ``typed`` what the user added to it on the command line.
+    values, ``typed`` what the user added to it on the command line, ``again`` what of it the run does not remember.
     """
 
     source: Study | PreparedCohort
@@ -48,6 +48,7 @@ class Job:
     run: Path
     config: Mapping[str, Any]
     typed: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
 
     @property
     def detector(self) -> Mapping[str, Any]:
@@ -343,17 +344,18 @@ def build_data(job: Job, detector: Detector) -> HeadCTDataModule:
 
 
 def tell_next(job: Job) -> None:
-    """Say that a phase is done, and which comes next."""
+    """Say that a phase is done, and which comes next; the run remembers what else was typed."""
     say(f"{name_of(job)}: done, in {job.folder.path}")
+    if not job.typed:  # a control that belongs to an evaluation
+        return
     phases = job.detector["phases"]
     following = phases[phases.index(job.phase["name"]) + 1 :]
-    one_by_one = any(text.startswith("+phase=") for text in job.typed)
-    if following and one_by_one:
-        words = [f"+phase={following[0]}", *(text for text in job.typed if not text.startswith("+phase="))]
-        say(f"  next: python -m anomaly3d.train {shlex.join(words)}")
-    elif not following and job.typed:
-        kept = [text for text in job.typed if text.startswith(("run=", "data_dir=", "runs_dir=", "plugins="))]
-        say(f"  next: python -m anomaly3d.evaluate {shlex.join(kept)}".rstrip())
+    words = [f"run={job.run.name}", *([f"runs_dir={job.run.parent}"] if str(job.run.parent) != "runs" else [])]
+    if not following:
+        code = [text for text in job.again if text.startswith(("plugins=", "hydra."))]
+        say(f"  next: python -m anomaly3d.evaluate {shlex.join([*words, *code])}")
+    elif any(text.startswith("+phase=") for text in job.typed):
+        say(f"  next: python -m anomaly3d.train +phase={following[0]} {shlex.join([*words, *job.again])}")
 
 
 def optimised(job: Job, phase: Phase, trainer: L.Trainer) -> float | None:

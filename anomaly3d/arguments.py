@@ -1,0 +1,227 @@
+"""From what a user typed to what Hydra reads: a study's file, what a run remembers, quotes around paths.
+
+Of two that set a key the later wins: what the run remembers, the file of ``study=``, what was typed.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anomaly3d.errors import UserError
+from anomaly3d.system.progress import say
+
+HERE = Path(__file__).parent
+CONF = str(HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf")  # in a wheel, in a checkout
+COMMANDS = ("prepare", "train", "evaluate", "score", "calibrate", "compare", "dashboard")
+ADDED = ("phase", "experiment")  # groups of train that its list of defaults does not have
+COMMAS = re.compile(r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")  # outside of quotes
+PLACES = re.compile(
+    r"(?P<key>(dataset\.)?(root|scans|manifest)|out|data_dir|runs_dir|study|preprocessing\.mask_command)=(?P<value>.*)",
+    re.DOTALL,
+)
+PATHS = (
+    "root",
+    "scans",
+    "manifest",
+    "out",
+    "data_dir",
+    "runs_dir",
+    "dataset.root",
+    "dataset.scans",
+    "dataset.manifest",
+)
+SIMPLE = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./-]*|\s*")
+ONCE = ("phase", "overwrite", "parent", "run", "runs_dir", "optimized_metric", "hparams_search", "trainer.fast_dev_run")
+ANEW = ("trainer", "workers", "scheduler", "memory_gb", "plugins")  # where and how fast it runs, and whose code may run
+SIZES = ("phase.steps", "phase.steps_per_epoch", "phase.batch")  # what one phase takes over from another
+KEPT = ("data_dir",)  # what other commands take over from the training
+
+
+def completed(command: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command for Hydra: ``study=FILE`` replaced by its lines, before them what the run remembers.
+
+    Raises:
+        UserError: the study's file is not there, or says what nothing knows.
+    """
+    sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
+    typed = [quote_place(found, sweep) if (found := PLACES.fullmatch(text)) else text for text in arguments]
+    study = value_of(typed, "study")
+    typed = [text for text in typed if key_of(text) != "study"]
+    if study is not None:
+        typed = merged(read_study(command, Path(study)), typed)
+    if known := remembered(command, typed):
+        say(f"run {value_of(typed, 'run', 'demo')} goes on with {' '.join(known)}; what is typed wins")
+    return [*known, *typed]
+
+
+# ---- one argument
+
+
+def key_of(text: str) -> str:
+    """``phase.steps`` of ``++phase.steps=4``."""
+    return text.lstrip("+~").split("=", 1)[0]
+
+
+def value_of(arguments: Iterable[str], key: str, default: str | None = None) -> str | None:
+    """The last value that was given for a key, without quotes."""
+    values = [text.split("=", 1)[1] for text in arguments if "=" in text and key_of(text) == key]
+    if not values or values[-1] == "null":
+        return default
+    value = values[-1]
+    return unquote(value) if value[:1] == "'" else value.strip('"')
+
+
+def merged(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Both, without what the second sets anew: a key, or with the choice of a group all keys below it.
+
+    But for phases, of which a run has several with the same keys.
+    """
+    keys = {key_of(text) for text in after}
+    groups = keys - {"phase"}
+    return [*(t for t in before if key_of(t) not in keys and key_of(t).split(".")[0] not in groups), *after]
+
+
+def quote_place(found: re.Match[str], sweep: bool) -> str:
+    """``key=value`` with quotes around a path or a list of paths that Hydra's grammar could not read, or would read as
+    something else: ``root=a (1)``, ``scans=[007,h=2.nii]``."""
+    key, value = found["key"], found["value"]
+    if value in ("null", "[]") or (sweep and "," in value):
+        return found[0]
+    if value.startswith("[") and value.endswith("]") and not Path(value).exists():
+        return f"{key}=[{','.join(quote(part.strip()) for part in re.split(COMMAS, value[1:-1]))}]"
+    return f"{key}={quote(value)}"
+
+
+def quote(text: str) -> str:
+    """A path as Hydra's grammar reads it back; what is quoted already, or refers to a key, stays."""
+    if SIMPLE.fullmatch(text) or text[:1] in ("'", '"') or "${" in text:
+        return text
+    return in_quotes(text)
+
+
+def in_quotes(text: str) -> str:
+    """Any text as a string of Hydra's grammar."""
+    return "'" + re.sub(r"(\\*)'", r"\1\1\'", text) + "'"
+
+
+def unquote(text: str) -> str:
+    """What ``in_quotes`` was given."""
+    return text[1:-1].replace("\\'", "'")
+
+
+def as_hydra(value: Any) -> str:
+    """A plain value in Hydra's grammar."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {as_hydra(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(as_hydra, value)) + "]"
+    return str(value) if isinstance(value, int | float) else in_quotes(str(value))
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings; what is empty, or describes an object, stays whole."""
+    if isinstance(node, Mapping) and node and (not prefix or "_target_" not in node):
+        for name, value in node.items():
+            yield from leaves(value, f"{prefix}.{name}" if prefix else str(name))
+    elif prefix:
+        yield prefix, node
+
+
+# ---- study=my.yaml
+
+
+def names_of(command: str) -> tuple[set[str], set[str]]:
+    """Groups and top-level keys of a command, from its file in ``conf``."""
+    config = yaml.safe_load(Path(CONF, f"{command}.yaml").read_text())
+    groups = {word for entry in config["defaults"] if isinstance(entry, dict) for word in entry}
+    groups = {word.removeprefix("optional ") for word in groups if not word.startswith("override ")}
+    if command == "train":
+        groups |= set(ADDED)
+    common = yaml.safe_load(Path(CONF, "common.yaml").read_text())
+    return groups, ({*config, *common} | groups) - {"defaults", "hydra"}
+
+
+def read_study(command: str, path: Path) -> list[str]:
+    """The lines of a study's file that concern a command, as overrides; its paths are relative to its folder.
+
+    A line is what one would type, ``dataset: manifest`` for ``dataset=manifest``, ``model.latent: 64`` or nested.
+
+    Raises:
+        UserError: it is not there, is no YAML of keys, or has a key that no command knows.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"study={path}: {error.strerror}: give a YAML file with the settings of your study") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"study={path} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"study={path} must hold lines such as 'dataset: manifest'")
+    groups, known = names_of(command)
+    every: set[str] = set().union(*(names_of(name)[1] for name in COMMANDS))
+    overrides = []
+    for key, value in content.items():
+        top = str(key).split(".")[0]
+        if top not in every:
+            near = difflib.get_close_matches(top, every, 1, 0.5)
+            raise UserError(f"study={path}: unknown key {key}" + (f": did you mean {near[0]}?" if near else ""))
+        if top not in known:
+            continue  # of another command
+        if key in groups and not isinstance(value, Mapping):
+            overrides.append(f"{'+' if key in ADDED else ''}{key}={'null' if value is None else value}")
+            continue
+        for name, leaf in leaves({key: value}):
+            overrides.append(f"{'++' if '.' in name else ''}{name}={as_hydra(placed(name, leaf, path.parent))}")
+    return overrides
+
+
+def placed(key: str, value: Any, folder: Path) -> Any:
+    """A value whose paths, where the key holds any, are relative to a folder."""
+    if key not in PATHS or value is None:
+        return value
+    return [str(folder / part) for part in value] if isinstance(value, list) else str(folder / str(value))
+
+
+# ---- what a run remembers
+
+
+def said_anew(text: str) -> bool:
+    """Whether each call of a run says an argument anew, because it does not decide what comes out."""
+    return key_of(text).split(".")[0] in ANEW and key_of(text) != "trainer.precision"
+
+
+def remembered(command: str, typed: Sequence[str]) -> list[str]:
+    """What was typed when the run's phases were trained, for those that follow, and of it what other commands take.
+
+    Args:
+        typed: the arguments of this call.
+    """
+    run, place = value_of(typed, "run", "demo"), value_of(typed, "runs_dir", "runs")
+    if command not in ("train", "evaluate", "score", "calibrate") or "${" in f"{run}{place}" or "," in str(run):
+        return []
+    files = sorted(Path(str(place), str(run)).glob("*/*/overrides.yaml"), key=lambda path: -path.stat().st_mtime)
+    trained = {path: words for path in files if (words := yaml.safe_load(path.read_text()))}
+    if command != "train":
+        words = next(iter(trained.values()), [])
+        return [text for text in words if key_of(text) in KEPT and key_of(text) not in map(key_of, typed)]
+    defaults = yaml.safe_load(Path(CONF, "train.yaml").read_text())["defaults"]
+    usual = next(entry["detector"] for entry in defaults if "detector" in entry)
+    asked, phase = value_of(typed, "detector"), value_of(typed, "phase")
+    wanted = asked or (usual if usual in {path.parts[-3] for path in files} else None)
+    order = sorted(trained, key=lambda path: (path.parts[-3] != wanted, path.parts[-2] != phase))  # else the latest
+    if not order:
+        return []
+    source = order[0]
+    words = [text for text in trained[source] if key_of(text) not in ONCE and not said_anew(text)]
+    if wanted and source.parts[-3] != wanted:  # of another detector: whom it learns from, not how
+        words = [text for text in words if key_of(text).split(".")[0] not in ("detector", "model", "phases", "phase")]
+    own = value_of(trained[source], "phase") in (None, phase)
+    words = [text for text in words if own or not key_of(text).startswith("phase.") or key_of(text) in SIZES]
+    together = merged(words, typed)
+    return together[: len(together) - len(typed)]
