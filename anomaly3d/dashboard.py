@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MEDIA = ("samples", "reconstructions")
 EVALUATION = ("roc", "lesions", "groups", "volumes", "conformal", "cases")
+STEPS = "trainer/global_step"  # what Lightning calls the number of batches
 SCALARS = ("evaluation/results.all.auc.value", "evaluation/results.all.ap.value")
 
 
@@ -40,7 +41,9 @@ def build(entity: str, project: str, phases: "list[type[Phase]]") -> Any:
 
     sections = [
         workspaces.Section(
-            name=title, panels=[panels.LinePlot(title=t, x="Step", y=[*names]) for t, names in lines], is_open=True
+            name=title,
+            panels=[panels.LinePlot(title=t, x=STEPS, title_x="training steps", y=[*names]) for t, names in lines],
+            is_open=True,
         )
         for title, lines in layout(phases)
     ]
@@ -57,6 +60,7 @@ def build(entity: str, project: str, phases: "list[type[Phase]]") -> Any:
 def main(config: DictConfig) -> Done:
     """Lay out the workspace of ``entity=... project=...``; ``dry_run=true`` only says what it would hold."""
     from anomaly3d.errors import UserError
+    from anomaly3d.runs.tracking import require_login
     from anomaly3d.system.progress import say
 
     try:
@@ -69,6 +73,7 @@ def main(config: DictConfig) -> Done:
         return Done()
     if not config.entity:
         raise UserError("whose workspace? Give entity=NAME, your W&B user or team, or dry_run=true")
+    require_login()
     workspace.save()
     say(f"saved: {workspace.url}")
     return Done()

@@ -261,11 +261,83 @@ def test_a_damaged_checkpoint_and_a_damaged_model_are_sentences(tiny_run, places
     shutil.copytree(tiny_run, run)
     last, model = (run / "fanogan" / "gan" / name for name in ("checkpoints/last.ckpt", "model.pt"))
     last.write_bytes(last.read_bytes()[:-1000])
+    shutil.copytree(run, run.parent / "half-damaged")
+    previous = last.with_name("previous.ckpt")
+    previous.write_bytes(previous.read_bytes()[:-1000])
     assert train.main(["+phase=gan", "run=damaged", *places, *TINY, "++phase.steps=8"]) == 2
     refused(capsys, "last.ckpt is damaged or cut short", "overwrite=true")
     model.write_bytes(model.read_bytes()[:1000])
     assert train.main(["+phase=encoder", "run=damaged", *places, *TINY, "overwrite=true"]) == 2
     refused(capsys, "model.pt is damaged", "train its phase anew")
+    assert train.main(["+phase=gan", "run=half-damaged", *places, *TINY, "++phase.steps=8", "logger=none"]) == 0
+    out = capsys.readouterr().out
+    assert "previous.ckpt is taken in its place" in out
+    assert "gan: step 4/8" in out  # one epoch earlier
+
+
+def test_an_interrupted_overwrite_goes_on(tiny_run, places, capsys, monkeypatch):
+    """And gives what an uninterrupted one gives; a finished phase is trained anew each time it is asked for."""
+    exact = [*places, *TINY, "trainer.precision=32-true", "+phase=gan", "overwrite=true", "seed=4"]
+    run = tiny_run.parent / "replaced"
+    shutil.copytree(tiny_run, run)
+    with monkeypatch.context() as patch:
+        patch.setattr(GANPhase, "on_train_epoch_start", interrupt_second_epoch)
+        assert train.main([*exact, "run=replaced"]) == 130
+    assert train.main([*exact, "run=replaced"]) == 0
+    assert "goes on where overwrite=true was interrupted" in capsys.readouterr().out
+    table = pd.read_csv(run / "fanogan" / "gan" / "training.csv")
+    assert table["step"].tolist() == [2, 4]
+    assert {"critic_loss", "gradient_norm", "val_wasserstein", "health_sameness"} <= set(table.columns)
+    ids = {path.name.rsplit("-", 1)[1] for path in run.glob("wandb/offline-run-*")}
+    lineage = json.loads((run / "fanogan" / "gan" / "lineage.json").read_text())
+    assert lineage["wandb"] in ids
+    same = [path for path in run.glob("wandb/offline-run-*") if path.name.endswith(lineage["wandb"])]
+    assert len(same) == 2  # both parts are one W&B run
+    assert train.main([*exact, "run=whole4", "logger=none"]) == 0
+    digests = {sha256(tiny_run.parent / name / "fanogan" / "gan" / "model.pt") for name in ("replaced", "whole4")}
+    assert len(digests) == 1
+    assert train.main([*exact, "run=whole4", "logger=none"]) == 0
+    assert "goes on" not in capsys.readouterr().out
+
+
+def interrupt_second_epoch(phase):
+    """Ctrl-C after the first validation and its checkpoint."""
+    if phase.current_epoch == 1:
+        raise KeyboardInterrupt
+
+
+def test_schedules_averages_and_early_ends_by_config(tiny_run, places):
+    """Read off what they do: the last learning rate, weights that are not those of the last step, fewer steps."""
+    schedule = "++phase.module.scheduler={_target_: torch.optim.lr_scheduler.LinearLR, _partial_: true, total_iters: 8}"
+    common = [*places, *TINY, "logger=none", "trainer.precision=32-true"]
+    adam = "{_target_: torch.optim.Adam, _partial_: true, lr: 3e-5}"
+    of_generator = f"++phase.module.generator_optimizer={adam}"
+    assert train.main(["+phase=gan", "run=extras", *common, schedule, of_generator, "callbacks=ema"]) == 0
+    folder = tiny_run.parent / "extras" / "fanogan" / "gan"
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    rates = [state["param_groups"][0]["lr"] for state in last["optimizer_states"]]
+    assert rates == pytest.approx([2e-4 * 2 / 3, 3e-5 * 2 / 3])  # from a third, half of the way
+    assert train.main(["+phase=gan", "run=plain", *common, schedule, of_generator]) == 0
+    weights = [
+        load_detector(tiny_run.parent / run / "fanogan" / "gan" / "model.pt").critic.head.weight
+        for run in ("extras", "plain")
+    ]
+    assert 0 < (weights[0] - weights[1]).abs().max() < 4 * 2e-4  # the average stays behind, by at most all steps
+    early = ["callbacks=early_stopping", "callbacks.stop.patience=1", "callbacks.stop.min_delta=100", "++phase.steps=8"]
+    assert train.main(["run=extras", *common, schedule, *early[:-1], "+phase=encoder", early[-1]]) == 0
+    assert len(pd.read_csv(folder.parent / "encoder" / "training.csv")) == 2  # of four
+
+
+def test_the_layer_of_the_feature_distance_is_a_key(tiny_run, places, capsys):
+    common = ["run=layer", f"parent={tiny_run}/fanogan/gan", "+phase=encoder", *places, *TINY, "logger=none"]
+    assert train.main([*common, "detector.module.feature_layer=4"]) == 2
+    refused(capsys, "detector.module.feature_layer must be null or 1 to 3, not 4")
+    assert train.main([*common, "detector.module.feature_layer=1"]) == 0
+    detector = load_detector(tiny_run.parent / "layer" / "fanogan" / "encoder" / "model.pt")
+    x = torch.rand(2, 1, 32, 32, 32) * 2 - 1
+    layers, x_ = detector.critic.trunk.layers, detector.reconstruct(x)
+    expected = (layers[1](layers[0](x)) - layers[1](layers[0](x_))).square().mean((1, 2, 3, 4))
+    assert torch.allclose(detector.distances(x, x_)["feature"], expected)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks of other systems differ")

@@ -48,6 +48,7 @@ class FAnoGAN(Detector):
     Args:
         model: of ``ModelConfig``.
         kappa: weight of the feature distance.
+        feature_layer: f(x) of eq. 5 is taken after so many of the critic's halvings; None: the last, 4^3.
 
     Raises:
         UserError: networks that cannot be built.
@@ -56,10 +57,12 @@ class FAnoGAN(Detector):
     title = "3D f-AnoGAN"
     parts = ("image", "feature")
 
-    def __init__(self, model: ModelConfig | Mapping[str, Any], kappa: float = 1.0) -> None:
+    def __init__(
+        self, model: ModelConfig | Mapping[str, Any], kappa: float = 1.0, feature_layer: int | None = None
+    ) -> None:
         super().__init__()
         self.model = m = model if isinstance(model, ModelConfig) else ModelConfig.of(model)
-        self.kappa = kappa
+        self.kappa, self.feature_layer = kappa, feature_layer
         if m.spatial_dims != 3:
             raise UserError("model.spatial_dims must be 3: the networks also take 2, but the data are volumes")
         try:
@@ -68,6 +71,9 @@ class FAnoGAN(Detector):
             self.encoder = Encoder(m.channels, m.latent, m.resolution, m.encoder_norm, m.encoder_output)
         except ValueError as error:
             raise UserError(f"model config: {error}") from error
+        there = len(self.critic.trunk.ends)
+        if feature_layer not in (None, *range(1, there + 1)):
+            raise UserError(f"detector.module.feature_layer must be null or 1 to {there}, not {feature_layer}")
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """x~ = G(E(x)): ``(B, 1, D, H, W)`` in [-1, 1] -> the same shape."""
@@ -76,7 +82,8 @@ class FAnoGAN(Detector):
     def distances(self, x: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """L_img (eq. 4), L_feat (eq. 5) and L_E (eq. 6) for each volume, ``(B,)``."""
         image = image_distance(x, reconstruction)
-        feature = feature_distance(self.critic.features(x), self.critic.features(reconstruction))
+        features = (self.critic.features(volume, self.feature_layer) for volume in (x, reconstruction))
+        feature = feature_distance(*features)
         return {"image": image, "feature": feature, "total": image + self.kappa * feature}
 
     def examine(self, batch: Batch) -> Findings:

@@ -106,6 +106,7 @@ class Trunk(nn.Module):
                 LeakyReLU(SLOPE),
             ]
         self.layers = nn.Sequential(*layers)
+        self.ends = [i for i, layer in enumerate(layers, start=1) if isinstance(layer, LeakyReLU)]
         self.width = channels * 2 ** (doublings - 1)
         self.features = self.width * self.base**spatial_dims
 
@@ -126,9 +127,15 @@ class Critic(nn.Module):
         self.trunk = Trunk(channels, resolution, norm, spatial_dims)
         self.head = nn.Linear(self.trunk.features, 1)  # what a convolution over the whole of f(x) is
 
-    def features(self, x: Tensor) -> Tensor:
-        """f(x), after the LeakyReLU of the marked layer: ``(B, 1, D, H, W)`` -> ``(B, 512, 4, 4, 4)``."""
-        return self.trunk(x)
+    def features(self, x: Tensor, halvings: int | None = None) -> Tensor:
+        """f(x), after the LeakyReLU of the marked layer: ``(B, 1, D, H, W)`` -> ``(B, 512, 4, 4, 4)``.
+
+        Args:
+            halvings: after how many of the trunk's convolutions; None: after all.
+        """
+        if halvings is None:
+            return self.trunk(x)
+        return self.trunk.layers[: self.trunk.ends[halvings - 1]](x)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, 1, D, H, W)`` -> ``(B,)``."""

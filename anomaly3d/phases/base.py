@@ -92,6 +92,7 @@ class Phase(L.LightningModule):
     Args:
         detector: as built, or ``module`` of ``conf/detector``.
         optimizer: partial optimizer, or its config.
+        scheduler: config of a partial learning-rate scheduler that steps with the optimizer, None for none.
         frozen: names of the detector's networks that this phase must not change.
     """
 
@@ -110,32 +111,53 @@ class Phase(L.LightningModule):
         optimizer: OptimizerConfig | None,
         seed: int,
         frozen: tuple[str, ...] = (),
+        scheduler: Mapping[str, Any] | None = None,
         **hyperparameters: Any,
     ) -> None:
         super().__init__()
         self.detector = detector if isinstance(detector, Detector) else build_detector(detector)
-        plain = {"optimizer": dict(optimizer)} if isinstance(optimizer, Mapping) else {}
+        plain: dict[str, Any] = {"optimizer": dict(optimizer)} if isinstance(optimizer, Mapping) else {}
+        if scheduler:
+            plain["scheduler"] = dict(scheduler)
         self.save_hyperparameters(
             {"detector": self.detector.config, "seed": seed, **plain, **hyperparameters}, logger=False
         )
-        self.optimizer, self.frozen, self.seed = optimizer, frozen, seed
+        self.optimizer, self.scheduler, self.frozen, self.seed = optimizer, scheduler, frozen, seed
         self.pseudo_auc = BinaryAUROC()
         self.means = nn.ModuleDict()  # of validation, by name
         for network in frozen:
             freeze(getattr(self.detector, network))
 
-    def make_optimizer(self, parameters: Any) -> Optimizer:
+    def make_optimizer(self, parameters: Any, config: OptimizerConfig | None = None) -> Optimizer:
         """The optimizer of some parameters.
+
+        Args:
+            config: another than the phase's own.
 
         Raises:
             UserError: its config is wrong.
         """
-        assert self.optimizer is not None, f"phase {self.name} has no optimizer"
-        made = self.optimizer if callable(self.optimizer) else build(self.optimizer, "phase.module.optimizer")
+        config = config or self.optimizer
+        assert config is not None, f"phase {self.name} has no optimizer"
+        made = config if callable(config) else build(config, "phase.module.optimizer")
         try:
             return made(parameters)
         except (TypeError, ValueError) as error:
-            raise UserError(f"phase.module.optimizer={self.optimizer}: {error}") from error
+            raise UserError(f"phase.module.optimizer={config}: {error}") from error
+
+    def scheduled(self, optimizer: Optimizer) -> Any:
+        """An optimizer with its learning-rate schedule, as Lightning takes them.
+
+        Raises:
+            UserError: the schedule's config is wrong.
+        """
+        if self.scheduler is None:
+            return {"optimizer": optimizer}
+        made = build(self.scheduler, "phase.module.scheduler")
+        try:
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": made(optimizer), "interval": "step"}}
+        except (TypeError, ValueError) as error:
+            raise UserError(f"phase.module.scheduler={self.scheduler}: {error}") from error
 
     def train(self, mode: bool = True) -> "Phase":
         """As ``nn.Module.train``, but frozen networks stay in ``eval``: Lightning calls this after each validation."""

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from anomaly3d.data.batch import Batch
 from anomaly3d.data.module import HeadCTDataModule
@@ -45,15 +44,17 @@ class EncoderPhase(Phase):
         detector: FAnoGAN | Mapping[str, Any],
         optimizer: OptimizerConfig,
         trained: tuple[str, ...] = ("encoder",),
+        scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         frozen = tuple(n for n in NETWORKS if n not in trained)
-        super().__init__(detector, optimizer, seed, frozen, trained=list(trained))
+        super().__init__(detector, optimizer, seed, frozen, scheduler, trained=list(trained))
         self.trained = tuple(trained)
 
-    def configure_optimizers(self) -> Optimizer:
-        """One for all trained networks."""
-        return self.make_optimizer([p for n in self.trained for p in getattr(self.detector, n).parameters()])
+    def configure_optimizers(self) -> Any:
+        """One for all trained networks, and its schedule."""
+        parameters = [p for n in self.trained for p in getattr(self.detector, n).parameters()]
+        return self.scheduled(self.make_optimizer(parameters))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """L_E of ``image (B, 1, D, H, W)``."""

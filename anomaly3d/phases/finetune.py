@@ -19,6 +19,7 @@ class FinetunePhase(EncoderPhase):
         detector: FAnoGAN | Mapping[str, Any],
         optimizer: OptimizerConfig,
         trained: tuple[str, ...] = ("encoder", "generator"),
+        scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(detector, optimizer, trained, seed)
+        super().__init__(detector, optimizer, trained, scheduler, seed)

@@ -5,24 +5,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from anomaly3d.data.batch import Batch
 from anomaly3d.data.module import data_of
 from anomaly3d.detectors.base import Detector
 from anomaly3d.errors import UserError
 from anomaly3d.phases.base import OptimizerConfig, Phase, beside
-from anomaly3d.system.instantiate import build
 
 DRAWN = 0  # what random numbers are for
 
 
 class FitPhase(Phase):
-    """Minimise ``detector.loss`` over all its parameters, or call ``detector.fit`` once.
-
-    Args:
-        scheduler: config of a partial learning-rate scheduler that steps with the optimizer, None for none.
-    """
+    """Minimise ``detector.loss`` over all its parameters, or call ``detector.fit`` once."""
 
     name = "fit"
     question = "Does it learn what is healthy?"
@@ -38,8 +32,7 @@ class FitPhase(Phase):
         scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(detector, optimizer, seed, scheduler=dict(scheduler) if scheduler else None)
-        self.scheduler = scheduler
+        super().__init__(detector, optimizer, seed, scheduler=scheduler)
         if self.detector.fits_at_once:
             self.automatic_optimization = False
 
@@ -47,11 +40,7 @@ class FitPhase(Phase):
         """One for all parameters, and its schedule; none for a method that learns at once."""
         if self.detector.fits_at_once:
             return []
-        optimizer: Optimizer = self.make_optimizer(self.detector.parameters())
-        if self.scheduler is None:
-            return optimizer
-        schedule = build(self.scheduler, "phase.module.scheduler")(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(self.make_optimizer(self.detector.parameters()))
 
     def on_train_start(self) -> None:
         """Learn at once.

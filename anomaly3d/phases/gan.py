@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from monai.metrics import MMDMetric, MultiScaleSSIMMetric
 from torch import Tensor
-from torch.optim import Optimizer
 
 from anomaly3d.data.batch import Batch
 from anomaly3d.data.module import HeadCTDataModule
@@ -28,6 +27,7 @@ class GANPhase(Phase):
     Args:
         lambda_gp: weight of the gradient penalty.
         critic_steps: critic steps for each generator step.
+        generator_optimizer: of the generator; None: as the critic's.
     """
 
     name = "gan"
@@ -71,20 +71,26 @@ class GANPhase(Phase):
         optimizer: OptimizerConfig,
         lambda_gp: float,
         critic_steps: int,
+        generator_optimizer: OptimizerConfig | None = None,
+        scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(detector, optimizer, seed, frozen=("encoder",), lambda_gp=lambda_gp, critic_steps=critic_steps)
+        kept = {"lambda_gp": lambda_gp, "critic_steps": critic_steps}
+        if isinstance(generator_optimizer, Mapping):
+            kept["generator_optimizer"] = dict(generator_optimizer)  # type: ignore[assignment]
+        super().__init__(detector, optimizer, seed, ("encoder",), scheduler, **kept)
+        self.generator_optimizer = generator_optimizer
         self.automatic_optimization = False
         self.lambda_gp, self.critic_steps = lambda_gp, critic_steps
         self.batches_seen = 0
         self.alikeness_of_real: float | None = None  # which does not change
 
-    def configure_optimizers(self) -> list[Optimizer]:
-        """One for the critic, one for the generator."""
-        return [
-            self.make_optimizer(self.detector.critic.parameters()),
-            self.make_optimizer(self.detector.generator.parameters()),
-        ]
+    def configure_optimizers(self) -> Any:
+        """One for the critic, one for the generator, each with its schedule."""
+        return (
+            self.scheduled(self.make_optimizer(self.detector.critic.parameters())),
+            self.scheduled(self.make_optimizer(self.detector.generator.parameters(), self.generator_optimizer)),
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_seen"] = self.batches_seen
@@ -96,10 +102,15 @@ class GANPhase(Phase):
         """A critic step on ``image (B, 1, D, H, W)``, and when it is its turn a generator step."""
         optimizers: Any = self.optimizers()
         critic_optimizer, generator_optimizer = optimizers
+        schedules: Any = self.lr_schedulers() or (None, None)
         self.critic_step(batch["image"], critic_optimizer)
         self.batches_seen += 1
+        if schedules[0]:
+            schedules[0].step()
         if self.batches_seen % self.critic_steps == 0:
             self.generator_step(len(batch["image"]), generator_optimizer)
+            if schedules[1]:
+                schedules[1].step()
 
     def latent(self, batch: int, step: int, purpose: int) -> Tensor:
         """z ~ N(0, I): ``(B, latent)`` on the phase's device."""

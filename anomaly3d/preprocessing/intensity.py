@@ -40,10 +40,12 @@ def fill_bone_rim(hu: np.ndarray, mask: np.ndarray, rim: np.ndarray, highest: fl
     return whole
 
 
-def smooth_and_resize(volume: Volume, affine: np.ndarray, resolution: int, fill: float) -> np.ndarray:
-    """Gaussian of half the down-sampling factor along each axis (in voxels), then linear interpolation."""
+def smooth_and_resize(
+    volume: Volume, affine: np.ndarray, resolution: int, fill: float, smoothing: float = 0.5
+) -> np.ndarray:
+    """Gaussian of ``smoothing`` down-sampling factors along each axis (in voxels), then linear interpolation."""
     factor = np.linalg.norm(affine[:3, :3], axis=0) / volume.spacing
-    smooth = ndimage.gaussian_filter(volume.data, factor / 2, mode="constant", cval=fill)
+    smooth = ndimage.gaussian_filter(volume.data, smoothing * factor, mode="constant", cval=fill)
     return resample(Volume(smooth, volume.affine), affine, (resolution,) * 3, fill=fill)
 
 

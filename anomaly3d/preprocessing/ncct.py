@@ -61,6 +61,7 @@ class NCCT(Preprocessor):
         mask_command: somebody else's skull stripper, None for ours.
         fill_bone_rim: give voxels that the skull shares the soft tissue beside them.
         stripped: the scans hold the brain only, another tool has removed the skull.
+        smoothing: sigma of step 5, as a share of the down-sampling factor.
 
     Raises:
         UserError: an impossible value.
@@ -82,6 +83,7 @@ class NCCT(Preprocessor):
         fill_bone_rim: bool,
         quality: Mapping[str, Any],
         stripped: bool = False,
+        smoothing: float = 0.5,
     ) -> None:
         super().__init__(resolution, quality)
         low, high = window
@@ -90,7 +92,7 @@ class NCCT(Preprocessor):
         self.working_spacing = working_spacing
         self.registration_spacing, self.registration_enough = registration_spacing, registration_enough
         self.mask_command, self.fill_bone_rim = mask_command, fill_bone_rim
-        self.stripped = stripped
+        self.stripped, self.smoothing = stripped, smoothing
         self.template = template.NAME
         self._template_path: Path | None = None
         if crop not in ("template", "scan"):
@@ -132,7 +134,9 @@ class NCCT(Preprocessor):
             if self.fill_bone_rim:
                 hu = fill_bone_rim(hu, mask, near, self.window[1], max(RIM_FILLED, slice_mm) / self.working_spacing)
             filled = Volume(fill_outside(hu, mask, self.window), affine)
-            return to_unit_range(smooth_and_resize(filled, small, self.resolution, self.window[0]), self.window)
+            return to_unit_range(
+                smooth_and_resize(filled, small, self.resolution, self.window[0], self.smoothing), self.window
+            )
 
         def shrink_mask(binary: np.ndarray) -> np.ndarray:
             share = smooth_and_resize(Volume(binary.astype(np.float32), affine), small, self.resolution, 0.0)

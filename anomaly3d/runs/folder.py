@@ -1,6 +1,7 @@
 """Folders of a run: ``runs/NAME/DETECTOR/PHASE``, and which detectors in them are ready to be used."""
 
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,16 @@ class PhaseFolder:
     def last_checkpoint(self) -> Path:
         """State of the trainer at the end of the last epoch."""
         return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The one before it."""
+        return self.path / "checkpoints" / "previous.ckpt"
+
+    def whole_checkpoint(self) -> Path | None:
+        """The newest that is not cut short, None for none."""
+        both = (self.last_checkpoint, self.previous_checkpoint)
+        return next((path for path in both if zipfile.is_zipfile(path)), None)  # torch writes a zip: its end is a list
 
     def read(self) -> dict[str, Any] | None:
         """The lineage, or None where the phase never began.

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import subprocess
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +91,23 @@ def can_resume(folder: PhaseFolder, settings: dict[str, Any], parent: Path | Non
         )
     if lineage["finished"] and not more and folder.model.exists():
         return None
-    last = folder.last_checkpoint
-    if last.exists() and not zipfile.is_zipfile(last):  # what torch writes ends with a directory of its parts
+    whole = folder.whole_checkpoint()
+    if folder.last_checkpoint.exists() and whole is None:
         raise UserError(
-            f"{last} is damaged or cut short, and the phase cannot go on from it: put another checkpoint in its "
-            "place, or train the phase anew with overwrite=true"
+            f"{folder.last_checkpoint} is damaged or cut short, and the phase cannot go on from it: put another "
+            "checkpoint in its place, or train the phase anew with overwrite=true"
         )
-    return last.exists()
+    return whole is not None
+
+
+def is_replacing(folder: PhaseFolder, settings: dict[str, Any], parent: Path | None) -> bool:
+    """Whether a phase's folder holds what ``overwrite=true`` began with the same settings and did not end."""
+    lineage = folder.read()
+    if lineage is None or lineage["finished"] or not lineage.get("replaces"):
+        return False
+    same_parent = lineage["parent_sha256"] == (sha256(parent) if parent else None)
+    same = same_parent and not differing(lineage["settings"], settings)
+    return same and folder.whole_checkpoint() is not None
 
 
 def split_hash(table: pd.DataFrame) -> str:

@@ -15,7 +15,7 @@ from anomaly3d.system.files import sha256
 from anomaly3d.system.instantiate import build
 from anomaly3d.system.progress import is_leader, say
 
-PRIVATE = ("root", "scans", "manifest", "data_dir", "runs_dir", "parent", "mask_command", "cohort")
+PRIVATE = ("root", "scans", "manifest", "table", "data_dir", "runs_dir", "parent", "mask_command", "cohort", "wandb")
 MODES = ("auto", "online", "offline", "disabled")
 LOGIN_TIMEOUT = 20  # seconds
 
@@ -50,11 +50,34 @@ def wandb_mode(wanted: str) -> str:
     return "online"
 
 
+def require_login() -> None:
+    """Refuse work that takes a W&B server.
+
+    Raises:
+        UserError: wandb knows no key, or does not reach its server.
+    """
+    import wandb
+
+    try:
+        wandb.Api(timeout=LOGIN_TIMEOUT)
+    except wandb.errors.UsageError as error:
+        raise UserError(
+            "you are not logged in to W&B: run 'wandb login' (with --host for a server of yours)"
+        ) from error
+    except Exception as error:  # whatever the network raises
+        raise UserError(f"W&B is out of reach ({type(error).__name__}): try again with a network") from error
+
+
 def scrub(value: Any) -> Any:
-    """A config without keys that hold places or file names."""
+    """A config without keys that hold places or file names, and without any text that may be a path."""
     if isinstance(value, dict):
-        return {k: scrub(v) for k, v in value.items() if k not in PRIVATE}
-    return value
+        return {k: scrub(v) for k, v in value.items() if k not in PRIVATE and not is_path(v)}
+    return [scrub(v) for v in value if not is_path(v)] if isinstance(value, list) else value
+
+
+def is_path(value: Any) -> bool:
+    """Whether a value of a config may be the path of something."""
+    return isinstance(value, str) and any(mark in value for mark in "/\\~")
 
 
 class PrivateWandbLogger(WandbLogger):
@@ -65,6 +88,7 @@ class PrivateWandbLogger(WandbLogger):
         name: of the phase below it.
         mode: of ``MODES``; auto: online where a key is known.
         models, images: whether networks and slices of volumes may be logged; None: for synthetic cohorts only.
+        id: of the W&B run that goes on; None: a new one.
     """
 
     def __init__(
@@ -76,13 +100,14 @@ class PrivateWandbLogger(WandbLogger):
         entity: str | None = None,
         models: bool | None = None,
         images: bool | None = None,
+        id: str | None = None,
     ) -> None:
         import wandb
 
         mode = wandb_mode(mode)
         save_dir.mkdir(parents=True, exist_ok=True)
         self.models, self.images = models, images
-        options = {"save_dir": save_dir, "project": project, "entity": entity, "settings": private_settings()}
+        options = {"save_dir": save_dir, "project": project, "entity": entity, "settings": private_settings(), "id": id}
         options |= {"name": f"{save_dir.name}/{name}", "group": save_dir.name, "job_type": name}
         super().__init__(**options, offline=mode != "online")
         self._wandb_init.pop("anonymous", None)  # wandb warns of the key that Lightning 2.6 always passes
@@ -117,8 +142,11 @@ def private_settings() -> Any:
     )
 
 
-def make_logger(config: Mapping[str, Any], run: Path, name: str) -> Logger | None:
+def make_logger(config: Mapping[str, Any], run: Path, name: str, wandb_id: str | None = None) -> Logger | None:
     """The logger of ``conf/logger`` for what lies in ``run/name``, None for none.
+
+    Args:
+        wandb_id: of the W&B run that goes on.
 
     Raises:
         UserError: its package is not installed, or it has no such mode.
@@ -126,7 +154,9 @@ def make_logger(config: Mapping[str, Any], run: Path, name: str) -> Logger | Non
     if not config.get("_target_") or ("mode" in config and asked_mode(str(config["mode"])) == "disabled"):
         return None
     try:
-        return build(config, "logger config", save_dir=run, name=name)
+        ours = config["_target_"].endswith(f".{PrivateWandbLogger.__name__}")
+        more: dict[str, Any] = {"id": wandb_id} if wandb_id and ours else {}
+        return build(config, "logger config", save_dir=run, name=name, **more)
     except ModuleNotFoundError as error:
         raise UserError(
             f"logger config: {error}; 'pip install tensorboard' brings what logger=tensorboard takes"
@@ -191,6 +221,17 @@ def curves(labels: list[int], scores: list[float], prefix: str) -> dict[str, Any
     }
 
 
+def numbers_of(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Every number of an evaluation by its dotted key; of an interval ``ci95_low`` and ``ci95_high``."""
+    found: dict[str, float] = {}
+    for key, value in flatten(metrics, prefix).items():
+        if isinstance(value, int | float):
+            found[key] = value
+        elif isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
+            found |= {f"{key}_low": value[0], f"{key}_high": value[1]}
+    return found
+
+
 def log_report(
     logger: Logger | None,
     detector: Path,
@@ -211,8 +252,7 @@ def log_report(
     import wandb
 
     run = logger.experiment
-    numbers = {k: v for k, v in flatten(metrics, "evaluation/").items() if isinstance(v, int | float)}
-    run.summary.update(numbers)
+    run.summary.update(numbers_of(metrics, "evaluation/"))
     known = ("cohort", "site", "group", "label", "lesions", "lesion_ml")
     scans = table[[c for c in table if c in known or pd.api.types.is_float_dtype(table[c])]]
     pictures = {f"evaluation/{n}": wandb.Image(str(f.with_suffix(".png"))) for n, f in figures.items()}

@@ -58,6 +58,7 @@ OTHER_NAMES = {  # of lesions: what somebody may have meant
 }
 NOTHING = ("", "na", "n/a", "nan", "null", "none", "-")  # as spreadsheets say that a value is missing
 SEPARATORS = (",", ";", "\t", "|")
+UNNAMED = "study"  # the cohort of rows that name none; a folder's name may be somebody's
 SIMILAR = 0.75  # of an unknown name to a known one, to ask whether that is meant
 
 
@@ -154,7 +155,7 @@ def tidy(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
         ";".join(part.strip().lower().replace(" ", "_") for part in re.split("[;,|+]", found) if part.strip())
         for found in table["lesions"]
     ]
-    table["cohort"] = table["cohort"].replace("", folder.name)
+    table["cohort"] = table["cohort"].replace("", UNNAMED)
     unset = table["group"] == ""
     table.loc[unset, "group"] = table.loc[unset, "label"].map({"0": "normal", "1": "tbi", "": ""}).fillna("")
     for column in PATHS:

@@ -21,8 +21,8 @@ from rich.progress import (
 from rich.text import Text
 
 T = TypeVar("T")
-LOG_EVERY = 15.0  # seconds between lines where no terminal shows a bar
-
+LOG_EVERY = 15.0  # seconds between lines where no terminal shows a bar, ...
+LOG_SHARE = 0.05  # ... and the same as a share of the time spent: long work needs fewer
 LOG_WIDTH = 120  # columns where no terminal says how wide it is
 
 console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
@@ -52,15 +52,14 @@ class Rate(ProgressColumn):
 class Bar:
     """What is done, how many of ``total``, the rate and the time left.
 
-    A live bar in a terminal; elsewhere a line every ``LOG_EVERY`` seconds and at the end.
+    A live bar in a terminal; elsewhere a line now and then, and at the end.
 
     Args:
         done: how many were done before.
-        lines: whether there are lines where no terminal shows the bar.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0, lines: bool = True) -> None:
-        self.what, self.total, self.first, self.lines = what, total, done, lines
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.what, self.total, self.first = what, total, done
         self.started = self.shown = time.monotonic()
         self.live: Progress | None = None
         if console.is_terminal and is_leader():
@@ -86,7 +85,8 @@ class Bar:
             self.live.update(self.task, completed=done)
             return
         now = time.monotonic()
-        if self.lines and (now - self.shown > LOG_EVERY or done == self.total):
+        pause = max(LOG_EVERY, LOG_SHARE * (now - self.started))
+        if now - self.shown > pause or done == self.total:
             say(f"{self.what}: {done}/{self.total}, {self.left(done)}")
             self.shown = now
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 from hydra.utils import get_object
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from anomaly3d.data.module import HeadCTDataModule, data_of
@@ -24,13 +24,16 @@ from anomaly3d.errors import UserError
 from anomaly3d.phases.base import Phase
 from anomaly3d.preprocessing.cohort import PreparedCohort, Study
 from anomaly3d.runs.folder import PhaseFolder
-from anomaly3d.runs.lineage import can_resume, describe, find_parent, require_same_data
+from anomaly3d.runs.lineage import can_resume, describe, find_parent, is_replacing, require_same_data
 from anomaly3d.runs.tracking import close_logger, log_model, make_logger, may_log, scrub
 from anomaly3d.system.files import locked, written_whole
 from anomaly3d.system.instantiate import build, check_targets
 from anomaly3d.system.progress import is_leader, say
 from anomaly3d.system.quiet import hush
 from anomaly3d.system.trainer import describe_trainer, make_trainer, resolve_trainer, several_processes
+from anomaly3d.training.callbacks.checkpoints import KeepLast
+
+WATCHING = ("curves", "health", "numbers", "pictures", "progress")  # callbacks that change nothing
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,13 @@ class Job:
         module = dict(self.detector["module"])
         model = module.pop("model", None)  # of conf/model, where the detector has networks of that group
         keys = ("seed", "dataset", "preprocessing", "data", "phase")
-        return {**{k: self.config[k] for k in keys}, "model": model, "detector": {**self.detector, "module": module}}
+        acting = {name: c for name, c in self.config["callbacks"].items() if name not in WATCHING}
+        return {
+            **{k: self.config[k] for k in keys},
+            "model": model,
+            "detector": {**self.detector, "module": module},
+            **({"callbacks": acting} if acting else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -116,8 +125,10 @@ def check(job: Job) -> Start:
         if not job.dry:
             raise
         parent = None  # a dry run of a later phase begins with networks that have learned nothing
-    if job.dry or job.config["overwrite"]:
+    if job.dry:
         return Start(settings, parent, False)
+    if job.config["overwrite"] and not (resume := is_replacing(job.folder, settings, parent)):
+        return Start(settings, parent, resume)
     return Start(settings, parent, can_resume(job.folder, settings, parent))
 
 
@@ -206,10 +217,15 @@ class Record(L.Callback):
             "role": pl_module.detector.role,
             "reads": list(pl_module.detector.reads),
             "synthetic": self.job.synthetic,
+            "replaces": bool(self.job.config["overwrite"]),
+            "wandb": trainer.logger.version if isinstance(trainer.logger, WandbLogger) else None,
         }
         if trainer.is_global_zero and not self.job.dry:
-            if self.job.config["overwrite"]:
-                clear(folder.path)
+            if self.job.config["overwrite"] and folder.path.exists():
+                if self.start.resume:
+                    say(f"{name_of(self.job)}: goes on where overwrite=true was interrupted")
+                else:
+                    clear(folder.path)
             folder.write(self.lineage)
             write_yaml(folder.path / "config.yaml", dict(self.job.config))
             write_yaml(folder.path / "overrides.yaml", list(self.job.typed))
@@ -267,49 +283,47 @@ def train_alone(job: Job) -> float | None:
     if job.config["gradient_checkpointing"]:
         phase.detector.recompute_activations()
     options = trainer_settings(job, phase.detector)
-    keep, record = keep_checkpoints(job), Record(job, start, options)
-    logger = (
-        None if job.dry else make_logger(job.config["logger"], job.run, f"{job.detector['name']}/{job.phase['name']}")
-    )
-    trainer = build_trainer(job, phase.detector, options, [record, *([] if job.dry else [keep])], logger)
+    best, record = best_checkpoint(job), Record(job, start, options)
+    logger = None
+    if not job.dry:
+        before = ((job.folder.read() or {}) if start.resume else {}).get("wandb")
+        logger = make_logger(job.config["logger"], job.run, f"{job.detector['name']}/{job.phase['name']}", before)
+    keep = [] if job.dry else [*([best] if best else []), KeepLast(job.folder)]
+    trainer = build_trainer(job, phase.detector, options, [record, *keep], logger)
     try:
-        checkpoint = job.folder.last_checkpoint if start.resume else None
+        checkpoint = job.folder.whole_checkpoint() if start.resume else None
+        if checkpoint == job.folder.previous_checkpoint:
+            say(f"{name}: {job.folder.last_checkpoint} is damaged or missing; {checkpoint.name} is taken in its place")
         trainer.fit(phase, build_data(job, phase.detector), ckpt_path=checkpoint, weights_only=True)
+        if job.dry:
+            say(f"{name}: a few batches went through; nothing is kept (trainer.fast_dev_run)")
+            return None
+        if best and best.best_model_path:
+            stored = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+            phase.load_state_dict(stored["state_dict"])
+        if trainer.is_global_zero:
+            phase.detector.save(job.folder.model)
+            job.folder.write({**record.lineage, "finished": True})
+            log_model(logger, job.folder, start.parent, may_log(logger, "models", job.synthetic))
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from stop
-    if job.dry:
-        say(f"{name}: a few batches went through; nothing is kept (trainer.fast_dev_run)")
-        return None
-    if job.phase["monitor"] and keep.best_model_path:
-        phase.load_state_dict(torch.load(keep.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
-    if trainer.is_global_zero:
-        phase.detector.save(job.folder.model)
-        job.folder.write({**record.lineage, "finished": True})
-        log_model(logger, job.folder, start.parent, may_log(logger, "models", job.synthetic))
-    close_logger(logger)
+    finally:
+        close_logger(logger)
     tell_next(job)
     return optimised(job, phase, trainer)
 
 
-def keep_checkpoints(job: Job) -> ModelCheckpoint:
-    """The last state, and the best by ``phase.monitor``."""
-    keep = ModelCheckpoint(
-        job.folder.last_checkpoint.parent,
-        "best",
-        monitor=job.phase["monitor"],
-        save_last=True,
-        save_top_k=1 if job.phase["monitor"] else 0,
-        mode=job.phase["mode"],
-    )
-    keep.CHECKPOINT_NAME_LAST = "last"
-    return keep
+def best_checkpoint(job: Job) -> ModelCheckpoint | None:
+    """The best state by ``phase.monitor``; None where the last one is kept."""
+    monitor, folder = job.phase["monitor"], job.folder.last_checkpoint.parent
+    return ModelCheckpoint(folder, "best", monitor=monitor, mode=job.phase["mode"]) if monitor else None
 
 
 def build_trainer(
     job: Job, detector: Detector, options: dict[str, Any], callbacks: list[L.Callback], logger: Logger | None
 ) -> L.Trainer:
     """The Trainer of a phase, with the callbacks of ``conf/callbacks``."""
-    configured = {name: c for name, c in job.config["callbacks"].items() if c}
+    configured = {name: c for name, c in job.config["callbacks"].items() if c and c.get("monitor", "") is not None}
     callbacks = [*(build(c, f"callbacks.{name}") for name, c in configured.items()), *callbacks]
     steps, per_epoch = steps_of(job, detector)
     return make_trainer(

@@ -40,7 +40,7 @@ def test_frozen_networks_keep_every_bit(phase, frozen):
         fake = detector.generator(torch.randn(3, 8))
         (detector.critic(x).mean() - detector.critic(fake).mean()).backward()
     else:
-        optimizer = module.configure_optimizers()
+        optimizer = module.configure_optimizers()["optimizer"]
         detector.distances(x, detector.reconstruct(x))["total"].mean().backward()
         optimizer.step()
     for name in ("generator", "critic", "encoder"):
@@ -136,6 +136,7 @@ def test_the_generator_steps_after_every_third_critic_step(linear_gan, monkeypat
     module, _ = linear_gan
     steps = []
     monkeypatch.setattr(module, "optimizers", lambda: (None, None))
+    monkeypatch.setattr(module, "lr_schedulers", lambda: None)
     monkeypatch.setattr(module, "critic_step", lambda *_: steps.append("critic"))
     monkeypatch.setattr(module, "generator_step", lambda *_: steps.append("generator"))
     for i in range(7):

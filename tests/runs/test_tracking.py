@@ -13,7 +13,7 @@ from anomaly3d.errors import UserError
 from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.gan import GANPhase
-from anomaly3d.runs.tracking import asked_mode, make_logger, wandb_mode
+from anomaly3d.runs.tracking import asked_mode, make_logger, numbers_of, scrub, wandb_mode
 from tests.conftest import refused
 
 
@@ -103,6 +103,30 @@ def test_modes_of_weights_and_biases(monkeypatch, capsys):
         monkeypatch.setattr(wandb, "Api", lambda timeout, answer=answer: raise_or_none(answer))
         assert wandb_mode("auto") == mode
     assert "out of reach (OSError)" in capsys.readouterr().out
+
+
+def test_intervals_are_numbers_and_places_stay_here():
+    metrics = {"results": {"all": {"auc": {"value": 0.7, "ci95": [0.6, 0.8], "n_normal": 3}}}, "by": "config"}
+    assert numbers_of(metrics, "evaluation/") == {
+        "evaluation/results.all.auc.value": 0.7,
+        "evaluation/results.all.auc.ci95_low": 0.6,
+        "evaluation/results.all.auc.ci95_high": 0.8,
+        "evaluation/results.all.auc.n_normal": 3,
+    }
+    config = {
+        "dataset": {"root": "x", "label": 0, "other": "/home/ada/ct"},
+        "transforms": [{"file": "C:\\ct"}],
+        "a": "b.C",
+    }
+    assert scrub(config) == {"dataset": {"label": 0}, "transforms": [{}], "a": "b.C"}
+
+
+def test_a_dashboard_without_a_login_is_a_sentence(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert dashboard.main(["entity=team"]) == 2
+    refused(capsys, "not logged in to W&B", "wandb login")
 
 
 def raise_or_none(error):
