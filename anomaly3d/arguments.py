@@ -23,17 +23,8 @@ PLACES = re.compile(
     r"(?P<key>(dataset\.)?(root|scans|manifest)|out|data_dir|runs_dir|study|preprocessing\.mask_command)=(?P<value>.*)",
     re.DOTALL,
 )
-PATHS = (
-    "root",
-    "scans",
-    "manifest",
-    "out",
-    "data_dir",
-    "runs_dir",
-    "dataset.root",
-    "dataset.scans",
-    "dataset.manifest",
-)
+SCANS = ("root", "scans", "manifest")
+PATHS = (*SCANS, *(f"dataset.{key}" for key in SCANS), "out", "data_dir", "runs_dir")
 SIMPLE = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./-]*|\s*")
 ONCE = ("phase", "overwrite", "parent", "run", "runs_dir", "optimized_metric", "hparams_search", "trainer.fast_dev_run")
 ANEW = ("trainer", "workers", "scheduler", "memory_gb", "plugins")  # where and how fast it runs, and whose code may run

@@ -5,16 +5,17 @@
 
 import difflib
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,7 +23,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anomaly3d.arguments import CONF, completed
+import anomaly3d
+from anomaly3d.arguments import COMMANDS, CONF, SCANS, completed, key_of, names_of
 from anomaly3d.errors import UserError
 from anomaly3d.system.instantiate import allow, parameters
 from anomaly3d.system.memory import keep_freed_memory, release_memory
@@ -70,6 +72,7 @@ class Command:
                 if name in config and config[name] is not None:
                     config[name] = str(config[name])
             refuse_closed_places(config)
+            refuse_missing_inputs(self.config_name, config)
             done = self.task(config)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             # here, because Hydra would print a line of its own; it also ends a multirun
@@ -89,6 +92,9 @@ class Command:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
         name, arguments = (sys.argv[0], sys.argv[1:]) if argv is None else (f"anomaly3d.{self.config_name}", argv)
         try:
+            if "--version" in arguments:
+                print(f"anomaly3d {anomaly3d.__version__}")
+                return 0
             sys.argv = [name, *completed(self.config_name, arguments)]
             hydra.main(version_base="1.3", config_path=CONF, config_name=self.config_name)(self.job)()
         except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -126,6 +132,28 @@ def refuse_closed_places(config: DictConfig) -> None:
             raise UserError(f"{key}={place}: {there} may not be written to: choose another place with {key}=...")
 
 
+def refuse_missing_inputs(config_name: str, config: DictConfig) -> None:
+    """Refuse scans and runs that are not there, at once: what would notice it takes seconds to import.
+
+    Raises:
+        UserError: names the key.
+    """
+    if config_name in ("evaluate", "score", "calibrate"):
+        run = Path(config.runs_dir) / config.run
+        if not any(run.glob("*/*/lineage.json")):
+            raise UserError(
+                f"{run} holds no trained detector: 'python -m anomaly3d.train run={config.run}' trains one, "
+                "'make demo' one on the phantom cohort; name another run with run=NAME"
+            )
+    ours = str(OmegaConf.select(config, "dataset._target_")).startswith("anomaly3d.")  # others may read from anywhere
+    for prefix in ("", *(["dataset."] if ours else [])):
+        for key in SCANS:
+            value = OmegaConf.select(config, prefix + key)
+            for place in [value] if isinstance(value, str) else value or []:
+                if not Path(place).expanduser().exists():
+                    raise UserError(f"{prefix}{key}={place}: there is no such file or folder")
+
+
 def interrupt(number: int, frame: object) -> None:
     """What a signal does: the same as Ctrl-C."""
     raise KeyboardInterrupt
@@ -147,6 +175,8 @@ def refuse(error: Exception) -> int:
     text = text.split(" Config search path:")[0].split(" full_key:")[0]
     if "Could not override 'phase'" in text:
         text = "phase is added with a plus: +phase=NAME"
+    elif unknown := re.match(r"Could not override '([^']*)'", text):
+        text = unknown_key(unknown[1], composed_keys())
     print(f"error: {text}", file=sys.stderr)
     return 2
 
@@ -203,8 +233,23 @@ def refuse_unknown_keys(config_name: str, config: DictConfig, more: Sequence[str
         value = OmegaConf.select(config, key)
         for path in [f"{key}.{k}" for k, _ in keys(plain_value(value))] or [key]:
             if path not in known and not accepted(path, config, known):
-                near = difflib.get_close_matches(path, known, 1, 0.5)
-                raise UserError(f"unknown key {path}" + (f": did you mean {near[0]}?" if near else ""))
+                raise UserError(unknown_key(path, known))
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """A sentence with the nearest of the keys that there are."""
+    near = difflib.get_close_matches(key, list(known), 1, 0.5)
+    return f"unknown key {key}" + (f": did you mean {near[0]}?" if near else "")
+
+
+def composed_keys() -> list[str]:
+    """Keys of the command in ``sys.argv`` with the groups that were chosen and no key set."""
+    command = Path(sys.argv[0]).stem.split(".")[-1]
+    command = command if command in COMMANDS else "train"
+    groups = names_of(command)[0]
+    chosen = [text for text in sys.argv[1:] if key_of(text) in groups and "," not in text]
+    with initialize_config_dir(CONF, version_base="1.3"):
+        return [key for key, _ in keys(OmegaConf.to_container(compose(command, chosen), resolve=False))]
 
 
 def plain_value(value: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import anomaly3d
 from anomaly3d import evaluate, score, train
 from anomaly3d.arguments import completed
 from tests.conftest import TINY, refused
@@ -95,6 +96,21 @@ def test_an_untrained_run_names_the_remedy(places, capsys):
 def test_a_run_may_be_named_by_a_number(places, capsys):
     assert evaluate.main(["run=2024", *places]) == 2
     refused(capsys, "2024", "make demo")
+
+
+@pytest.mark.parametrize("wrong", ["run=nobody", "scans=[no.nii]", "root=/no/such/place", "bacth=3"])
+def test_a_refused_command_has_not_even_imported_torch(places, wrong):
+    """Which takes seconds: the sentence comes at once."""
+    code = f"import sys, anomaly3d.score as s; c = s.main({[wrong, *places]}); print(c, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"], done.stderr
+
+
+def test_help_and_version_are_of_this_program(capsys):
+    assert train.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"anomaly3d {anomaly3d.__version__}\n"
+    assert train.main(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("python -m anomaly3d.train KEY=VALUE")
 
 
 def test_help_is_quick_to_import():

@@ -96,6 +96,29 @@ def test_a_second_evaluation_runs_no_network(tiny_run, places, capsys):
     assert (tiny_run / "evaluation" / "metrics.json").read_text() == before
 
 
+def test_the_same_evaluation_gives_the_same_bytes(tiny_run, places):
+    """Page and figures: no date of today, no random ids."""
+    folder = tiny_run / "evaluation"
+    files = [folder / "report.html", *(folder / "figures").iterdir()]
+    before = {path: path.read_bytes() for path in files}
+    assert evaluate.main(["run=tiny", *places, "logger=none"]) == 0
+    assert [path.name for path in files if path.read_bytes() != before[path]] == []
+
+
+def test_the_report_says_what_was_used_and_how_it_was_made(tiny_run):
+    page = (tiny_run / "evaluation" / "report.html").read_text()
+    flow = json.loads((tiny_run / "evaluation" / "metrics.json").read_text())["flow"]
+    assert flow["train"] == {"scans": 4, "subjects": 4, "accepted": 4, "rejected": 0, "unreadable": 0, "used": 4}
+    assert flow["test"]["scans"] == 5
+    assert "<tr><td>train</td><td>4</td><td>4</td><td>4</td>" in page
+    for phase in ("gan", "encoder", "finetune"):
+        lineage = json.loads((tiny_run / "fanogan" / phase / "lineage.json").read_text())
+        assert f"Phase {phase}: {lineage['made_with']['date'][:10]}" in page
+    assert f"torch\n{lineage['made_with']['torch']}, lightning" in page
+    assert (tiny_run / "evaluation" / "figures" / "training.svg").exists()
+    assert "Trivial" not in page
+
+
 def test_scores_are_distances_of_the_test_scans_in_manifest_order(tiny_run):
     scores = read_scores(tiny_run / "evaluation" / "fanogan" / "scores.csv")
     assert len(scores) == 5

@@ -23,7 +23,7 @@ from anomaly3d.evaluation.thresholds import (
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.folder import Trained, find_trained
 from anomaly3d.runs.lineage import require_same_data, split_hash
-from anomaly3d.scans.manifest import TRUTH
+from anomaly3d.scans.manifest import SPLITS, TRUTH
 from anomaly3d.scoring.anomaly_maps import Healthy, maps_of
 from anomaly3d.scoring.calibration import HEALTHY, OWN, Calibration, calibrate, calibration_folder, check_rate
 from anomaly3d.scoring.inference import Inference
@@ -123,6 +123,7 @@ def evaluate_run(run: Path, focus: Trained, prepared: PreparedCohort, options: O
         **summarise(test, others, set_aside(prepared), chosen if chosen != "total" else None, own),
         **beyond_ranking(scored, bool(options.score)),
         "localization": localize(data, scored, out, options.workers),
+        "flow": flow(prepared),
     }
     with written_whole(run / "evaluation" / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))
@@ -248,6 +249,22 @@ def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: Workers
         for entry in summary.get(mask, {}).values():
             entry["n_vanished"] = there - entry["n_scans"]
     return summary
+
+
+def flow(prepared: PreparedCohort) -> dict[str, dict[str, int]]:
+    """By split: scans and subjects of the cohort, what quality control made of them, and how many are used."""
+    used, found = prepared.table["split"].value_counts(), {}
+    for split in SPLITS:
+        rows = prepared.quality[prepared.quality["split"] == split]
+        if not rows.empty:
+            verdicts = rows["verdict"].value_counts()
+            found[split] = {
+                "scans": len(rows),
+                "subjects": int(rows["subject_id"].nunique()),
+                **{verdict: int(verdicts.get(verdict, 0)) for verdict in ("accepted", "rejected", "unreadable")},
+                "used": int(used.get(split, 0)),
+            }
+    return found
 
 
 def set_aside(prepared: PreparedCohort) -> pd.DataFrame:

@@ -36,7 +36,8 @@ def operating_points(table: pd.DataFrame, calibrations: list[Calibration]) -> li
         }
         for rule, threshold in rules.items():
             found = at_threshold(labels, scores, threshold, rows["subject_id"].to_numpy())
-            points.append({"score": calibration.score, "rule": rule, **found})
+            value = float(threshold) if np.isfinite(threshold) else None
+            points.append({"score": calibration.score, "rule": rule, "threshold": value, **found})
     return points
 
 

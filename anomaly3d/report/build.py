@@ -21,16 +21,19 @@ from anomaly3d.report.figures import (
     group_figure,
     lesion_figure,
     roc_figure,
+    training_figure,
     volume_figure,
 )
 from anomaly3d.report.page import Page, set_aside_text, write_page
 from anomaly3d.report.tables import auc_rows, title_of
 from anomaly3d.report.viewer import Shown, pictures
+from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.scans.nifti import spacing_of, voxels
 from anomaly3d.scoring.anomaly_maps import RECONSTRUCTION, ScanMaps, maps_of
 from anomaly3d.scoring.inference import preprocessor_of
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import console, say
+from anomaly3d.training.callbacks.numbers import FILE as TRAINING
 
 EXAMPLES = 2  # highest and lowest scores shown of each class
 CASES = "cases"  # the figure that shows scans
@@ -71,7 +74,7 @@ def present(found: Evaluated, run: Path, images: bool | None) -> Report:
         scale=(preprocessor.per_unit, float(preprocessor.to_physical(np.array(0.0)))),
         unit=preprocessor.unit,
         alarms=read_alarms(found),
-        lineage=found.focus.lineage,
+        made=made_of(found),
     )
     path = run / "evaluation" / "report.html"
     write_page(path, page)
@@ -88,23 +91,47 @@ def draw(found: Evaluated, place: Path) -> dict[str, Path]:
         "lesions": save(lesion_figure(table), place / "lesions"),
     }
     if cases := choose_cases(found):
-        figures[CASES] = save(case_figure(cases), place / CASES, ".png")
+        preprocessor = preprocessor_of(found.focus)
+        figures[CASES] = save(case_figure(cases, preprocessor.per_unit, preprocessor.unit), place / CASES, ".png")
     figures["groups"] = save(group_figure(table), place / "groups")
     for calibration in found.calibrations[:1]:
         if calibration.possible:
             figures["volumes"] = save(volume_figure(table, calibration), place / "volumes")
         figures["conformal"] = save(conformal_figure(table, calibration), place / "conformal")
+    if numbers := read_training(found):
+        figures["training"] = save(training_figure(numbers), place / "training")
     return figures
+
+
+def phase_folders(found: Evaluated) -> dict[str, PhaseFolder]:
+    """Where the phases of the detector lie, by name in their order."""
+    place = found.focus.folder.path.parent
+    return {phase: PhaseFolder(place / phase) for phase in found.focus.lineage["settings"]["detector"]["phases"]}
+
+
+def read_training(found: Evaluated) -> dict[str, pd.DataFrame]:
+    """The numbers of each phase that has several validations."""
+    files = {phase: folder.path / TRAINING for phase, folder in phase_folders(found).items()}
+    tables = {phase: pd.read_csv(file) for phase, file in files.items() if file.exists()}
+    return {phase: table for phase, table in tables.items() if len(table) > 1}
 
 
 def read_alarms(found: Evaluated) -> list[dict[str, Any]]:
     """What the phases of the detector raised, in their order."""
     alarms = []
-    for phase in found.focus.lineage["settings"]["detector"]["phases"]:
-        file = found.focus.folder.path.parent / phase / "health.json"
+    for phase, folder in phase_folders(found).items():
+        file = folder.path / "health.json"
         if file.exists():
             alarms += [{**alarm, "phase": phase} for alarm in json.loads(file.read_text())["alarms"]]
     return alarms
+
+
+def made_of(found: Evaluated) -> list[dict[str, Any]]:
+    """The lineage of each phase that led to the detector, with its name."""
+    lineages = {phase: folder.read() for phase, folder in phase_folders(found).items()}
+    stages = list(lineages)
+    until = stages.index(found.focus.stage) if found.focus.stage in stages else len(stages)
+    return [{"phase": phase, **lineage} for phase, lineage in list(lineages.items())[: until + 1] if lineage]
 
 
 def shown_scans(found: Evaluated) -> dict[str, Shown]:

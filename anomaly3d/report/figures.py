@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from sklearn.metrics import precision_recall_curve, roc_curve
@@ -33,6 +34,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GROUPS = ("normal", "tbi", "postoperative", "low_quality")
 BAND_DRAWS = 500  # of the bootstrap behind a ROC curve's band
 RESIDUAL_LIMIT = 0.6  # of the colour scale, in units of [-1, 1]
+RED, BLUE = "#CC2419", "#1A59CC"  # brighter and darker than healthy, in figures, thumbnails and viewer
+RESIDUAL_COLOURS = LinearSegmentedColormap.from_list("residual", [BLUE, "white", RED])
+plt.rcParams["svg.hashsalt"] = "anomaly3d"  # the same figure gives the same bytes
 
 
 def new_axes(width: float = 4.6, height: float = 5.2) -> tuple[Figure, Axes]:
@@ -122,6 +126,31 @@ def lesion_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def training_figure(numbers: dict[str, pd.DataFrame]) -> Figure:
+    """How each phase went: its validation numbers over the steps, beside each the same number in training.
+
+    Args:
+        numbers: ``training.csv`` by phase.
+    """
+    panels = [(phase, name) for phase, table in numbers.items() for name in map(str, table) if name.startswith("val_")]
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(2.9 * columns, 2.2 * rows), layout="constrained", squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (phase, name) in zip(grid.flat, panels, strict=False):
+        table = numbers[phase]
+        axes.plot(table["step"], table[name], color=COLOURS[0], linewidth=1.5, label="validation")
+        if (same := name.removeprefix("val_")) in table:
+            axes.plot(table["step"], table[same], color="0.6", linewidth=1, label="training")
+            axes.legend(fontsize=7, frameon=False)
+        axes.set_title(f"{phase}: {same.replace('_', ' ')}", fontsize=9)
+        axes.set_xlabel("steps", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def group_figure(table: pd.DataFrame, seed: int = 0) -> Figure:
     """Fig. 7: the logarithm of the score of every scan, by group and cohort, with each median."""
     groups = table[table["group"].isin(GROUPS)].groupby(["group", "cohort"]).ngroups
@@ -196,25 +225,27 @@ class Case:
         return x, y, z
 
 
-def case_figure(cases: Sequence[Case]) -> Figure:
-    """Fig. 6, S1 to S3: input with the lesion outlined, reconstruction, signed and absolute residual, three planes."""
+def case_figure(cases: Sequence[Case], per_unit: float, unit: str) -> Figure:
+    """Fig. 6, S1 to S3: input with the lesion outlined, reconstruction and residual of each case in three planes.
+
+    Args:
+        per_unit: ``unit`` that a difference of 1 is.
+    """
     figure, grid = plt.subplots(
-        len(cases), 4, figsize=(14, 1.0 * len(cases) + 0.7), layout="constrained", squeeze=False
+        len(cases), 3, figsize=(11, 1.05 * len(cases) + 0.7), layout="constrained", squeeze=False
     )
     for row, case in zip(grid, cases, strict=True):
-        signed, absolute = draw_case(row, case)
-    titles = ("Input x, true lesion outlined", "Reconstruction x~", "x - x~", "|x - x~|")
-    for axes, title in zip(grid[0], titles, strict=True):
+        residual = draw_case(row, case, per_unit)
+    for axes, title in zip(grid[0], ("Input x, true lesion outlined", "Reconstruction x~", "x - x~"), strict=True):
         axes.set_title(title, fontsize=9)
-    for column, drawn, label in ((2, signed, "red: brighter than healthy"), (3, absolute, "anomaly map")):
-        bar = figure.colorbar(drawn, ax=grid[:, column], location="bottom", shrink=0.5, aspect=30, pad=0.01)
-        bar.set_label(label, fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+    bar = figure.colorbar(residual, ax=grid[:, 2], location="bottom", shrink=0.6, aspect=30, pad=0.01)
+    bar.set_label(f"{unit}; red: brighter than healthy", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return figure
 
 
-def draw_case(row: np.ndarray, case: Case) -> tuple[AxesImage, AxesImage]:
-    """A case into four axes; returns the pictures of signed and absolute residual."""
+def draw_case(row: np.ndarray, case: Case, per_unit: float) -> AxesImage:
+    """A case into three axes; returns the picture of the residual."""
     centre = case.centre()
     image, reconstruction = (side_by_side(v, case.spacing, centre) for v in (case.image, case.reconstruction))
     residual = image - reconstruction
@@ -222,8 +253,8 @@ def draw_case(row: np.ndarray, case: Case) -> tuple[AxesImage, AxesImage]:
     if case.lesion is not None and case.lesion.any():
         row[0].contour(side_by_side(case.lesion, case.spacing, centre), [0.5], colors=COLOURS[1], linewidths=0.8)
     row[1].imshow(reconstruction, cmap="gray", vmin=-1, vmax=1)
-    signed = row[2].imshow(residual, cmap="RdBu_r", vmin=-RESIDUAL_LIMIT, vmax=RESIDUAL_LIMIT)
-    absolute = row[3].imshow(np.abs(residual), cmap="magma", vmin=0, vmax=RESIDUAL_LIMIT)
+    limit = RESIDUAL_LIMIT * per_unit
+    drawn = row[2].imshow(residual * per_unit, cmap=RESIDUAL_COLOURS, vmin=-limit, vmax=limit)
     width = three_planes(case.image, case.spacing, centre)[0].shape[1]
     for text, column, side in (("R", 1, "left"), ("L", width - 2, "right")):
         row[0].text(column, 1, text, color="white", fontsize=6, ha=side, va="top")
@@ -231,4 +262,4 @@ def draw_case(row: np.ndarray, case: Case) -> tuple[AxesImage, AxesImage]:
     for axes in row:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    return signed, absolute
+    return drawn

@@ -11,17 +11,20 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
+from anomaly3d.report.figures import BLUE, RED, RESIDUAL_LIMIT
 from anomaly3d.report.tables import auc_rows, tables
+from anomaly3d.scans.manifest import FAULTS
 from anomaly3d.system.files import written_whole
 
 CAPTIONS = {
     "roc": "ROC curves on the test scans (the paper's Fig. 4) with 95 % bands over subjects, and beside them those of "
     "the other detectors and controls. In the legends: AUC [95 %], normal + abnormal scans.",
     "lesions": "Precision and recall by lesion type against all normal scans (Fig. 5).",
-    "cases": "Inputs, reconstructions, signed and absolute residuals in three planes (Fig. 6, S1 to S3): the highest "
-    "and lowest scores of abnormal and of normal scans.",
+    "cases": "Inputs, reconstructions and residuals in three planes (Fig. 6, S1 to S3): the highest and lowest scores "
+    "of abnormal and of normal scans.",
     "groups": "Anomaly scores by group (Fig. 7); the bar is the median.",
     "volumes": "Recall at the locked threshold against lesion volume; dots above are scans found, below missed.",
+    "training": "How the training went: healthy validation heads, and pasted anomalies (pseudo) told from them.",
     "conformal": "Do conformal p-values keep their promise on healthy test scans? On the diagonal they do.",
 }
 
@@ -54,7 +57,8 @@ class Page:
 
     ``table``: test scans with their scores; ``flagged``: by the locked threshold, None where there is none;
     ``figures``: SVG or PNG files by name; ``thumbnails`` and ``volumes``: of ``report.viewer``, empty where no scan may
-    be shown; ``scale``: ``unit`` a difference of 1, and its value at 0; ``alarms``: ``phase, epoch, words``.
+    be shown; ``scale``: ``unit`` a difference of 1, and its value at 0; ``alarms``: ``phase, epoch, words``; ``made``:
+    the lineage of each phase, with its name.
     """
 
     run: str
@@ -67,7 +71,7 @@ class Page:
     scale: tuple[float, float]
     unit: str
     alarms: list[dict[str, Any]]
-    lineage: dict[str, Any]
+    made: list[dict[str, Any]]
 
 
 def found(label: str, flagged: bool) -> str:
@@ -79,14 +83,20 @@ def found(label: str, flagged: bool) -> str:
 def parts(row: dict[Any, Any]) -> list[str]:
     """What the viewer's title says of a scan."""
     ml = f"{float(row['lesion_ml']):.1f} ml" if row.get("lesion_ml") else ""
-    return [row["scan_id"], row["group"], row["lesions"].replace(";", " and "), ml, f"score {row['total']:.4f}"]
+    what = " and ".join(filter(None, (*row["lesions"].split(";"), *row["fault"].split(";"))))
+    return [row["scan_id"], row["group"], what, ml, f"score {row['total']:.4f}"]
 
 
 def scan_rows(page: Page) -> tuple[list[str], list[dict[str, Any]]]:
     """Columns of the table of scans, and its rows, the highest score first."""
-    shown = page.table.assign(flagged=page.flagged if page.flagged is not None else False)
-    shown = shown.sort_values("total", ascending=False)
-    columns = [c for c in ("scan_id", "cohort", "group", "lesions", "lesion_ml", "age", "sex") if c in shown]
+    lesions = page.table["lesions"].str.split(";")
+    shown = page.table.assign(
+        flagged=page.flagged if page.flagged is not None else False,
+        lesions=lesions.map(lambda found: ";".join(word for word in found if word not in FAULTS)),
+        fault=lesions.map(lambda found: ";".join(word for word in found if word in FAULTS)),
+    ).sort_values("total", ascending=False)
+    columns = [c for c in ("scan_id", "cohort", "group", "lesions", "lesion_ml", "fault", "age", "sex") if c in shown]
+    columns = [c for c in columns if c != "fault" or shown[c].any()]
     distances = ["total", *page.metrics["results"]["part"]]
     rows = []
     for row in shown.to_dict("records"):
@@ -130,7 +140,11 @@ def write_page(path: Path, page: Page) -> None:
     ]
     half, middle = page.scale
     columns, rows = scan_rows(page)
+    high = RESIDUAL_LIMIT * half
     data = {
+        "limit": high,
+        "red": [int(RED[i : i + 2], 16) for i in (1, 3, 5)],
+        "blue": [int(BLUE[i : i + 2], 16) for i in (1, 3, 5)],
         "volumes": page.volumes,
         "window": [middle - half, middle + half],
         "middle": middle,
@@ -149,10 +163,13 @@ def write_page(path: Path, page: Page) -> None:
         images=bool(page.thumbnails),
         volumes=len(page.volumes),
         half=half,
+        unit=page.unit,
+        limits=(f"{-high:.0f}", f"{high:+.0f}"),
+        colours=(BLUE, RED),
         flagged=page.flagged is not None,
         columns=columns,
         scans=rows,
-        lineage=page.lineage,
+        made=page.made,
         data=script_safe(json.dumps(data)),
         niivue=script_safe((files("nilearn") / "_assets/js/niivue.umd.js").read_text()),
         script=script_safe((templates / "page.js").read_text()),

@@ -7,7 +7,7 @@ from typing import Any
 from anomaly3d.evaluation.metrics import as_text
 from anomaly3d.scans.manifest import TRUTH
 
-ROLES = {"method": "", "trivial": "Trivial: ", "upper": "Upper control: ", "oracle": "Oracle: "}
+ROLES = {"method": "", "trivial": "Control: ", "upper": "Upper control: ", "oracle": "Oracle: "}
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,11 @@ class Table:
     note: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+
+
+def as_number(value: float | None) -> str:
+    """Four digits; ``none`` where there is no number."""
+    return "none" if value is None else f"{value:.4g}"
 
 
 def percent(share: dict[str, Any]) -> str:
@@ -61,6 +66,7 @@ def auc_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
 def tables(metrics: dict[str, Any]) -> list[Table]:
     """Everything beyond the AUC, in the order in which a reader asks for it."""
     return [
+        flow(metrics),
         operating_points(metrics),
         recall(metrics),
         false_positives(metrics),
@@ -72,13 +78,27 @@ def tables(metrics: dict[str, Any]) -> list[Table]:
     ]
 
 
+def flow(metrics: dict[str, Any]) -> Table:
+    return Table(
+        "Scans",
+        "What quality control made of each split; test scans that it rejects stay in where their group is low_quality.",
+        ("Split", "Scans", "Subjects", "Accepted", "Rejected", "Unreadable", "Used"),
+        [(split, *(str(n) for n in counts.values())) for split, counts in metrics["flow"].items()],
+    )
+
+
 def operating_points(metrics: dict[str, Any]) -> Table:
     return Table(
         "Thresholds",
         "A locked threshold comes from healthy calibration scans; an oracle was chosen on these very test scans.",
-        ("Score", "Threshold", "Recall", "Specificity", "Accuracy", "Precision"),
+        ("Score", "Threshold", "Value", "Recall", "Specificity", "Accuracy", "Precision"),
         [
-            (p["score"], p["rule"], *(percent(p[k]) for k in ("recall", "specificity", "accuracy", "precision")))
+            (
+                p["score"],
+                p["rule"],
+                as_number(p["threshold"]),
+                *(percent(p[k]) for k in ("recall", "specificity", "accuracy", "precision")),
+            )
             for p in metrics["operating_points"]
         ],
     )

@@ -11,14 +11,16 @@ import matplotlib.image
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
-from anomaly3d.report.figures import RESIDUAL_LIMIT
+from anomaly3d.report.figures import RESIDUAL_COLOURS, RESIDUAL_LIMIT
 from anomaly3d.scans.nifti import spacing_of, voxels
 from anomaly3d.scans.volume import mark_sides, three_planes
 
 SCANS = 100  # with volumes; the others have a thumbnail only
 BUDGET = 24e6  # characters of all packed volumes
-BITS = {"brain_mask": 1, "lesion_mask": 2, "mass_effect_mask": 4}  # of the third volume
+BITS = {"brain_mask": 1, "lesion_mask": 2, "mass_effect_mask": 4}  # of the third volume; lesions as outlines
+SMOOTHED = 3  # voxels a side: a finding is more than a voxel
 
 
 def pick(table: pd.DataFrame, flagged: pd.Series, count: int = SCANS) -> list[str]:
@@ -63,20 +65,33 @@ class Shown:
 
 
 def pack(scan: Shown) -> dict[str, Any]:
-    """A scan for the page: shape, affine, and base64 of the gzipped bytes of input, reconstruction and mask bits.
+    """A scan for the page: shape, affine, where to look first, and base64 of the gzipped bytes of input, reconstruction
+    and mask bits.
 
     Voxels are in NIfTI's order, first axis fastest.
     """
     header = nib.nifti1.Nifti1Image.from_filename(scan.row["image"])
     bits = np.zeros(header.shape, np.uint8)
+    masks = {column: scan.mask(column) for column in BITS}
     for column, bit in BITS.items():
-        bits |= scan.mask(column) * np.uint8(bit)
-    data = b"".join(v.tobytes(order="F") for v in (*map(eight_bits, scan.volumes()), bits))
+        mask = masks[column]
+        drawn = ndimage.binary_dilation(mask) & ~mask if column == "lesion_mask" and mask.any() else mask
+        bits |= drawn * np.uint8(bit)
+    image, reconstruction = scan.volumes()
+    data = b"".join(v.tobytes(order="F") for v in (eight_bits(image), eight_bits(reconstruction), bits))
     return {
         "shape": list(header.shape),
+        "finding": finding(image - reconstruction, masks["brain_mask"], masks["lesion_mask"]),
         "affine": np.round(header.affine[:3], 4).tolist(),
         "data": base64.b64encode(gzip.compress(data, 9, mtime=0)).decode(),
     }
+
+
+def finding(residual: np.ndarray, brain: np.ndarray, lesion: np.ndarray) -> list[int]:
+    """The voxel to look at first: where the residual ``(X, Y, Z)`` is largest, in the lesion where one is known."""
+    large = ndimage.uniform_filter(np.abs(residual) * brain, SMOOTHED)
+    inside = large * lesion if lesion.any() else large
+    return [int(i) for i in np.unravel_index((inside if inside.any() else large).argmax(), large.shape)]
 
 
 def thumbnail(scan: Shown) -> str:
@@ -88,8 +103,7 @@ def thumbnail(scan: Shown) -> str:
         three_planes(v, spacing, centre)[0][..., None]
         for v in ((image + 1) / 2, (residual / RESIDUAL_LIMIT).clip(-1, 1))
     )
-    red, blue = np.array([0.80, 0.14, 0.10]), np.array([0.10, 0.35, 0.80])
-    colour = 1 - np.abs(share) * (1 - np.where(share > 0, red, blue))
+    colour = RESIDUAL_COLOURS((share[..., 0] + 1) / 2)[..., :3]
     buffer = io.BytesIO()
     both = np.concatenate([mark_sides(np.repeat(grey, 3, 2), 1.0), mark_sides(colour, 0.0)], 1)
     matplotlib.image.imsave(buffer, both.clip(0, 1), format="png")

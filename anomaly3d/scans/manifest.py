@@ -37,12 +37,21 @@ GROUPS = ("normal", "tbi", "postoperative", "low_quality", "")
 LABELS = ("0", "1", "")
 HEALTHY_SPLITS = ("train", "validation", "calibration")
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
+FAULTS = (
+    "truncated",
+    "wrong_orientation",
+    "wrong_registration",
+    "low_dose",
+    "motion",
+    "streaks",
+    "artefact",
+)  # of scans
 LESIONS = (
     *("epidural", "subdural", "intraparenchymal", "contusion", "subarachnoid", "intraventricular"),  # the paper's
     *("axonal_injury", "fracture", "pneumocephalus", "oedema", "midline_shift", "mass_effect", "herniation"),
     *("infarct", "tumour", "hydrocephalus", "atrophy", "calcification", "malformation", "other"),
     *("craniectomy", "craniotomy", "shunt", "drain", "implant"),  # after operations
-    *("truncated", "wrong_orientation", "wrong_registration", "low_dose", "motion", "streaks", "artefact"),  # of scans
+    *FAULTS,
 )
 OTHER_NAMES = {  # of lesions: what somebody may have meant
     **dict.fromkeys(("edh", "extradural"), "epidural"),

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import shutil
 import time
 
@@ -12,6 +13,11 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+
+from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.runs.folder import choose_trained
+from anomaly3d.scans.nifti import voxels
+from anomaly3d.scoring.inference import prepared_of
 
 FLAGS = (
     "--headless=new",
@@ -110,8 +116,21 @@ def test_a_scan_opens_and_its_residual_follows_the_threshold(page, tiny_run):
     opened(page, scan)
     assert scan in page.find_element(By.ID, "viewer-title").text
     low = wait_for_canvas(page)
+    shown = page.execute_script(f"return scans.volumes['{scan}']")
+    said = re.fullmatch(
+        r"input (-?\d+) HU, reconstruction (-?\d+), residual (-?\d+) at (.*) mm \(MNI\)",
+        page.find_element(By.ID, "values").text,
+    )
+    at = [round(float(v)) for v in np.array(shown["affine"]) @ [*shown["finding"], 1]]
+    assert [int(v) for v in said[4].split(",")] == pytest.approx(at, abs=2)  # it opens at the finding
+    data = HeadCTDataModule(prepared_of(choose_trained(tiny_run, None), tiny_run.parents[1] / "data"), 1)
+    data.setup()
+    image = voxels(data.split("test").set_index("scan_id").loc[scan, "image"])
+    assert int(said[1]) == pytest.approx((image[tuple(shown["finding"])] + 1) * 60 - 20, abs=1.5)
+    assert int(said[3]) == int(said[1]) - int(said[2])
+    assert page.find_element(By.CLASS_NAME, "legend").text == "darker than healthy -36 +36 HU brighter"
     page.execute_script(
-        "const t = document.getElementById('threshold'); t.value = 38; t.dispatchEvent(new Event('input'));"
+        "const t = document.getElementById('threshold'); t.value = 34; t.dispatchEvent(new Event('input'));"
     )
     time.sleep(0.5)
     high = wait_for_canvas(page)
@@ -120,8 +139,22 @@ def test_a_scan_opens_and_its_residual_follows_the_threshold(page, tiny_run):
         return float((shot.max(2) - shot.min(2) > 0.1).mean())
 
     assert colourful(low) > colourful(high)
-    assert page.find_element(By.ID, "threshold-value").text == "38 HU"
+    assert page.find_element(By.ID, "threshold-value").text == "34 HU"
     assert [e for e in page.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+def test_a_scan_without_volumes_says_why_it_does_not_open(page):
+    first, second, *_ = rows(page)
+    scan = first.get_attribute("data-id")
+    page.execute_script(f"delete scans.volumes['{scan}']")
+    first.click()
+    opened(page, scan)
+    assert f"reconstruction/{scan}.nii.gz" in page.find_element(By.ID, "closed").text
+    assert not page.find_element(By.ID, "canvas").is_displayed()
+    webdriver.ActionChains(page).send_keys(Keys.ARROW_RIGHT).perform()
+    opened(page, second.get_attribute("data-id"))
+    assert page.find_element(By.ID, "canvas").is_displayed()
+    assert not page.find_element(By.ID, "closed").is_displayed()
 
 
 def test_the_keyboard_is_enough(page):

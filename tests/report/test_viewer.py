@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from anomaly3d.report import viewer
 from anomaly3d.report.page import found, script_safe
@@ -46,7 +47,12 @@ def test_a_packed_scan_holds_its_volumes(scan, tmp_path):
     np.testing.assert_allclose(image / 127.5 - 1, volumes["image"], atol=1 / 255 + 1e-6)
     np.testing.assert_array_equal(reconstruction, eight_bits(volumes["reconstruction"]))
     np.testing.assert_array_equal(bits & 1, volumes["brain_mask"])
-    np.testing.assert_array_equal((bits & 2) // 2, volumes["lesion_mask"])
+    lesion = volumes["lesion_mask"] > 0
+    outline = (bits & 2) > 0
+    assert not (outline & lesion).any()  # it lies around the lesion, every voxel of it beside one
+    assert (outline <= ndimage.binary_dilation(lesion)).all()
+    assert outline.sum() == ndimage.binary_dilation(lesion).sum() - lesion.sum()
+    assert lesion[tuple(made["finding"])]
     assert (bits & 4 == 0).all()
 
 

@@ -36,8 +36,8 @@ const MASK = { cal_min: 0.5, cal_max: 1 };
 const LAYERS = [
   { name: "input", opacity: 1, options: GREY },
   { name: "reconstruction", opacity: 1, options: GREY },
-  { name: "residual", opacity: 0.75, options: { colormap: "warm", colormapNegative: "winter", cal_min: scans.half * 2 / 15, cal_max: scans.half * 2 / 3 } },
-  { name: "lesion", opacity: 0.45, options: { colormap: "green", ...MASK } },
+  { name: "residual", opacity: 0.75, options: { colormap: "brighter", colormapNegative: "darker", cal_min: scans.half * 2 / 15, cal_max: scans.limit } },
+  { name: "lesion", opacity: 0.9, options: { colormap: "green", ...MASK } },
   { name: "displaced", opacity: 0.35, options: { colormap: "violet", ...MASK } },
   { name: "brain", opacity: 0.25, options: { colormap: "blue", ...MASK } },
 ];
@@ -79,17 +79,34 @@ function nifti(values, scan, name) {
   return new File([buffer], `${name}.nii`);
 }
 
+const ramp = ([r, g, b]) => ({ R: [0, r], G: [0, g], B: [0, b], A: [128, 255], I: [0, 255] });
+
+// what lies under the crosshair, in physical units
+function tell({ values, mm }) {
+  if (values.length < 3) return;
+  const [input, reconstruction] = values.map((v) => Math.round(v.value));
+  const place = [...mm].slice(0, 3).map((v) => Math.round(v)).join(", ");
+  find("values").textContent = `input ${input} ${scans.unit}, reconstruction ${reconstruction}, residual ${input - reconstruction} at ${place} mm (MNI)`;
+}
+
 async function show(id) {
+  if (!Object.keys(scans.volumes).length) return;
   const scan = scans.volumes[id];
-  if (!scan) return;
   current = id;
   const row = rows.find((r) => r.dataset.id === id);
   find("viewer-title").textContent = row.dataset.title;
+  find("closed").hidden = Boolean(scan);
+  find("closed-id").textContent = id;
+  dialog.querySelectorAll(".stage, .tools").forEach((part) => { part.hidden = !scan; });
   if (!dialog.open) dialog.showModal();
+  if (!scan) { dialog.dataset.shown = id; return; }
   if (!viewer) {
     viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: "warn", isRadiologicalConvention: true });
     await viewer.attachToCanvas(find("canvas"));
     viewer.setSliceType(viewer.sliceTypeMultiplanar);
+    viewer.addColormap("brighter", ramp(scans.red));
+    viewer.addColormap("darker", ramp(scans.blue));
+    viewer.onLocationChange = tell;
   }
   const maps = await unpack(scan);
   if (current !== id) return;
@@ -98,6 +115,9 @@ async function show(id) {
     viewer.addVolume(await niivue.NVImage.loadFromFile({ file: nifti(maps[name], scan, name), ...options }));
   }
   settle();
+  viewer.scene.crosshairPos = viewer.vox2frac(scan.finding);
+  viewer.updateGLVolume();
+  viewer.createOnLocationChange();
   dialog.dataset.shown = id;
 }
 
@@ -114,7 +134,7 @@ function settle() {
 }
 
 function step(by) {
-  const open = rows.filter((row) => !row.hidden && scans.volumes[row.dataset.id]);
+  const open = rows.filter((row) => !row.hidden && (scans.volumes[row.dataset.id] || row.dataset.id === current));
   const place = open.findIndex((row) => row.dataset.id === current);
   if (open.length) show(open[(place + by + open.length) % open.length].dataset.id);
 }
