@@ -11,6 +11,7 @@ import pytest
 
 import anomaly3d
 from anomaly3d import score
+from anomaly3d.arguments import completed
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,3 +59,13 @@ def test_every_group_it_names_is_there():
         files = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
         named = {name for name in re.findall(r"`(\w+)`", choices)}
         assert files <= named | {"none"} or group == "experiment", (group, files - named)
+
+
+def test_its_study_file_is_read_as_it_stands(tmp_path):
+    (text,) = re.findall(r"```yaml\n(run: study\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "my.yaml").write_text(text)
+    words = completed("train", [f"study={tmp_path}/my.yaml", f"runs_dir={tmp_path}"])
+    assert words[:2] == ["run='study'", "dataset=manifest"]
+    assert f"++dataset.manifest='{tmp_path}/manifest.csv'" in words
+    assert {"model=paper", "callbacks=ema", "++phases.gan.steps=50000"} <= set(words)
+    assert completed("score", [f"study={tmp_path}/my.yaml"]) == ["run='study'"]

@@ -232,7 +232,7 @@ def case_figure(cases: Sequence[Case], per_unit: float, unit: str) -> Figure:
         per_unit: ``unit`` that a difference of 1 is.
     """
     figure, grid = plt.subplots(
-        len(cases), 3, figsize=(11, 1.05 * len(cases) + 0.7), layout="constrained", squeeze=False
+        len(cases), 3, figsize=(8.4, 1.05 * len(cases) + 0.7), layout="constrained", squeeze=False
     )
     for row, case in zip(grid, cases, strict=True):
         residual = draw_case(row, case, per_unit)
