@@ -4,8 +4,7 @@ import runpy
 import sys
 
 import anomaly3d
-
-COMMANDS = ("prepare", "train", "evaluate", "score", "calibrate", "compare", "dashboard")
+from anomaly3d.arguments import COMMANDS
 
 
 def main() -> int:

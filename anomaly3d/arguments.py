@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from anomaly3d.errors import UserError
 from anomaly3d.system.progress import say
@@ -19,14 +20,11 @@ CONF = str(HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf") 
 COMMANDS = ("prepare", "train", "evaluate", "score", "calibrate", "compare", "dashboard")
 ADDED = ("phase", "experiment")  # groups of train that its list of defaults does not have
 COMMAS = re.compile(r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")  # outside of quotes
-PLACES = re.compile(
-    r"(?P<key>(dataset\.)?(root|scans|manifest)|out|data_dir|runs_dir|study|preprocessing\.mask_command)=(?P<value>.*)",
-    re.DOTALL,
-)
 SCANS = ("root", "scans", "manifest")
 PATHS = (*SCANS, *(f"dataset.{key}" for key in SCANS), "out", "data_dir", "runs_dir")
+QUOTED = (*PATHS, "study", "preprocessing.mask_command")  # keys whose values are quoted for Hydra
 SIMPLE = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./-]*|\s*")
-ONCE = ("phase", "overwrite", "parent", "run", "runs_dir", "optimized_metric", "hparams_search", "trainer.fast_dev_run")
+ONCE = ("phase", "overwrite", "parent", "run", "runs_dir", "optimized_metric", "hparams_search")
 ANEW = ("trainer", "workers", "scheduler", "memory_gb", "plugins")  # where and how fast it runs, and whose code may run
 SIZES = ("phase.steps", "phase.steps_per_epoch", "phase.batch")  # what one phase takes over from another
 KEPT = ("data_dir",)  # what other commands take over from the training
@@ -39,11 +37,11 @@ def completed(command: str, arguments: Sequence[str]) -> list[str]:
         UserError: the study's file is not there, or says what nothing knows.
     """
     sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
-    typed = [quote_place(found, sweep) if (found := PLACES.fullmatch(text)) else text for text in arguments]
+    typed = [quoted(text, sweep) if key_of(text) in QUOTED else text for text in arguments]
     study = value_of(typed, "study")
     typed = [text for text in typed if key_of(text) != "study"]
     if study is not None:
-        typed = merged(read_study(command, Path(study)), typed)
+        typed = [*without(read_study(command, Path(study)), typed), *typed]
     if known := remembered(command, typed):
         say(f"run {value_of(typed, 'run', 'demo')} goes on with {' '.join(known)}; what is typed wins")
     return [*known, *typed]
@@ -58,30 +56,31 @@ def key_of(text: str) -> str:
 
 
 def value_of(arguments: Iterable[str], key: str, default: str | None = None) -> str | None:
-    """The last value that was given for a key, without quotes."""
-    values = [text.split("=", 1)[1] for text in arguments if "=" in text and key_of(text) == key]
-    if not values or values[-1] == "null":
+    """The last value that was given for a key, as text; of a sweep all of them as they were typed."""
+    texts = [text for text in arguments if "=" in text and key_of(text) == key]
+    if not texts:
         return default
-    value = values[-1]
-    return unquote(value) if value[:1] == "'" else value.strip('"')
+    found = OverridesParser.create().parse_override(texts[-1])
+    value = texts[-1].split("=", 1)[1] if found.is_sweep_override() else found.value()
+    return default if value is None else str(value)
 
 
-def merged(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Both, without what the second sets anew: a key, or with the choice of a group all keys below it.
+def without(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """The first but for what the second sets anew: a key, or with the choice of a group all keys below it.
 
     But for phases, of which a run has several with the same keys.
     """
     keys = {key_of(text) for text in after}
     groups = keys - {"phase"}
-    return [*(t for t in before if key_of(t) not in keys and key_of(t).split(".")[0] not in groups), *after]
+    return [text for text in before if key_of(text) not in keys and key_of(text).split(".")[0] not in groups]
 
 
-def quote_place(found: re.Match[str], sweep: bool) -> str:
+def quoted(text: str, sweep: bool) -> str:
     """``key=value`` with quotes around a path or a list of paths that Hydra's grammar could not read, or would read as
     something else: ``root=a (1)``, ``scans=[007,h=2.nii]``."""
-    key, value = found["key"], found["value"]
+    key, _, value = text.partition("=")
     if value in ("null", "[]") or (sweep and "," in value):
-        return found[0]
+        return text
     if value.startswith("[") and value.endswith("]") and not Path(value).exists():
         return f"{key}=[{','.join(quote(part.strip()) for part in re.split(COMMAS, value[1:-1]))}]"
     return f"{key}={quote(value)}"
@@ -97,11 +96,6 @@ def quote(text: str) -> str:
 def in_quotes(text: str) -> str:
     """Any text as a string of Hydra's grammar."""
     return "'" + re.sub(r"(\\*)'", r"\1\1\'", text) + "'"
-
-
-def unquote(text: str) -> str:
-    """What ``in_quotes`` was given."""
-    return text[1:-1].replace("\\'", "'")
 
 
 def as_hydra(value: Any) -> str:
@@ -122,6 +116,12 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{prefix}.{name}" if prefix else str(name))
     elif prefix:
         yield prefix, node
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """A sentence with the nearest of the keys that there are."""
+    near = difflib.get_close_matches(key, list(known), 1, 0.5)
+    return f"unknown key {key}" + (f": did you mean {near[0]}?" if near else "")
 
 
 # ---- study=my.yaml
@@ -160,8 +160,7 @@ def read_study(command: str, path: Path) -> list[str]:
     for key, value in content.items():
         top = str(key).split(".")[0]
         if top not in every:
-            near = difflib.get_close_matches(top, every, 1, 0.5)
-            raise UserError(f"study={path}: unknown key {key}" + (f": did you mean {near[0]}?" if near else ""))
+            raise UserError(f"study={path}: {unknown_key(str(key), every)}")
         if top not in known:
             continue  # of another command
         if key in groups and not isinstance(value, Mapping):
@@ -200,7 +199,7 @@ def remembered(command: str, typed: Sequence[str]) -> list[str]:
     trained = {path: words for path in files if (words := yaml.safe_load(path.read_text()))}
     if command != "train":
         words = next(iter(trained.values()), [])
-        return [text for text in words if key_of(text) in KEPT and key_of(text) not in map(key_of, typed)]
+        return without([text for text in words if key_of(text) in KEPT], typed)
     defaults = yaml.safe_load(Path(CONF, "train.yaml").read_text())["defaults"]
     usual = next(entry["detector"] for entry in defaults if "detector" in entry)
     asked, phase = value_of(typed, "detector"), value_of(typed, "phase")
@@ -214,5 +213,4 @@ def remembered(command: str, typed: Sequence[str]) -> list[str]:
         words = [text for text in words if key_of(text).split(".")[0] not in ("detector", "model", "phases", "phase")]
     own = value_of(trained[source], "phase") in (None, phase)
     words = [text for text in words if own or not key_of(text).startswith("phase.") or key_of(text) in SIZES]
-    together = merged(words, typed)
-    return together[: len(together) - len(typed)]
+    return without(words, typed)

@@ -11,9 +11,12 @@ from anomaly3d.cli import Done, command
 def main(config: DictConfig) -> Done:
     """Score healthy scans of a site and keep its threshold beside the detector of ``run=...``."""
     from anomaly3d.score import scoring_job
+
+    job = scoring_job(config)
+
     from anomaly3d.scoring.new_scans import calibrate_site
 
-    return Done(calibrate_site(scoring_job(config), config.site or "", config.false_positive_rate))
+    return Done(calibrate_site(job, config.site or "", config.false_positive_rate))
 
 
 if __name__ == "__main__":

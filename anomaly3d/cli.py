@@ -3,13 +3,12 @@
 0 done; 2 a mistake in config, manifest or command; 3 done, but some scans could not be used; 130 interrupted.
 """
 
-import difflib
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import anomaly3d
-from anomaly3d.arguments import COMMANDS, CONF, SCANS, completed, key_of, names_of
+from anomaly3d.arguments import CONF, SCANS, completed, key_of, names_of, unknown_key
 from anomaly3d.errors import UserError
 from anomaly3d.system.instantiate import allow, parameters
 from anomaly3d.system.memory import keep_freed_memory, release_memory
@@ -72,11 +71,10 @@ class Command:
                 if name in config and config[name] is not None:
                     config[name] = str(config[name])
             refuse_closed_places(config)
-            refuse_missing_inputs(self.config_name, config)
             done = self.task(config)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             # here, because Hydra would print a line of its own; it also ends a multirun
-            raise SystemExit(refuse(error)) from error
+            raise SystemExit(refuse(error, self.config_name)) from error
         except Exception as error:
             self.failure = error  # Hydra's launcher would go on with the next job of a multirun
             raise SystemExit(1) from error
@@ -98,10 +96,10 @@ class Command:
             sys.argv = [name, *completed(self.config_name, arguments)]
             hydra.main(version_base="1.3", config_path=CONF, config_name=self.config_name)(self.job)()
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            return refuse(error)
+            return refuse(error, self.config_name)
         except SystemExit as stop:
             if self.failure:
-                return disk_full(self.failure)
+                return disk_full(self.failure, self.config_name)
             return stop.code if isinstance(stop.code, int) else 1
         except KeyboardInterrupt:
             print("interrupted: run the same command again to go on from where it stopped", file=sys.stderr)
@@ -132,19 +130,12 @@ def refuse_closed_places(config: DictConfig) -> None:
             raise UserError(f"{key}={place}: {there} may not be written to: choose another place with {key}=...")
 
 
-def refuse_missing_inputs(config_name: str, config: DictConfig) -> None:
-    """Refuse scans and runs that are not there, at once: what would notice it takes seconds to import.
+def refuse_missing_inputs(config: DictConfig) -> None:
+    """Refuse scans that are not there, at once: what would notice it takes seconds to import.
 
     Raises:
         UserError: names the key.
     """
-    if config_name in ("evaluate", "score", "calibrate"):
-        run = Path(config.runs_dir) / config.run
-        if not any(run.glob("*/*/lineage.json")):
-            raise UserError(
-                f"{run} holds no trained detector: 'python -m anomaly3d.train run={config.run}' trains one, "
-                "'make demo' one on the phantom cohort; name another run with run=NAME"
-            )
     ours = str(OmegaConf.select(config, "dataset._target_")).startswith("anomaly3d.")  # others may read from anywhere
     for prefix in ("", *(["dataset."] if ours else [])):
         for key in SCANS:
@@ -159,24 +150,24 @@ def interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def disk_full(error: Exception) -> int:
+def disk_full(error: Exception, config_name: str) -> int:
     """Exit code 2 with a sentence for a full disk; any other error is ours and is raised."""
     from anomaly3d.system.workers import disk_error
 
     mistake = disk_error(error) if isinstance(error, OSError) else error
     if isinstance(mistake, UserError):
-        return refuse(mistake)
+        return refuse(mistake, config_name)
     raise error
 
 
-def refuse(error: Exception) -> int:
+def refuse(error: Exception, config_name: str) -> int:
     """Say what is wrong on one line and return exit code 2."""
     text = " ".join(str(error).split())
     text = text.split(" Config search path:")[0].split(" full_key:")[0]
     if "Could not override 'phase'" in text:
         text = "phase is added with a plus: +phase=NAME"
     elif unknown := re.match(r"Could not override '([^']*)'", text):
-        text = unknown_key(unknown[1], composed_keys())
+        text = unknown_key(unknown[1], composed_keys(config_name))
     print(f"error: {text}", file=sys.stderr)
     return 2
 
@@ -236,20 +227,12 @@ def refuse_unknown_keys(config_name: str, config: DictConfig, more: Sequence[str
                 raise UserError(unknown_key(path, known))
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """A sentence with the nearest of the keys that there are."""
-    near = difflib.get_close_matches(key, list(known), 1, 0.5)
-    return f"unknown key {key}" + (f": did you mean {near[0]}?" if near else "")
-
-
-def composed_keys() -> list[str]:
-    """Keys of the command in ``sys.argv`` with the groups that were chosen and no key set."""
-    command = Path(sys.argv[0]).stem.split(".")[-1]
-    command = command if command in COMMANDS else "train"
-    groups = names_of(command)[0]
-    chosen = [text for text in sys.argv[1:] if key_of(text) in groups and "," not in text]
+def composed_keys(config_name: str) -> list[str]:
+    """Keys of a command with the groups that were typed and no key set."""
+    groups = names_of(config_name)[0]
+    typed = [text for text in sys.argv[1:] if key_of(text) in groups and "," not in text]
     with initialize_config_dir(CONF, version_base="1.3"):
-        return [key for key, _ in keys(OmegaConf.to_container(compose(command, chosen), resolve=False))]
+        return [key for key, _ in keys(OmegaConf.to_container(compose(config_name, typed), resolve=False))]
 
 
 def plain_value(value: Any) -> Any:

@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 @command("evaluate")
 def main(config: DictConfig) -> Done:
     """Evaluate the run of ``run=...``; its report is about ``detector=...`` and compares it with all others."""
+    from anomaly3d.runs.folder import choose_trained
+
+    run, data_dir = Path(config.runs_dir) / config.run, Path(config.data_dir)
+    focus = choose_trained(run, chosen("detector"))  # before what takes long to import
+
     from anomaly3d.evaluation.metrics import ranked
     from anomaly3d.evaluation.run import Options, evaluate_run
     from anomaly3d.report.build import CASES, present
-    from anomaly3d.runs.folder import choose_trained
     from anomaly3d.runs.tracking import log_report, make_logger, may_log, scrub
     from anomaly3d.scoring.inference import prepared_of
     from anomaly3d.system.quiet import hush
     from anomaly3d.system.workers import worker_count
 
     hush()
-    run, data_dir = Path(config.runs_dir) / config.run, Path(config.data_dir)
     settings = {"trainer": plain(config.trainer), "memory_gb": config.memory_gb}
     options = Options(
         config.batch,
@@ -38,7 +41,6 @@ def main(config: DictConfig) -> Done:
         worker_count(config.workers, config.scheduler),
         config.memory_gb,
     )
-    focus = choose_trained(run, chosen("detector"))
     prepared = prepared_of(focus, data_dir)
     for control in config.controls:
         fit_control(control, run, focus, prepared, settings)

@@ -19,7 +19,10 @@ def build_study(config: DictConfig) -> "Study":
     """
     from pathlib import Path
 
-    from anomaly3d.cli import plain
+    from anomaly3d.cli import plain, refuse_missing_inputs
+
+    refuse_missing_inputs(config)  # before what takes long to import
+
     from anomaly3d.preprocessing.cohort import Study
     from anomaly3d.system.instantiate import build
     from anomaly3d.system.workers import worker_count

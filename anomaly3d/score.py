@@ -19,16 +19,19 @@ def scoring_job(config: DictConfig) -> "ScoringJob":
     """
     from pathlib import Path
 
-    from anomaly3d.cli import chosen, plain
+    from anomaly3d.cli import chosen, plain, refuse_missing_inputs
+    from anomaly3d.runs.folder import choose_trained
+
+    trained = choose_trained(Path(config.runs_dir) / config.run, chosen("detector"))  # before what takes long to import
+    refuse_missing_inputs(config)
+
     from anomaly3d.cohorts.folder import FolderCohort
     from anomaly3d.cohorts.manifest import ScoredManifest
     from anomaly3d.preprocessing.cohort import Study
-    from anomaly3d.runs.folder import choose_trained
     from anomaly3d.scoring.inference import preprocessor_of
     from anomaly3d.scoring.new_scans import ScoringJob
     from anomaly3d.system.workers import worker_count
 
-    trained = choose_trained(Path(config.runs_dir) / config.run, chosen("detector"))
     scans = [config.scans] if isinstance(config.scans, str) else [str(scan) for scan in config.scans]
     cohort = (
         ScoredManifest("scored", config.manifest) if config.manifest else FolderCohort("scored", config.root, scans)
@@ -41,9 +44,11 @@ def scoring_job(config: DictConfig) -> "ScoringJob":
 @command("score")
 def main(config: DictConfig) -> Done:
     """Score new scans with a detector of ``run=...`` and write maps beside the scores."""
+    job = scoring_job(config)
+
     from anomaly3d.scoring.new_scans import score_scans
 
-    return Done(score_scans(scoring_job(config), config.site))
+    return Done(score_scans(job, config.site))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,11 @@ def of_phase(config: DictConfig, name: str) -> DictConfig:
     own, typed_own = config.phases.get(name), f"phases.{name}."
     before = [] if "name" in config.phase else [f"+phase={name}"]
     before += [f"++{key}={as_hydra(value)}" for key, value in leaves({"phase": plain(own)})] if own else []
-    after = [f"++phase.{key_of(t)[len(typed_own) :]}={t.split('=', 1)[1]}" for t in typed() if typed_own in key_of(t)]
+    after = [
+        f"++phase.{key_of(t)[len(typed_own) :]}={t.split('=', 1)[1]}"
+        for t in typed()
+        if key_of(t).startswith(typed_own)
+    ]
     made = recompose("train", before, after) if before or after else config
     refuse_unknown_keys("train", made, [*before, *after])
     return made
@@ -47,12 +51,14 @@ def main(config: DictConfig) -> Done:
     configs = [of_phase(config, name) for name in names]  # all of them before any work
 
     from anomaly3d.prepare import build_study
+
+    studies = [build_study(each) for each in configs]
+
     from anomaly3d.system.memory import release_memory
     from anomaly3d.training.run import Job, train_phase
 
     value = None
-    for each in configs:
-        study = build_study(each)
+    for each, study in zip(configs, studies, strict=True):
         run = Path(each.runs_dir) / str(each.run)
         words = tuple(typed()), (*filter(said_anew, typed()), *searchpath())
         job = Job(study, study.preprocessor.resolution, study.cohort.synthetic, run, plain(each), *words)

@@ -7,12 +7,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from anomaly3d import train
-from anomaly3d.cli import CONF
+from anomaly3d.arguments import COMMANDS, CONF
 from anomaly3d.system.instantiate import check_targets
 from tests.conftest import TINY, counts
 
 ADDED = ("phase", "experiment", "hparams_search")  # groups that train.yaml does not list
-COMMANDS = ("prepare", "train", "evaluate", "score", "calibrate", "compare", "dashboard")
 FILES = sorted(str(path.relative_to(CONF).with_suffix("")) for path in Path(CONF).rglob("*.yaml"))
 DRY = ["trainer.fast_dev_run=true", "logger=none"]
 

@@ -297,7 +297,9 @@ def test_an_interrupted_overwrite_goes_on(tiny_run, places, capsys, monkeypatch)
     digests = {sha256(tiny_run.parent / name / "fanogan" / "gan" / "model.pt") for name in ("replaced", "whole4")}
     assert len(digests) == 1
     assert train.main([*exact, "run=whole4", "logger=none"]) == 0
-    assert "goes on" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "gan: begins anew" in out
+    assert "goes on" not in out
 
 
 def interrupt_second_epoch(phase):

@@ -5,269 +5,27 @@ read, so that another limit prepares nothing again.
 """
 
 import hashlib
-import json
-import shutil
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from PIL import Image
-from threadpoolctl import threadpool_limits
 
 from anomaly3d.cohorts.base import Cohort
-from anomaly3d.errors import UnreadableScan, UserError
-from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
-from anomaly3d.scans.manifest import PATHS, SPLITS, TRUTH, read_manifest, write_manifest
-from anomaly3d.scans.nifti import save_volume
-from anomaly3d.scans.readers import read_mask
-from anomaly3d.scans.recipe import is_recipe, listed_files
-from anomaly3d.scans.volume import Volume
-from anomaly3d.system.files import mark_output, remove_leftovers, sha256, visible, written_whole
+from anomaly3d.errors import UserError
+from anomaly3d.preprocessing.base import Preprocessor
+from anomaly3d.preprocessing.outcome import Outcome, Sources, finished
+from anomaly3d.preprocessing.scan import lost_scan, prepare_scan
+from anomaly3d.scans.manifest import PATHS, SPLITS, read_manifest, write_manifest
+from anomaly3d.system.files import mark_output, remove_leftovers, written_whole
 from anomaly3d.system.progress import say
-from anomaly3d.system.workers import Workers, disk_error, run_parallel
+from anomaly3d.system.workers import Workers, run_parallel
 
 LONGEST = 900.0  # seconds for one scan
 DESCRIPTION = ["scan_id", "subject_id", "cohort", "split", "label", "group", "lesions"]  # quality.csv repeats them
 TEXT = [*DESCRIPTION, "verdict", "reasons", "read_as", "content"]  # the other columns of quality.csv are numbers
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The files of one scan as the manifest names them; an empty string for none."""
-
-    scan_id: str
-    image: str
-    brain_mask: str = ""
-    lesion_mask: str = ""
-    mass_effect_mask: str = ""
-    twin: str = ""
-    transform_fault: str = ""
-
-    @classmethod
-    def of(cls, row: dict[Any, Any]) -> "Sources":
-        """From a row of a manifest."""
-        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
-
-    def paths(self) -> list[Path]:
-        """Those that there are."""
-        return [Path(path) for name, path in vars(self).items() if path and name != "scan_id"]
-
-    def fingerprint(self) -> str:
-        """Sizes and modification times, to notice that a file was replaced."""
-        return " ".join(map(stamp, self.paths()))
-
-    def digest(self) -> str:
-        """SHA-256 of all bytes, to know the same files in another place."""
-        found = hashlib.sha256()
-        for path in self.paths():
-            for file in files_behind(path):
-                found.update(sha256(file).encode())
-            found.update(b"|")
-        return found.hexdigest()
-
-
-def files_behind(path: Path) -> list[Path]:
-    """What is read for a path of a manifest: the file, the files of a folder, or those that a recipe lists."""
-    if path.is_dir():
-        return [folder / name for folder, names in visible(path) for name in names]
-    return (listed_files(path) if is_recipe(path) and path.exists() else []) or [path]
-
-
-def stamp(path: Path) -> str:
-    """Size of the files behind a path, and when the last of them was changed."""
-    stats = [file.stat() for file in files_behind(path) if file.exists()]
-    return f"{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one scan, kept as ``outcomes/ID.json``.
-
-    ``unreadable`` is the reason why nothing could be prepared, else empty; ``source`` is the files' fingerprint;
-    ``lesion_ml`` the volume of the lesion mask on the scan's own grid; ``read_as`` which series of a study was read,
-    where there was a choice; ``content`` a digest of the scan's voxels, the same for copies under any name or format;
-    ``files`` the bytes of each prepared file by kind; ``digest`` that of the files' bytes.
-    """
-
-    scan_id: str
-    unreadable: str
-    quality: dict[str, float]
-    source: str
-    lesion_ml: float | None = None
-    read_as: str = ""
-    content: str = ""
-    files: dict[str, int] = field(default_factory=dict)
-    digest: str = ""
-
-    def whole(self, out: Path) -> bool:
-        """Whether every prepared file is still there, as long as it was."""
-        sizes = {kind: prepared_file(out, kind, self.scan_id) for kind in self.files}
-        return all(path.exists() and path.stat().st_size == self.files[kind] for kind, path in sizes.items())
-
-
-def prepared_file(out: Path, kind: str, scan_id: str) -> Path:
-    """The file of a prepared volume, or of the ``transform``."""
-    return out / kind / (f"{scan_id}.json" if kind == "transform" else f"{scan_id}.nii.gz")
-
-
-def digest_of(scan: Volume) -> str:
-    """16 hex digits of the voxels, rounded to whole numbers."""
-    found = hashlib.sha256(repr(scan.data.shape).encode())
-    for part in scan.data:
-        found.update(np.rint(part).astype("<i2").tobytes())
-    return found.hexdigest()[:16]
-
-
-def outcome_file(out: Path, scan_id: str) -> Path:
-    """Where the outcome of a scan is kept."""
-    return out / "outcomes" / f"{scan_id}.json"
-
-
-def stored_outcome(out: Path, scan_id: str) -> Outcome | None:
-    """What is kept of a scan, if its prepared files are all there."""
-    try:
-        stored = Outcome(**json.loads(outcome_file(out, scan_id).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):  # never begun, or damaged
-        return None
-    return stored if stored.whole(out) else None
-
-
-def finished(sources: Sources, out: Path) -> Outcome | None:
-    """The outcome of a scan that was prepared from these very files."""
-    stored = stored_outcome(out, sources.scan_id)
-    return stored if stored and stored.source == sources.fingerprint() else None
-
-
-def adopted(sources: Sources, out: Path) -> Outcome | None:
-    """The outcome of a scan whose files, byte for byte, were prepared before they were moved or copied; it is then
-    here too."""
-    places = [folder for folder in out.parents[1].glob(f"*/{out.name}") if folder.is_dir()]
-    candidates = [(f, o) for f in places if (o := stored_outcome(f, sources.scan_id)) and o.digest]
-    digest = sources.digest() if candidates else ""
-    for folder, stored in candidates:
-        if stored.digest != digest:
-            continue
-        if folder != out:
-            files = [prepared_file(folder, kind, sources.scan_id) for kind in stored.files]
-            for file in (*files, folder / "preview" / f"{sources.scan_id}.png"):
-                if file.exists():
-                    with written_whole(out / file.relative_to(folder)) as beside:
-                        shutil.copy2(file, beside)
-        return keep(replace(stored, source=sources.fingerprint()), out)
-    return None
-
-
-def keep(outcome: Outcome, out: Path) -> Outcome:
-    """Write an outcome, after all else: where it is, its scan is done."""
-    with written_whole(outcome_file(out, outcome.scan_id)) as path:
-        path.write_text(json.dumps(asdict(outcome), indent=1))
-    return outcome
-
-
-@threadpool_limits.wrap(1)  # the workers share the cores; and the bits do not depend on their number
-def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Outcome:
-    """Prepare one scan of a manifest into ``out``.
-
-    The outcome is written last (``keep``).
-    """
-    scan_id, source = sources.scan_id, sources.fingerprint()
-    outcome_file(out, scan_id).unlink(missing_ok=True)
-    try:
-        outcome = prepare_anew(sources, source, out, preprocessor)
-    except UserError:
-        raise
-    except Exception as error:  # whatever is wrong with one scan, the others go on
-        if isinstance(error, OSError) and isinstance(disk_error(error), UserError):
-            raise
-        log = out / "logs" / f"{scan_id}.log"
-        with written_whole(log) as path:
-            path.write_text(traceback.format_exc())
-        reason = f"this program failed on it ({type(error).__name__}): please report it with {log.relative_to(out)}"
-        return Outcome(scan_id, reason, {}, source)  # not kept: a mended program tries again
-    return keep(outcome, out)
-
-
-def lost_scan(job: tuple[Any, ...], reason: str) -> Outcome:
-    """The outcome of a scan that took its worker down or never ended; not kept, so the next call tries again."""
-    sources: Sources = job[0]
-    return Outcome(sources.scan_id, f"this program could not finish it: {reason}", {}, sources.fingerprint())
-
-
-def prepare_anew(sources: Sources, source: str, out: Path, preprocessor: Preprocessor) -> Outcome:
-    """Read, prepare and write one scan whose fingerprint is ``source``."""
-    scan_id, read_as = sources.scan_id, ""
-    try:
-        scan = preprocessor.read(Path(sources.image))
-        read_as = scan.read_as
-        companions = read_companions(sources, scan, preprocessor)
-        prepared = preprocessor.prepare(scan, companions)
-    except UnreadableScan as error:
-        return Outcome(scan_id, str(error), {}, source, read_as=read_as)
-    files = write_prepared(prepared, out, scan_id)
-    lesion = companions.masks.get("lesion_mask")
-    return Outcome(
-        scan_id,
-        "",
-        prepared.quality,
-        source,
-        lesion.ml() if lesion else None,
-        scan.read_as,
-        digest_of(scan),
-        files,
-        sources.digest(),
-    )
-
-
-def read_companions(sources: Sources, scan: Volume, preprocessor: Preprocessor) -> Companions:
-    """What comes with a scan, read; masks must lie on it.
-
-    Raises:
-        UnreadableScan: names the file.
-    """
-    return Companions(
-        brain_mask=read_mask(Path(sources.brain_mask), scan) if sources.brain_mask else None,
-        masks={name: read_mask(Path(p), scan) for name in TRUTH if (p := getattr(sources, name))},
-        twin=preprocessor.read(Path(sources.twin)) if sources.twin else None,
-        transform_fault=load_affine(Path(sources.transform_fault)) if sources.transform_fault else None,
-    )
-
-
-def load_affine(path: Path) -> np.ndarray:
-    """A 4x4 matrix from a text file.
-
-    Raises:
-        UnreadableScan: anything else.
-    """
-    try:
-        matrix = np.loadtxt(path)
-    except ValueError:
-        matrix = np.empty(0)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-        raise UnreadableScan(f"its transform_fault {path.name} is not a text file of 4 x 4 numbers")
-    return matrix
-
-
-def write_prepared(prepared: Prepared, out: Path, scan_id: str) -> dict[str, int]:
-    """Volumes as NIfTI in MNI space and the transform that leads back, each whole or absent; returns their sizes."""
-    volumes = {"image": prepared.image, "brain_mask": prepared.brain_mask, **prepared.extra}
-    for kind, data in volumes.items():
-        save_volume(prepared_file(out, kind, scan_id), data, prepared.affine)
-    with written_whole(prepared_file(out, "transform", scan_id)) as path:
-        path.write_text(json.dumps({"mni_to_scan": prepared.mni_to_scan.tolist()}))
-    if prepared.preview is not None:
-        with written_whole(out / "preview" / f"{scan_id}.png") as path:
-            Image.fromarray(prepared.preview).save(path)
-    return {kind: prepared_file(out, kind, scan_id).stat().st_size for kind in (*volumes, "transform")}
-
-
-def read_transform(folder: Path, scan_id: str) -> np.ndarray:
-    """MNI mm to the scan's world mm, 4x4, of a prepared scan."""
-    return np.array(json.loads((folder / "transform" / f"{scan_id}.json").read_text())["mni_to_scan"])
 
 
 @dataclass(frozen=True)
@@ -399,7 +157,7 @@ class Study:
         jobs: list[tuple[Any, ...]] = []
         for row in table.to_dict("records"):
             sources = Sources.of(row)
-            if stored := finished(sources, folder) or adopted(sources, folder):
+            if stored := finished(sources, folder):
                 yield stored
             else:
                 jobs.append((sources, folder, self.preprocessor))

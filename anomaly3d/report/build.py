@@ -128,10 +128,10 @@ def read_alarms(found: Evaluated) -> list[dict[str, Any]]:
 
 def made_of(found: Evaluated) -> list[dict[str, Any]]:
     """The lineage of each phase that led to the detector, with its name."""
-    lineages = {phase: folder.read() for phase, folder in phase_folders(found).items()}
-    stages = list(lineages)
-    until = stages.index(found.focus.stage) if found.focus.stage in stages else len(stages)
-    return [{"phase": phase, **lineage} for phase, lineage in list(lineages.items())[: until + 1] if lineage]
+    folders = phase_folders(found)
+    until = list(folders).index(found.focus.stage) + 1
+    stages = [(phase, folder.read()) for phase, folder in list(folders.items())[:until]]
+    return [{"phase": phase, **lineage} for phase, lineage in stages if lineage]
 
 
 def shown_scans(found: Evaluated) -> dict[str, Shown]:

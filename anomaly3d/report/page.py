@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
+from matplotlib.colors import to_rgb
 
 from anomaly3d.report.figures import BLUE, RED, RESIDUAL_LIMIT
 from anomaly3d.report.tables import auc_rows, tables
@@ -105,7 +106,6 @@ def scan_rows(page: Page) -> tuple[list[str], list[dict[str, Any]]]:
             {
                 "id": row["scan_id"],
                 "title": " · ".join(p for p in (*parts(row), outcome) if p),
-                "opens": row["scan_id"] in page.volumes,
                 "thumbnail": page.thumbnails.get(row["scan_id"], ""),
                 "cells": [
                     *(str(row[c]).replace(";", "; ") for c in columns),
@@ -143,8 +143,8 @@ def write_page(path: Path, page: Page) -> None:
     high = RESIDUAL_LIMIT * half
     data = {
         "limit": high,
-        "red": [int(RED[i : i + 2], 16) for i in (1, 3, 5)],
-        "blue": [int(BLUE[i : i + 2], 16) for i in (1, 3, 5)],
+        "red": [round(255 * c) for c in to_rgb(RED)],
+        "blue": [round(255 * c) for c in to_rgb(BLUE)],
         "volumes": page.volumes,
         "window": [middle - half, middle + half],
         "middle": middle,

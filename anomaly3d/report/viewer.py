@@ -100,12 +100,11 @@ def thumbnail(scan: Shown) -> str:
     residual = (image - reconstruction) * scan.mask("brain_mask")
     centre, spacing = (0, 0, int((residual**2).sum((0, 1)).argmax())), spacing_of(scan.row["image"])
     grey, share = (
-        three_planes(v, spacing, centre)[0][..., None]
-        for v in ((image + 1) / 2, (residual / RESIDUAL_LIMIT).clip(-1, 1))
+        three_planes(v, spacing, centre)[0] for v in ((image + 1) / 2, (residual / RESIDUAL_LIMIT).clip(-1, 1))
     )
-    colour = RESIDUAL_COLOURS((share[..., 0] + 1) / 2)[..., :3]
+    colour = RESIDUAL_COLOURS((share + 1) / 2)[..., :3]
     buffer = io.BytesIO()
-    both = np.concatenate([mark_sides(np.repeat(grey, 3, 2), 1.0), mark_sides(colour, 0.0)], 1)
+    both = np.concatenate([mark_sides(np.repeat(grey[..., None], 3, 2), 1.0), mark_sides(colour, 0.0)], 1)
     matplotlib.image.imsave(buffer, both.clip(0, 1), format="png")
     return base64.b64encode(buffer.getvalue()).decode()
 

@@ -4,11 +4,13 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anomaly3d.detectors.base import Detector, load_detector
 from anomaly3d.errors import UserError
 from anomaly3d.system.files import sha256, written_whole
+
+if TYPE_CHECKING:
+    from anomaly3d.detectors.base import Detector
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,10 @@ class Trained:
         """Unique in the run: ``vae``, or ``vae/STAGE`` for an earlier stage."""
         return f"{self.name}/{self.stage}" if self.earlier else self.name
 
-    def load(self) -> Detector:
+    def load(self) -> "Detector":
         """The detector, on the CPU."""
+        from anomaly3d.detectors.base import load_detector  # torch takes seconds: which runs there are is asked before
+
         return load_detector(self.folder.model)
 
     def digest(self) -> str:

@@ -11,7 +11,8 @@ import pandas as pd
 from anomaly3d.cohorts.names import digest
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.errors import UserError
-from anomaly3d.preprocessing.cohort import PreparedCohort, Study, copies, read_transform, tell_read_as
+from anomaly3d.preprocessing.cohort import PreparedCohort, Study, copies, tell_read_as
+from anomaly3d.preprocessing.scan import read_transform
 from anomaly3d.runs.folder import Trained
 from anomaly3d.scans.manifest import read_manifest
 from anomaly3d.scans.nifti import voxels

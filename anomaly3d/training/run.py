@@ -127,8 +127,8 @@ def check(job: Job) -> Start:
         parent = None  # a dry run of a later phase begins with networks that have learned nothing
     if job.dry:
         return Start(settings, parent, False)
-    if job.config["overwrite"] and not (resume := is_replacing(job.folder, settings, parent)):
-        return Start(settings, parent, resume)
+    if job.config["overwrite"] and not is_replacing(job.folder, settings, parent):
+        return Start(settings, parent, False)
     return Start(settings, parent, can_resume(job.folder, settings, parent))
 
 
@@ -222,9 +222,9 @@ class Record(L.Callback):
         }
         if trainer.is_global_zero and not self.job.dry:
             if self.job.config["overwrite"] and folder.path.exists():
-                if self.start.resume:
-                    say(f"{name_of(self.job)}: goes on where overwrite=true was interrupted")
-                else:
+                words = "goes on where overwrite=true was interrupted" if self.start.resume else "begins anew"
+                say(f"{name_of(self.job)}: {words}")
+                if not self.start.resume:
                     clear(folder.path)
             folder.write(self.lineage)
             write_yaml(folder.path / "config.yaml", dict(self.job.config))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from anomaly3d.preprocessing.cohort import digest_of
+from anomaly3d.preprocessing.scan import digest_of
 from anomaly3d.scans.volume import Volume
 from tests.damage import damaged
 from tests.writers import small_head

@@ -30,9 +30,10 @@ from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.cohorts.phantom.scanner import Scan
 from anomaly3d.preprocessing.base import Companions
 from anomaly3d.preprocessing.brain_mask import FORAMEN_MAGNUM
-from anomaly3d.preprocessing.cohort import Sources, prepare_scan
 from anomaly3d.preprocessing.ncct import NCCT, working_grid, working_template
+from anomaly3d.preprocessing.outcome import Sources
 from anomaly3d.preprocessing.registration import register
+from anomaly3d.preprocessing.scan import prepare_scan
 from anomaly3d.scans.readers import HU_MIN, read_ct
 from anomaly3d.scans.volume import Volume, resample
 from anomaly3d.statistics.auc import wilson

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from anomaly3d.detectors.base import load_detector
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
@@ -153,7 +154,7 @@ def test_generator_keeps_running_statistics_while_it_is_finetuned():
     assert detector.encoder.training
 
 
-def validated(rank, folder, scans):
+def validated(rank, folder, scans, port):
     """One process's validation of ``scans[rank]`` by a real trainer; the epoch's mean goes to a file."""
     import lightning as L
 
@@ -169,7 +170,7 @@ def validated(rank, folder, scans):
             self.log_mean("val_loss", batch.mean(), len(batch))
 
     os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT="29541", WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank)
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank)
     )
     os.environ["NODE_RANK"] = "0"
     torch.set_num_threads(1)
@@ -178,11 +179,13 @@ def validated(rank, folder, scans):
     loader = torch.utils.data.DataLoader(Loader(), batch_size=2)
     (found,) = trainer.validate(Probe(tiny(), SGD, seed=0), loader, verbose=False)
     (Path(folder) / f"{rank}.txt").write_text(str(found["encoder/val_loss"]))
+    torch.distributed.destroy_process_group()  # its threads would abort a process that ends before them
 
 
 def test_validation_is_a_mean_over_scans_also_where_processes_have_unequal_shares(tmp_path):
     """5 scans in batches of 2: three on one process, two on the other."""
     scans = [[0.0, 0.1, 0.9], [0.2, 0.4]]
-    torch.multiprocessing.start_processes(validated, (str(tmp_path), scans), nprocs=2, start_method="spawn")
+    arguments = str(tmp_path), scans, find_free_network_port()
+    torch.multiprocessing.start_processes(validated, arguments, nprocs=2, start_method="spawn")
     for rank in range(2):
         assert float((tmp_path / f"{rank}.txt").read_text()) == pytest.approx(sum(map(sum, scans)) / 5)

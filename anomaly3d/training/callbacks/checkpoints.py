@@ -19,7 +19,7 @@ class KeepLast(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = self.folder.last_checkpoint
-        beside = last.with_name(f".{trainer.current_epoch}.{last.name}")
+        beside = last.with_name(f".{last.name}")
         trainer.save_checkpoint(beside)
         if trainer.is_global_zero:
             if last.exists():

@@ -1,0 +1,136 @@
+"""What became of a scan, kept beside its prepared files; found again wherever the same files now lie."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from anomaly3d.scans.recipe import is_recipe, listed_files
+from anomaly3d.system.files import sha256, visible, written_whole
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files of one scan as the manifest names them; an empty string for none."""
+
+    scan_id: str
+    image: str
+    brain_mask: str = ""
+    lesion_mask: str = ""
+    mass_effect_mask: str = ""
+    twin: str = ""
+    transform_fault: str = ""
+
+    @classmethod
+    def of(cls, row: dict[Any, Any]) -> "Sources":
+        """From a row of a manifest."""
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+
+    def paths(self) -> list[Path]:
+        """Those that there are."""
+        return [Path(path) for name, path in vars(self).items() if path and name != "scan_id"]
+
+    def fingerprint(self) -> str:
+        """Sizes and modification times, to notice that a file was replaced."""
+        return " ".join(map(stamp, self.paths()))
+
+    def digest(self) -> str:
+        """SHA-256 of all bytes, to know the same files in another place."""
+        found = hashlib.sha256()
+        for path in self.paths():
+            for file in files_behind(path):
+                found.update(sha256(file).encode())
+            found.update(b"|")
+        return found.hexdigest()
+
+
+def files_behind(path: Path) -> list[Path]:
+    """What is read for a path of a manifest: the file, the files of a folder, or those that a recipe lists."""
+    if path.is_dir():
+        return [folder / name for folder, names in visible(path) for name in names]
+    return (listed_files(path) if is_recipe(path) and path.exists() else []) or [path]
+
+
+def stamp(path: Path) -> str:
+    """Size of the files behind a path, and when the last of them was changed."""
+    stats = [file.stat() for file in files_behind(path) if file.exists()]
+    return f"{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one scan, kept as ``outcomes/ID.json``.
+
+    ``unreadable`` is the reason why nothing could be prepared, else empty; ``source`` is the files' fingerprint;
+    ``lesion_ml`` the volume of the lesion mask on the scan's own grid; ``read_as`` which series of a study was read,
+    where there was a choice; ``content`` a digest of the scan's voxels, the same for copies under any name or format;
+    ``files`` the bytes of each prepared file by kind; ``digest`` that of the files' bytes.
+    """
+
+    scan_id: str
+    unreadable: str
+    quality: dict[str, float]
+    source: str
+    lesion_ml: float | None = None
+    read_as: str = ""
+    content: str = ""
+    files: dict[str, int] = field(default_factory=dict)
+    digest: str = ""
+
+    def whole(self, out: Path) -> bool:
+        """Whether every prepared file is still there, as long as it was."""
+        sizes = {kind: prepared_file(out, kind, self.scan_id) for kind in self.files}
+        return all(path.exists() and path.stat().st_size == self.files[kind] for kind, path in sizes.items())
+
+
+def prepared_file(out: Path, kind: str, scan_id: str) -> Path:
+    """The file of a prepared volume, or of the ``transform``."""
+    return out / kind / (f"{scan_id}.json" if kind == "transform" else f"{scan_id}.nii.gz")
+
+
+def outcome_file(out: Path, scan_id: str) -> Path:
+    """Where the outcome of a scan is kept."""
+    return out / "outcomes" / f"{scan_id}.json"
+
+
+def stored_outcome(out: Path, scan_id: str) -> Outcome | None:
+    """What is kept of a scan, if its prepared files are all there."""
+    try:
+        stored = Outcome(**json.loads(outcome_file(out, scan_id).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):  # never begun, or damaged
+        return None
+    return stored if stored.whole(out) else None
+
+
+def finished(sources: Sources, out: Path) -> Outcome | None:
+    """The outcome of a scan that was prepared from these very files."""
+    stored = stored_outcome(out, sources.scan_id)
+    return stored if stored and stored.source == sources.fingerprint() else None
+
+
+def adopted(sources: Sources, out: Path) -> Outcome | None:
+    """The outcome of a scan whose files, byte for byte, were prepared before they were moved or copied; it is then
+    here too."""
+    places = [folder for folder in out.parents[1].glob(f"*/{out.name}") if folder.is_dir()]
+    candidates = [(f, o) for f in places if (o := stored_outcome(f, sources.scan_id)) and o.digest]
+    digest = sources.digest() if candidates else ""
+    for folder, stored in candidates:
+        if stored.digest != digest:
+            continue
+        if folder != out:
+            files = [prepared_file(folder, kind, sources.scan_id) for kind in stored.files]
+            for file in (*files, folder / "preview" / f"{sources.scan_id}.png"):
+                if file.exists():
+                    with written_whole(out / file.relative_to(folder)) as beside:
+                        shutil.copy2(file, beside)
+        return keep(replace(stored, source=sources.fingerprint()), out)
+    return None
+
+
+def keep(outcome: Outcome, out: Path) -> Outcome:
+    """Write an outcome, after all else: where it is, its scan is done."""
+    with written_whole(outcome_file(out, outcome.scan_id)) as path:
+        path.write_text(json.dumps(asdict(outcome), indent=1))
+    return outcome
