@@ -133,7 +133,7 @@ def test_a_header_that_contradicts_itself_is_refused(tmp_path, image):
         (b"<!DOCTYPE html>", "a download that failed"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         (b"\x5c\x01\0\0" + bytes(400), "ANALYZE"),
-        (gzip.compress(b"short"), "not a NIfTI"),
+        (gzip.compress(b"short", mtime=0), "not a NIfTI"),
     ],
 )
 def test_other_files_are_called_what_they_are(tmp_path, content, words):
