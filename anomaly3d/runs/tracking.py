@@ -107,7 +107,13 @@ class PrivateWandbLogger(WandbLogger):
         mode = wandb_mode(mode)
         save_dir.mkdir(parents=True, exist_ok=True)
         self.models, self.images = models, images
-        options = {"save_dir": save_dir, "project": project, "entity": entity, "settings": private_settings(), "id": id}
+        options = {
+            "save_dir": save_dir,
+            "project": project,
+            "entity": entity,
+            "settings": private_settings(mode),
+            "id": id,
+        }
         options |= {"name": f"{save_dir.name}/{name}", "group": save_dir.name, "job_type": name}
         super().__init__(**options, offline=mode != "online")
         self._wandb_init.pop("anonymous", None)  # wandb warns of the key that Lightning 2.6 always passes
@@ -119,15 +125,19 @@ class PrivateWandbLogger(WandbLogger):
         except (wandb.errors.CommError, wandb.errors.UsageError) as error:
             say(f"W&B is out of reach ({type(error).__name__}): this run is kept offline under {save_dir / 'wandb'}")
             wandb.teardown()
-            super().__init__(**options, offline=True)
+            super().__init__(**{**options, "settings": private_settings("offline")}, offline=True)
             self._wandb_init.pop("anonymous", None)
 
 
-def private_settings() -> Any:
-    """What wandb would send by itself, switched off."""
+def private_settings(mode: Any) -> Any:
+    """What wandb would send by itself, switched off.
+
+    The mode is said here too: Lightning says it in ``WANDB_MODE`` only, which wandb has read before, at ``wandb.Api``.
+    """
     import wandb
 
     return wandb.Settings(
+        mode=mode,
         console="off",
         disable_code=True,
         disable_git=True,

@@ -105,6 +105,25 @@ def test_modes_of_weights_and_biases(monkeypatch, capsys):
     assert "out of reach (OSError)" in capsys.readouterr().out
 
 
+def test_without_a_login_a_run_is_offline_from_the_start(tmp_path):
+    """In a process of its own, as wandb remembers what it has seen: the very first run of a new user."""
+    code = (
+        "from pathlib import Path\nfrom anomaly3d.runs.tracking import make_logger\n"
+        "config = {'_target_': 'anomaly3d.runs.tracking.PrivateWandbLogger', 'mode': 'auto'}\n"
+        "print(make_logger(config, Path('run'), 'phase').experiment.settings.mode)"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**clean, "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["W&B: offline, in run/wandb", "offline"], done.stdout + done.stderr
+
+
 def test_intervals_are_numbers_and_places_stay_here():
     metrics = {"results": {"all": {"auc": {"value": 0.7, "ci95": [0.6, 0.8], "n_normal": 3}}}, "by": "config"}
     assert numbers_of(metrics, "evaluation/") == {
