@@ -1,5 +1,6 @@
 """Lightning's Trainer from ``conf/trainer``; ``precision=auto`` takes bfloat16 where the hardware multiplies in it."""
 
+import atexit
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -57,6 +58,12 @@ def describe_trainer(options: Mapping[str, Any]) -> str:
     return f"{where}, {options['precision']}, {layout}, {options['devices']} process(es)"
 
 
+def close_process_group() -> None:
+    """End what processes talk over; Lightning does so for NCCL only, and gloo aborts processes that end with it open."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def make_trainer(options: Mapping[str, Any], **more: Any) -> L.Trainer:
     """A Trainer without Lightning's own sampler, bar, summary and sanity check.
 
@@ -69,6 +76,8 @@ def make_trainer(options: Mapping[str, Any], **more: Any) -> L.Trainer:
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
+    if several_processes(options):
+        atexit.register(close_process_group)
     try:
         return build(options, "trainer config", **{**ours, **more})
     except (MisconfigurationException, ValueError, TypeError) as error:

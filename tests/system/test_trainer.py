@@ -1,5 +1,8 @@
 """What of ``conf/trainer`` is decided or refused before a Trainer is built."""
 
+import subprocess
+import sys
+
 import pytest
 import yaml
 
@@ -28,3 +31,18 @@ def test_processes_of_torchrun_do_not_train_alone(auto, monkeypatch):
     assert resolve_trainer(together)["devices"] == 2
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert resolve_trainer(auto)["precision"] in ("bf16-mixed", "32-true")
+
+
+def test_processes_that_talked_end_well():
+    """A process that ends while gloo's threads run is aborted now and then: the group is closed before."""
+    code = (
+        "import atexit, torch, yaml\nfrom anomaly3d.system.trainer import make_trainer\n"
+        "atexit.register(lambda: print(torch.distributed.is_initialized()))\n"  # runs after what is registered later
+        f"options = yaml.safe_load(open({CONF + '/trainer/auto.yaml'!r}))\n"
+        "options.update(devices=2, strategy='ddp', accelerator='cpu', precision='32-true')\n"
+        "make_trainer(options, logger=False, enable_checkpointing=False)\n"
+        "torch.distributed.init_process_group('gloo', init_method='tcp://127.0.0.1:0', rank=0, world_size=1)\n"
+        "print(torch.distributed.is_initialized())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["True", "False"], done.stdout + done.stderr
