@@ -59,7 +59,7 @@ def describe_trainer(options: Mapping[str, Any]) -> str:
 
 
 def close_process_group() -> None:
-    """End what processes talk over; Lightning does so for NCCL only, and gloo aborts processes that end with it open."""
+    """End what processes talk over; Lightning does so for NCCL only, and gloo aborts those that end with it open."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
