@@ -6,15 +6,16 @@ cd "$(dirname "$0")/../.."
 kept=runs/gpu                   # tables, logs, and what is done
 out=${OUT:-runs}
 limit=${LIMIT_S:-560}           # seconds of this call
-steps=${STEPS:-20000,10000,5000}
-cohort=${COHORT:-dataset=phantom_paper}
+train=${TRAIN_S:-420}           # seconds for the three phases together, where STEPS does not say how many
+cohort=${COHORT:-dataset=phantom_paper dataset.keep_raw=false}
 model=${MODEL:-paper}
 batch=${BATCH:-16}
 epoch=${EPOCH:-500}              # steps between two validations
-models=${MODELS:-paper paper@16 compact}
+workers=${WORKERS:-$(($(nproc) > 4 ? $(nproc) - 4 : 2))}
+grid=${GRID:---limit 250}
 mkdir -p "$out" "$kept"
 if compgen -G ".whl/*.whl" > /dev/null; then
-  [ -d /tmp/site ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .whl/*.whl || exit 1
+  [ -d /tmp/site ] || python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target /tmp/site .whl/*.whl || exit 1
   export PYTHONPATH=/tmp/site:$PWD
 fi
 export PYTHONUNBUFFERED=1
@@ -22,33 +23,38 @@ export PYTHONUNBUFFERED=1
 once() {  # NAME COMMAND...: skipped once it has succeeded, stopped where this call's time ends
   local name=$1 left=$((limit - SECONDS)); shift
   [ -e "$kept/$name.done" ] && return 0
-  [ "$left" -lt 20 ] && { echo "no time left for $name: call again"; finish; }
+  [ "$left" -lt 15 ] && { echo "no time left for $name: call again"; finish; }
   echo "== $name, $left s left"
-  timeout --signal=INT --kill-after=20 "$left" "$@" > >(tee -a "$kept/$name.log" | tail -n 15) 2>&1
+  timeout --signal=INT --kill-after=20 "$left" "$@" > >(tee -a "$kept/$name.log" | tail -n 25) 2>&1
   local rc=$?
   [ $rc = 0 ] && touch "$kept/$name.done" && return 0
   echo "$name: rc $rc"
-  [ "$((limit - SECONDS))" -lt 20 ] && finish
+  [ "$((limit - SECONDS))" -lt 15 ] && finish
 }
 
 finish() {
   local run=runs/gpu-study
   tar -czf "$out/study.tar.gz" --exclude='*.nii.gz' --exclude='*.npy' "$kept" \
-    $(ls -d $run/*/*/{health.json,lineage.json,config.yaml} $run/evaluation/{metrics.json,figures,fanogan/scores.csv} 2> /dev/null)
+    $(ls -d $run/*/*/{health.json,lineage.json,config.yaml,training.csv} $run/evaluation/{metrics.json,figures,fanogan/scores.csv} 2> /dev/null)
   ls -l "$kept" "$out"
   exit 0
 }
 
+if [ ! -e "$kept/prepare.done" ]; then  # on processor cores that the GPU's work leaves idle
+  (nice -n 19 python3 -m anomaly3d.prepare $cohort workers="$workers" > "$kept/prepare.log" 2>&1 && touch "$kept/prepare.done") &
+  preparing=$!
+fi
+once grid python3 -m experiments.gpu.grid --json "$kept/grid.json" $grid
+[ -n "${preparing:-}" ] && wait "$preparing"
+tail -n 3 "$kept/prepare.log"
+steps=${STEPS:-$(python3 -m experiments.gpu.grid --json "$kept/grid.json" --steps "$train")}
+[ -e "$kept/steps" ] && steps=$(cat "$kept/steps") || echo "$steps" > "$kept/steps"
 IFS=, read -r gan encoder finetune <<< "$steps"
-for m in $models; do
-  once "train-$m" python3 -m experiments.speed.train --models "$m" --json "$kept/train-$m.json"
-  once "variants-$m" python3 -m experiments.speed.variants --models "$m" --json "$kept/variants-$m.json"
-done
-once score python3 -m experiments.speed.score --json "$kept/score.json"
-once prepare python3 -m anomaly3d.prepare $cohort
-common="$cohort model=$model run=gpu-study logger=none ++phase.batch=$batch"
-once gan python3 -m anomaly3d.train +phase=gan $common "++phase.steps=$gan" ++phase.steps_per_epoch=$epoch
-once encoder python3 -m anomaly3d.train +phase=encoder $common "++phase.steps=$encoder" ++phase.steps_per_epoch=$epoch
-once finetune python3 -m anomaly3d.train +phase=finetune $common "++phase.steps=$finetune" ++phase.steps_per_epoch=$epoch
-once evaluate python3 -m anomaly3d.evaluate run=gpu-study logger=none
+echo "steps $steps, $SECONDS s gone"
+common="$cohort model=$model run=gpu-study logger=none ++phase.batch=$batch ++phase.steps_per_epoch=$epoch"
+once gan python3 -m anomaly3d.train +phase=gan $common "++phase.steps=$gan"
+once encoder python3 -m anomaly3d.train +phase=encoder $common "++phase.steps=$encoder"
+once finetune python3 -m anomaly3d.train +phase=finetune $common "++phase.steps=$finetune"
+once evaluate python3 -m anomaly3d.evaluate run=gpu-study logger=none images=0 "controls=${CONTROLS:-[]}"
+once pack python3 -m experiments.gpu.pack runs/gpu-study/evaluation/fanogan "$out"
 finish

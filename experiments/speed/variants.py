@@ -18,6 +18,7 @@ from torch import nn
 from anomaly3d.networks import layers
 from anomaly3d.networks.derivatives import CONV, TRANSPOSED
 from anomaly3d.phases import base
+from anomaly3d.phases.base import Phase
 from anomaly3d.system.device import memory_format
 from experiments.speed.train import BATCH, PHASES, WARM, InTurn, config_of, fit, phase_of
 
@@ -31,6 +32,15 @@ def torch_derivatives() -> None:
     layers.halve = lambda x, kernel, bias=None: CONV[x.ndim](x, kernel, bias, stride=2, padding=1)
     layers.double = lambda x, kernel: TRANSPOSED[x.ndim](x, kernel, stride=2, padding=1)
     layers.leaky_relu = F.leaky_relu
+
+
+def compiled(phase: Phase, phase_name: str, variant: str) -> None:
+    """Compile what is differentiated once: never the critic of phase 1, whose gradient is part of its loss."""
+    once: list[nn.Module] = [phase.detector.generator]
+    if phase_name != "gan":
+        once += [phase.detector.encoder, phase.detector.critic.trunk]
+    for network in once:
+        network.compile(mode="reduce-overhead" if variant == "cuda_graphs" else None)
 
 
 def cell(variant: str, phase_name: str, model: str) -> float:
@@ -48,12 +58,7 @@ def cell(variant: str, phase_name: str, model: str) -> float:
     if variant in ("torch_derivatives", "compile", "cuda_graphs"):
         torch_derivatives()
     if variant in ("compile", "cuda_graphs"):
-        # what is differentiated once: never the critic of phase 1, whose gradient is part of its loss
-        once: list[nn.Module] = [phase.detector.generator]
-        if phase_name != "gan":
-            once += [phase.detector.encoder, phase.detector.critic.trunk]
-        for network in once:
-            network.compile(mode="reduce-overhead" if variant == "cuda_graphs" else None)
+        compiled(phase, phase_name, variant)
     in_turn = InTurn(None)
     fit(phase, config, STEPS, in_turn)
     return float(np.median(in_turn.seconds["ours"][WARM:])) / config.phase.batch
