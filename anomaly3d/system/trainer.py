@@ -1,4 +1,4 @@
-"""Lightning's Trainer from ``conf/trainer``; ``precision=auto`` takes bfloat16 where the hardware multiplies in it."""
+"""Lightning's Trainer from ``conf/trainer``; ``precision=auto`` takes bfloat16 where that is faster."""
 
 import atexit
 import os

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 
@@ -97,6 +98,33 @@ def measure(name: str, model: str, batch: int, resolution: int, idea: str, plain
     return found
 
 
+class Profile(L.Callback):
+    """The operations of the last step by their own time on the device, with the shapes they work on."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.profile = torch.profiler.profile(record_shapes=True)
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.step:
+            self.profile.start()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.step:
+            self.profile.stop()
+
+
+def slowest(name: str, model: str, batch: int, resolution: int, precision: str, count: int) -> str:
+    """A table of the ``count`` slowest operations of a step."""
+    config = config_of(
+        name, f"{model}@{batch}", f"preprocessing.resolution={resolution}", f"trainer.precision={precision}"
+    )
+    profile = Profile(3)
+    fit(phase_of(config), config, 4, profile)
+    by = f"self_{device().type}_time_total"
+    return profile.profile.key_averages(group_by_input_shape=True).table(sort_by=by, row_limit=count)
+
+
 def asked(name: str, model: str, resolution: int) -> float:
     """Multiplications and additions of a plain step, a volume."""
     phase = phase_of(config_of(name, f"{model}@2", f"preprocessing.resolution={resolution}")).to(device())
@@ -128,13 +156,19 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=len(CELLS))
     parser.add_argument("--ideas", nargs="*", default=list(IDEAS))
     parser.add_argument("--count", type=int, default=STEPS, help="steps of a cell")
+    parser.add_argument("--epoch", type=int, default=500, help="of which --steps prints multiples")
+    parser.add_argument("--profile", type=int, default=0, help="before all: the operations that take most of a step")
     parser.add_argument("--steps", type=float, help="no measuring: print the steps that fit into so many seconds")
     arguments = parser.parse_args()
     if arguments.steps:
         cells = json.loads(arguments.json.read_text())["cells"]
         key = "{} {} {}".format(*CELLS[0])
         each = [arguments.steps * s / cells[p][key]["step_s"] for p, s in zip(PHASES, SHARES, strict=True)]
-        return print(",".join(str(max(100, int(n) // 100 * 100)) for n in each))
+        return print(",".join(str(max(1, int(n) // arguments.epoch) * arguments.epoch) for n in each))
+    for model, batch, resolution in IN_TURN[::-1] if arguments.profile else ():
+        for precision in ("32-true", "bf16-mixed"):
+            found = slowest("gan", model, batch, resolution, precision, arguments.profile)
+            print(f"phase1 {model} {batch} {resolution} {precision}", found, sep="\n", flush=True)
     begun = time.perf_counter()
     table: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",

@@ -12,7 +12,7 @@ model=${MODEL:-paper}
 batch=${BATCH:-16}
 epoch=${EPOCH:-500}              # steps between two validations
 workers=${WORKERS:-$(($(nproc) > 4 ? $(nproc) - 4 : 2))}
-grid=${GRID:---limit 250}
+grid=${GRID:---limit 250 --profile 15}
 mkdir -p "$out" "$kept"
 if compgen -G ".whl/*.whl" > /dev/null; then
   [ -d /tmp/site ] || python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target /tmp/site .whl/*.whl || exit 1
@@ -46,8 +46,8 @@ if [ ! -e "$kept/prepare.done" ]; then  # on processor cores that the GPU's work
 fi
 once grid python3 -m experiments.gpu.grid --json "$kept/grid.json" $grid
 [ -n "${preparing:-}" ] && wait "$preparing"
-tail -n 3 "$kept/prepare.log"
-steps=${STEPS:-$(python3 -m experiments.gpu.grid --json "$kept/grid.json" --steps "$train")}
+[ -e "$kept/prepare.log" ] && tail -n 3 "$kept/prepare.log"
+steps=${STEPS:-$(python3 -m experiments.gpu.grid --json "$kept/grid.json" --steps "$train" --epoch "$epoch")}
 [ -e "$kept/steps" ] && steps=$(cat "$kept/steps") || echo "$steps" > "$kept/steps"
 IFS=, read -r gan encoder finetune <<< "$steps"
 echo "steps $steps, $SECONDS s gone"

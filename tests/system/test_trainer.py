@@ -33,6 +33,18 @@ def test_processes_of_torchrun_do_not_train_alone(auto, monkeypatch):
     assert resolve_trainer(auto)["precision"] in ("bf16-mixed", "32-true")
 
 
+@pytest.mark.parametrize("processor", [True, False])
+def test_bfloat16_is_for_processors_that_multiply_in_it(auto, monkeypatch, processor):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: processor)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert resolve_trainer(auto)["precision"] == ("bf16-mixed" if processor else "32-true")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert resolve_trainer(auto)["precision"] == "32-true"
+    assert resolve_trainer({**auto, "precision": "bf16-mixed"})["precision"] == "bf16-mixed"
+
+
 def test_processes_that_talked_end_well():
     """A process that ends while gloo's threads run is aborted now and then: the group is closed before."""
     code = (
