@@ -1,12 +1,13 @@
-"""Step 3: the intracranial space of a head CT in MNI space, to the inner table, with CSF and extra-axial blood."""
+"""Step 3: the intracranial space of a head CT in MNI space, with CSF and extra-axial blood."""
 
 import edt
 import numpy as np
 from scipy import ndimage
 
 SOFT_TISSUE = (-15.0, 120.0)  # HU: CSF to clotted blood
-INNER_TABLE = 600.0  # HU: a voxel cut in half by the inner table
-RIM = 5.0  # mm: how far partial volume with bone keeps the soft-tissue threshold off the inner table
+WALL = 150.0  # HU: a voxel of the scan's own that is denser is skull, however thin
+CALCIFIED = 12.0  # mm inside the template's inner table: what is denser there is calcified
+RIM = 5.0  # mm: how far inside a mask the skull may be near
 REACH = 8.0  # mm beyond the template's inner table that a head's own may lie
 FORAMEN_MAGNUM = -68.0  # MNI mm: below it the canal is cut off
 
@@ -52,35 +53,28 @@ def what_is_left(hu: np.ndarray) -> np.ndarray:
     return ndimage.binary_fill_holes(largest_part(ndimage.binary_opening(hu > -200.0)))
 
 
-def intracranial_mask(
-    hu: np.ndarray, inner_table: np.ndarray, height: np.ndarray, spacing: float, neck: float = 6.0
+def intracranial_core(
+    hu: np.ndarray, densest: np.ndarray, inner_table: np.ndarray, height: np.ndarray, spacing: float, neck: float = 6.0
 ) -> np.ndarray:
-    """Soft tissue that bone encloses, near the template's brain.
+    """Soft tissue that bone encloses, near the template's brain; ``inner_table.py`` finds its edge.
 
     Opened by ``neck`` mm so that orbits and scalp fall off where they hang on through a foramen or a gap, then grown
-    back, closed, filled. Where bone is missing (craniectomy, the foramina) the template bounds the mask.
+    back and filled. Where bone is missing (craniectomy, the foramina) the template bounds it.
 
     Args:
-        hu: ``(X, Y, Z)`` on an isotropic MNI grid; ``inner_table`` the template's signed mm there (negative inside);
-            ``height`` MNI z in mm, ``(1, 1, Z)``.
+        hu: ``(X, Y, Z)`` on an isotropic MNI grid.
+        densest: the same of the scan's densest voxels about there, which see thin bone.
+        inner_table: the template's signed mm there (negative inside); ``height`` MNI z in mm, ``(1, 1, Z)``.
     """
     near = (inner_table < REACH) & (height > FORAMEN_MAGNUM)
     box = ndimage.find_objects(near.astype(np.uint8))[0]  # the only part where there is anything to do
     part, near = hu[box], near[box]
     smooth = ndimage.gaussian_filter(part, 0.6)
-    allowed = near & (smooth > SOFT_TISSUE[0]) & (smooth < SOFT_TISSUE[1])
+    allowed = near & (smooth > SOFT_TISSUE[0]) & (smooth < SOFT_TISSUE[1]) & (densest[box] < WALL)
+    allowed |= ndimage.binary_fill_holes(allowed) & (inner_table[box] < -CALCIFIED)
     core = largest_part(erode(allowed, neck, spacing) & (inner_table[box] < REACH - neck))
     grown = dilate(core, neck + spacing, spacing) & allowed
     grown = largest_part(ndimage.binary_opening(grown, ball(2 * spacing, spacing)))
-    padded = np.pad(grown, 8)
-    closed = erode(dilate(padded, 5.0, spacing), 5.0, spacing)[8:-8, 8:-8, 8:-8]
-    closed = ndimage.binary_fill_holes(closed & (part < INNER_TABLE) | grown)
-    rim = (
-        dilate(closed, RIM, spacing)
-        & (part < INNER_TABLE)
-        & (part > SOFT_TISSUE[0])
-        & (height > FORAMEN_MAGNUM)[..., box[2]]
-    )
     mask = np.zeros(hu.shape, bool)
-    mask[box] = closed | rim
+    mask[box] = ndimage.binary_fill_holes(grown)
     return mask

@@ -6,38 +6,12 @@ from scipy import ndimage
 from anomaly3d.scans.volume import Volume, resample
 
 
-def fill_outside(hu: np.ndarray, mask: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """HU clipped to the window, the lower end of the window outside the mask.
+def fill_outside(hu: np.ndarray, share: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """HU clipped to the window, and by the share of each voxel that lies outside the brain the window's lower end.
 
     Both before any smoothing: air or bone blurred inwards would change the very rim where subdural blood lies.
     """
-    return np.where(mask, np.clip(hu, *window), window[0]).astype(np.float32)
-
-
-def fill_bone_rim(hu: np.ndarray, mask: np.ndarray, rim: np.ndarray, highest: float, steps: float) -> np.ndarray:
-    """HU in which rim voxels that the skull shares have the mean of the soft tissue beside them.
-
-    The mask reaches to the inner table so that blood on it is kept. Half a voxel of bone is brighter than blood, and
-    all around the brain it would be the brightest thing in the picture; how bright depends on the slice thickness.
-
-    Args:
-        rim: where the skull is near; ``highest``: HU above which it is bone.
-        steps: voxels that tissue may spread.
-    """
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    part, mask, rim = hu[box], mask[box], rim[box]
-    bone = mask & rim & (part > highest)
-    tissue = mask & ~bone
-    filled = np.where(tissue, part, 0).astype(np.float32)
-    for _ in range(round(steps)):
-        share = ndimage.uniform_filter(tissue.astype(np.float32), 3)
-        mean = ndimage.uniform_filter(filled, 3) / np.maximum(share, 1e-6)
-        reached = bone & ~tissue & (share > 1e-3)
-        filled[reached] = mean[reached]
-        tissue |= reached
-    whole = hu.copy()
-    whole[box] = np.where(bone & tissue, filled, part)
-    return whole
+    return (share * np.clip(hu, *window) + (1 - share) * window[0]).astype(np.float32)
 
 
 def smooth_and_resize(

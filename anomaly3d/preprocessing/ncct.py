@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from anomaly3d.atlas import template
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
-from anomaly3d.preprocessing.brain_mask import RIM, distance, intracranial_mask, what_is_left
+from anomaly3d.preprocessing.brain_mask import RIM, distance, intracranial_core, what_is_left
 from anomaly3d.preprocessing.crop import Box, bounding_box
-from anomaly3d.preprocessing.intensity import fill_bone_rim, fill_outside, smooth_and_resize, to_unit_range
+from anomaly3d.preprocessing.inner_table import FINEST, Tissue, tissue_inside, tissue_of_mask
+from anomaly3d.preprocessing.intensity import fill_outside, smooth_and_resize, to_unit_range
 from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
 from anomaly3d.preprocessing.quality import REASONS, measure
 from anomaly3d.preprocessing.registration import Registration, register, score
+from anomaly3d.preprocessing.rim import corrected
 from anomaly3d.scans.readers import HU_MIN, read_ct
 from anomaly3d.scans.volume import Volume, no_finer, outlined, resample
 
+NO_BRAIN = "no brain was found: is this a head CT?"
 PREVIEW = (-60.0, 140.0)  # HU, black and white
-RIM_FILLED = 3.0  # mm, or a slice where that is more
 WORKING_LOW, WORKING_HIGH = np.array([-93.0, -129.0, -82.5]), np.array([93.0, 96.0, 103.5])  # MNI mm
 
 
@@ -59,7 +62,7 @@ class NCCT(Preprocessor):
         registration_spacing: of the scan's voxels while the affine is sought.
         registration_enough: correlation with the template at which no other start is tried.
         mask_command: somebody else's skull stripper, None for ours.
-        fill_bone_rim: give voxels that the skull shares the soft tissue beside them.
+        correct_rim: take out what the skull adds to the HU beside it.
         stripped: the scans hold the brain only, another tool has removed the skull.
         smoothing: sigma of step 5, as a share of the down-sampling factor.
 
@@ -67,7 +70,7 @@ class NCCT(Preprocessor):
         UserError: an impossible value.
     """
 
-    version = 6
+    version = 7
     reasons = REASONS
 
     def __init__(
@@ -80,7 +83,7 @@ class NCCT(Preprocessor):
         registration_spacing: float,
         registration_enough: float,
         mask_command: str | None,
-        fill_bone_rim: bool,
+        correct_rim: bool,
         quality: Mapping[str, Any],
         stripped: bool = False,
         smoothing: float = 0.5,
@@ -91,7 +94,7 @@ class NCCT(Preprocessor):
         self.crop, self.crop_margin = crop, crop_margin
         self.working_spacing = working_spacing
         self.registration_spacing, self.registration_enough = registration_spacing, registration_enough
-        self.mask_command, self.fill_bone_rim = mask_command, fill_bone_rim
+        self.mask_command, self.correct_rim = mask_command, correct_rim
         self.stripped, self.smoothing = stripped, smoothing
         self.template = template.NAME
         self._template_path: Path | None = None
@@ -123,32 +126,32 @@ class NCCT(Preprocessor):
         to_scan = found.mni_to_scan
         affine, shape = working_grid(self.working_spacing)
         hu = resample(averaged, affine, shape, to_scan, HU_MIN)
-        mask = self.brain_mask(scan, hu, companions.brain_mask, to_scan)
+        slice_axis, _ = thick_slices(scan, to_scan)
+        tissue = self.tissue(scan, hu, companions.brain_mask, to_scan)
+        mask = tissue.mask
         depth = distance(mask, self.working_spacing)
-        slice_axis, slice_mm = thick_slices(scan, to_scan)
-        near = distance(mask, self.working_spacing, slice_axis, RIM / max(RIM, slice_mm)) <= RIM
         quality = measure(scan, hu, mask, depth, self.working_spacing, inner_table, to_scan, found.score)
         small = self.crop_box(mask, affine, inner_table).grid(self.resolution)
 
-        def shrink(hu: np.ndarray) -> np.ndarray:
-            if self.fill_bone_rim:
-                hu = fill_bone_rim(hu, mask, near, self.window[1], max(RIM_FILLED, slice_mm) / self.working_spacing)
-            filled = Volume(fill_outside(hu, mask, self.window), affine)
+        def shrink(hu: np.ndarray, own: Tissue) -> np.ndarray:
+            if self.correct_rim:
+                hu = corrected(own, slice_axis, self.working_spacing)
+            filled = Volume(fill_outside(hu, tissue.share if self.correct_rim else mask, self.window), affine)
             return to_unit_range(
                 smooth_and_resize(filled, small, self.resolution, self.window[0], self.smoothing), self.window
             )
 
-        def shrink_mask(binary: np.ndarray) -> np.ndarray:
-            share = smooth_and_resize(Volume(binary.astype(np.float32), affine), small, self.resolution, 0.0)
+        def shrink_mask(inside: np.ndarray) -> np.ndarray:
+            share = smooth_and_resize(Volume(inside.astype(np.float32), affine), small, self.resolution, 0.0)
             return (share > 0.5).astype(np.uint8)
 
         extra = {n: shrink_mask(resample(m, affine, shape, to_scan) > 0.5) for n, m in companions.masks.items()}
         if companions.twin is not None:
-            twin = no_finer(companions.twin, self.working_spacing)
-            extra["twin"] = shrink(resample(twin, affine, shape, to_scan, HU_MIN))
+            twin = resample(no_finer(companions.twin, self.working_spacing), affine, shape, to_scan, HU_MIN)
+            extra["twin"] = shrink(twin, self.tissue(companions.twin, twin, companions.brain_mask, to_scan))
         grey = (hu - PREVIEW[0]) / (PREVIEW[1] - PREVIEW[0])
         preview = outlined(grey, mask, np.full(3, self.working_spacing))
-        return Prepared(shrink(hu), shrink_mask(mask), extra, small, to_scan, asdict(quality), preview)
+        return Prepared(shrink(hu, tissue), shrink_mask(tissue.share), extra, small, to_scan, asdict(quality), preview)
 
     def register(self, scan: Volume, fault: np.ndarray | None) -> Registration:
         """Step 1, spoiled by ``fault`` where there is one."""
@@ -163,24 +166,39 @@ class NCCT(Preprocessor):
         spoiled = found.mni_to_scan @ fault
         return Registration(spoiled, score(scan, *fixed, self.registration_spacing, spoiled))
 
-    def brain_mask(self, scan: Volume, hu: np.ndarray, given: Volume | None, to_scan: np.ndarray) -> np.ndarray:
-        """Step 3 on the working grid: the given mask, a command's, or ours.
+    def tissue(self, scan: Volume, hu: np.ndarray, given: Volume | None, to_scan: np.ndarray) -> Tissue:
+        """Step 3 on the working grid: by the given mask, a command's, what is left of a stripped head, or ours.
 
         Raises:
-            UnreadableScan: it is empty.
+            UnreadableScan: no brain was found.
         """
-        assert self._template_path is not None
+        grid = working_grid(self.working_spacing)
         if given is None and self.mask_command:
             given = run_mask_command(self.mask_command, scan)
-        if given is None and self.stripped:
-            mask = what_is_left(hu)
-        elif given is None:
-            mask = intracranial_mask(hu, *working_template(self._template_path, self.working_spacing))
-        else:
-            mask = resample(given, *working_grid(self.working_spacing), to_scan) > 0.5
-        if not mask.any():
-            raise UnreadableScan("no brain was found: is this a head CT?")
-        return mask
+        if given is None and not self.stripped:
+            return tissue_inside(scan, self.core(scan, hu, to_scan), grid[0], to_scan, self.working_spacing)
+        share = (what_is_left(hu) if given is None else resample(given, *grid, to_scan)).astype(np.float32)
+        if not (share > 0.5).any():
+            raise UnreadableScan(NO_BRAIN)
+        slice_axis, slice_mm = thick_slices(scan, to_scan)
+        depth = distance(share > 0.5, self.working_spacing, slice_axis, RIM / max(RIM, slice_mm))
+        return tissue_of_mask(hu, share, depth <= RIM)
+
+    def core(self, scan: Volume, hu: np.ndarray, to_scan: np.ndarray) -> np.ndarray:
+        """What of step 3 is found on the working grid: soft tissue inside the skull, without its edge.
+
+        Raises:
+            UnreadableScan: there is none.
+        """
+        assert self._template_path is not None
+        fine = no_finer(scan, FINEST)
+        in_plane = [3 if mm < self.working_spacing else 1 for mm in fine.spacing]
+        top = no_finer(Volume(ndimage.maximum_filter(fine.data, in_plane), fine.affine), self.working_spacing)
+        densest = resample(top, *working_grid(self.working_spacing), to_scan, HU_MIN)
+        core = intracranial_core(hu, densest, *working_template(self._template_path, self.working_spacing))
+        if not core.any():
+            raise UnreadableScan(NO_BRAIN)
+        return core
 
     def crop_box(self, mask: np.ndarray, affine: np.ndarray, inner_table: Volume) -> Box:
         """Step 4: the box around the scan's own mask, or the same for all scans around the template's brain."""

@@ -38,7 +38,7 @@ def numbers(scan: Volume, ncct: NCCT) -> dict[str, object]:
     found = ncct.register(scan, None)
     affine, shape = working_grid(ncct.working_spacing)
     hu = resample(scan, affine, shape, found.mni_to_scan, HU_MIN)
-    mask = ncct.brain_mask(scan, hu, None, found.mni_to_scan)
+    mask = ncct.tissue(scan, hu, None, found.mni_to_scan).mask
     deep = erode(mask, VENTRICLES, ncct.working_spacing)
     smooth = ndimage.gaussian_filter(hu, 1.0)
     ml = ncct.working_spacing**3 / 1000 * abs(float(np.linalg.det(found.mni_to_scan[:3, :3])))

@@ -142,7 +142,7 @@ def measure_phantom(index: int, ncct: NCCT, template_path: Path) -> None:
         affine, shape = working_grid(ncct.working_spacing)
         _, height, _ = working_template(template_path, ncct.working_spacing)
         hu = resample(scan, affine, shape, ours.mni_to_scan, HU_MIN)
-        mask = ncct.brain_mask(scan, hu, None, ours.mni_to_scan)
+        mask = ncct.tissue(scan, hu, None, ours.mni_to_scan).mask
 
         def there(data: np.ndarray) -> np.ndarray:
             truth = Volume(data.astype(np.float32), phantom.affine)
