@@ -228,11 +228,12 @@ def refuse_unknown_keys(config_name: str, config: DictConfig, more: Sequence[str
 
 
 def composed_keys(config_name: str) -> list[str]:
-    """Keys of a command with the groups that were typed and no key set."""
+    """Groups of a command, and its keys with the groups that were typed and no key set."""
     groups = names_of(config_name)[0]
     typed = [text for text in sys.argv[1:] if key_of(text) in groups and "," not in text]
     with initialize_config_dir(CONF, version_base="1.3"):
-        return [key for key, _ in keys(OmegaConf.to_container(compose(config_name, typed), resolve=False))]
+        composed = OmegaConf.to_container(compose(config_name, typed), resolve=False)
+    return [*sorted(groups), *(key for key, _ in keys(composed))]
 
 
 def plain_value(value: Any) -> Any:

@@ -30,6 +30,7 @@ def test_a_phase_without_its_plus_is_answered_by_one_sentence(places, capsys):
         ("++detector.module.capa=4", "detector.module.kappa"),
         ("+memori_gb=3", "memory_gb"),
         ("++trainer.devises=2", "trainer.devices"),
+        ("datset=folder", "dataset"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(places, capsys, key, near):

@@ -93,7 +93,7 @@ class HeadCTDataModule(L.LightningDataModule):
             if self.split(name).empty:
                 raise UserError(
                     f"no accepted scan in the {name} split of {self.prepared.folder}: see quality.csv there, and the "
-                    "column 'split' of the manifest"
+                    "column 'split' of the manifest; of a folder of healthy scans say dataset.label=0"
                 )
 
     def volumes(self, split: str, kind: str = "image") -> Tensor:

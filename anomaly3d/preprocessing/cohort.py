@@ -173,7 +173,9 @@ def in_words(table: pd.DataFrame) -> str:
         for split in SPLITS
         if len(rows := table[table["split"] == split])
     ]
-    return f"{len(table)} scans of {table['subject_id'].nunique()} subjects: {', '.join(parts)}"
+    people = table["subject_id"].nunique()
+    scans, subjects = ("scan" if len(table) == 1 else "scans"), ("subject" if people == 1 else "subjects")
+    return f"{len(table)} {scans} of {people} {subjects}: {', '.join(parts)}"
 
 
 def copies(quality: pd.DataFrame) -> list[str]:
