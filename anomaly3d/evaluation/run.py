@@ -26,8 +26,10 @@ from anomaly3d.runs.lineage import require_same_data, split_hash
 from anomaly3d.scans.manifest import SPLITS, TRUTH
 from anomaly3d.scoring.anomaly_maps import Healthy, maps_of
 from anomaly3d.scoring.calibration import HEALTHY, OWN, Calibration, calibrate, calibration_folder, check_rate
-from anomaly3d.scoring.inference import Inference
+from anomaly3d.scoring.familiarity import INPUTS, Familiar, input_statistics
+from anomaly3d.scoring.inference import Inference, preprocessor_of
 from anomaly3d.scoring.scan_scores import choose, rescore, score_names
+from anomaly3d.statistics.auc import share
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import is_leader, say
 from anomaly3d.system.workers import Workers, run_parallel
@@ -114,6 +116,9 @@ def evaluate_run(run: Path, focus: Trained, prepared: PreparedCohort, options: O
     if not is_leader():
         return None
     scored = rescore_all(data, tables, out, detector, options)
+    unlike = how_unlike(data, focus, options.workers)
+    test = scored.tables["test"]
+    scored.tables["test"] = test.assign(unlike_training=test["scan_id"].map(unlike).fillna(""))
     store(scored, focus.folder.path, out)
     own = [part for part in score_names(tables["test"]) if part != "total"]
     test, chosen = scored.tables["test"], scored.chosen
@@ -124,10 +129,27 @@ def evaluate_run(run: Path, focus: Trained, prepared: PreparedCohort, options: O
         **beyond_ranking(scored, bool(options.score)),
         "localization": localize(data, scored, out, options.workers),
         "flow": flow(prepared),
+        "unlike_training": share_by_cohort(scored.tables["test"], "unlike_training"),
     }
     with written_whole(run / "evaluation" / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))
     return Evaluated(focus, detector, data, out, test, others, scored.calibrations, metrics)
+
+
+def how_unlike(data: HeadCTDataModule, focus: Trained, workers: Workers) -> dict[str, str]:
+    """In what each test scan differs from training scans, by ``scan_id``; what is usual is kept beside the model."""
+    preprocessor, quality = preprocessor_of(focus), data.prepared.quality
+    both = {s: input_statistics(data.split(s), quality, preprocessor.reasons, workers) for s in ("train", "test")}
+    familiar = Familiar.measure(both["train"])
+    familiar.save(calibration_folder(focus.folder.path) / INPUTS)
+    rows = both["test"].set_index("scan_id").iterrows()
+    return {str(scan_id): familiar.unlike(row, preprocessor) for scan_id, row in rows}
+
+
+def share_by_cohort(test: pd.DataFrame, column: str) -> dict[str, dict[str, Any]]:
+    """Share of ranked test scans for which a text column says something, by cohort, with its interval."""
+    rows = ranked(test)
+    return {str(c): share((r[column] != "").to_numpy(), r["subject_id"].to_numpy()) for c, r in rows.groupby("cohort")}
 
 
 def known(trained: Trained) -> dict[str, str]:

@@ -75,6 +75,9 @@ class Page:
     made: list[dict[str, Any]]
 
 
+COLUMNS = ("scan_id", "cohort", "group", "lesions", "lesion_ml", "fault", "age", "sex", "unlike_training")
+
+
 def found(label: str, flagged: bool) -> str:
     """What became of a scan at the locked threshold."""
     words = {("1", True): "found", ("1", False): "missed", ("0", True): "false alarm", ("0", False): "true negative"}
@@ -96,8 +99,8 @@ def scan_rows(page: Page) -> tuple[list[str], list[dict[str, Any]]]:
         lesions=lesions.map(lambda found: ";".join(word for word in found if word not in FAULTS)),
         fault=lesions.map(lambda found: ";".join(word for word in found if word in FAULTS)),
     ).sort_values("total", ascending=False)
-    columns = [c for c in ("scan_id", "cohort", "group", "lesions", "lesion_ml", "fault", "age", "sex") if c in shown]
-    columns = [c for c in columns if c != "fault" or shown[c].any()]
+    columns = [c for c in COLUMNS if c in shown]
+    columns = [c for c in columns if c not in ("fault", "unlike_training") or (shown[c] != "").any()]
     distances = ["total", *page.metrics["results"]["part"]]
     rows = []
     for row in shown.to_dict("records"):

@@ -67,6 +67,7 @@ def tables(metrics: dict[str, Any]) -> list[Table]:
     """Everything beyond the AUC, in the order in which a reader asks for it."""
     return [
         flow(metrics),
+        unlike(metrics),
         operating_points(metrics),
         recall(metrics),
         false_positives(metrics),
@@ -84,6 +85,16 @@ def flow(metrics: dict[str, Any]) -> Table:
         "What quality control made of each split; test scans that it rejects stay in where their group is low_quality.",
         ("Split", "Scans", "Subjects", "Accepted", "Rejected", "Unreadable", "Used"),
         [(split, *(str(n) for n in counts.values())) for split, counts in metrics["flow"].items()],
+    )
+
+
+def unlike(metrics: dict[str, Any]) -> Table:
+    return Table(
+        "Unlike the training scans",
+        "Test scans whose noise, slices, HU by depth or fit to the template lie outside of what was trained with: "
+        "their scores tell of the scanner rather than of the head. The table of scans says in what they differ.",
+        ("Cohort", "Scans"),
+        [(cohort, percent(found)) for cohort, found in metrics.get("unlike_training", {}).items()],
     )
 
 

@@ -19,6 +19,7 @@ from anomaly3d.scans.nifti import voxels
 from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.anomaly_maps import ScanMaps, maps_of
 from anomaly3d.scoring.calibration import OWN, calibrate, calibration_folder, check_rate, load_calibration
+from anomaly3d.scoring.familiarity import INPUTS, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference
 from anomaly3d.scoring.scan_scores import rescore, score_names
 from anomaly3d.scoring.way_back import Found, own_grid_maps
@@ -30,6 +31,7 @@ from anomaly3d.system.workers import Workers
 
 INFERENCE = "inference"  # under ``out``: scores of the last call's scans, reconstructions in MNI space
 JUDGED = ["score_name", "score", "p_value", "flagged", "discovery", "site"]
+UNLIKE = "unlike_training"  # in what a scan differs from all that the detector was trained with
 FALSE_DISCOVERIES = 0.1  # share of a batch's discoveries that may be healthy
 
 
@@ -100,6 +102,18 @@ def judge(new: NewScans, stage: Path, site: str, workers: Workers) -> pd.DataFra
     )
 
 
+def unlike_training(new: NewScans, stage: Path, job: ScoringJob) -> dict[str, str]:
+    """In what each usable scan differs from the training scans, by ``scan_id``; empty where it does not."""
+    familiar, preprocessor = Familiar.load(calibration_folder(stage) / INPUTS), job.study.preprocessor
+    rows = new.prepared.table[new.prepared.table["scan_id"].isin(new.table["scan_id"])]
+    if not familiar.ranges or rows.empty:
+        return {}
+    statistics = input_statistics(rows, new.prepared.quality, preprocessor.reasons, job.study.workers).set_index(
+        "scan_id"
+    )
+    return {str(i): familiar.unlike(row, preprocessor) for i, row in statistics.iterrows()}
+
+
 def score_scans(job: ScoringJob, site: str) -> int:
     """Score the job's scans and return the command's exit code: 3 when a scan was set aside."""
     hush()
@@ -107,9 +121,10 @@ def score_scans(job: ScoringJob, site: str) -> int:
     load_calibration(stage, site)  # a mistake comes before any work
     new, out = score_new(job), job.out
     scores = judge(new, stage, site, job.study.workers)
+    scores = scores.assign(**{UNLIKE: scores["scan_id"].map(unlike_training(new, stage, job))})
     own = score_names(new.table)
     verdicts = new.prepared.quality[["scan_id", "verdict", "reasons"]]
-    wanted = ["scan_id", *own, *(c for c in JUDGED if c in scores)]
+    wanted = ["scan_id", *own, *(c for c in JUDGED if c in scores), UNLIKE]
     table = verdicts.merge(scores[wanted], on="scan_id", how="left").assign(
         model=job.trained.digest()[:12], source=verdicts["scan_id"].map(sources_of(new.images))
     )
@@ -125,6 +140,11 @@ def score_scans(job: ScoringJob, site: str) -> int:
         say(f"  the same voxels: {same}")
     name, run = f"{job.trained.name}, {job.trained.stage}", stage.parents[1].name
     say(f"scored with {name} of run {run}; scores and maps are in {out}")
+    if (table[UNLIKE].fillna("") != "").any():
+        say(
+            "scores of scans unlike the training scans say more of the scanner than of the head: set a threshold with "
+            "'python -m anomaly3d.calibrate' from healthy scans of their own site, or train on such scans"
+        )
     if new.table.empty:
         say("no scan could be scored; the reasons are above")
     elif "p_value" not in table:
@@ -180,6 +200,8 @@ def in_words(row: dict) -> str:
         if row["score_name"] != "total":
             text += f", {row['score_name']} {row['score']:.4f}"
         text += f", p = {row['p_value']:.3f} among healthy scans" + (", flagged" if row["flagged"] is True else "")
+    if isinstance(row.get(UNLIKE), str) and row[UNLIKE]:
+        text += f"; unlike the training scans: {row[UNLIKE]}"
     return text
 
 

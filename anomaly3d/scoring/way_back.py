@@ -46,7 +46,8 @@ def own_grid_maps(
 ) -> dict[str, nib.nifti1.Nifti1Image]:
     """``input``, ``reconstruction`` and the signed ``residual`` in the preprocessor's unit, ``brain_mask``, own maps.
 
-    Outside of the prepared volume input and reconstruction have the lowest value there is, the others 0.
+    Outside of the prepared volume input and reconstruction have the lowest value there is, the others 0; ``residual``
+    is 0 outside of the brain mask too, where a score's distances may look but a reader should not.
     """
     lowest = float(preprocessor.to_physical(np.array(-1.0)))
     volumes: dict[str, tuple[np.ndarray, float, type[np.generic]]] = {
@@ -58,7 +59,11 @@ def own_grid_maps(
         volumes["residual"] = (residual, 0.0, np.int16)
     volumes["brain_mask"] = (found.brain.astype(np.float32), 0.0, np.uint8)
     volumes |= {name: (data, 0.0, np.float32) for name, data in found.maps.items()}
-    return {
+    made = {
         name: on_own_grid(original, Volume(data, found.affine), found.mni_to_scan, fill, dtype)
         for name, (data, fill, dtype) in volumes.items()
     }
+    if "residual" in made:
+        inside = np.asarray(made["residual"].dataobj) * np.asarray(made["brain_mask"].dataobj).astype(np.int16)
+        made["residual"] = nib.nifti1.Nifti1Image(inside, original.affine, made["residual"].header)
+    return made
