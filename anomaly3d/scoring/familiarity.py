@@ -63,9 +63,13 @@ class Familiar:
         values = statistics.drop(columns="scan_id")
         if len(values) < FEWEST:
             return cls({})
-        low, high = (values.quantile(q) for q in CENTRAL)
-        margin = WIDER * (high - low)
-        return cls({str(n): (float(low[n] - margin[n]), float(high[n] + margin[n])) for n in values if margin[n] > 0})
+        ranges = {}
+        for name in map(str, values):
+            low, high = (float(values[name].quantile(q)) for q in CENTRAL)
+            margin = WIDER * (high - low)
+            if margin > 0:
+                ranges[name] = (low - margin, high + margin)
+        return cls(ranges)
 
     def unlike(self, statistics: pd.Series, preprocessor: Preprocessor) -> str:
         """In what a scan differs from all that was trained on, as text; empty where it does not."""
