@@ -26,7 +26,7 @@ from anomaly3d.runs.lineage import require_same_data, split_hash
 from anomaly3d.scans.manifest import SPLITS, TRUTH
 from anomaly3d.scoring.anomaly_maps import Healthy, maps_of
 from anomaly3d.scoring.calibration import HEALTHY, OWN, Calibration, calibrate, calibration_folder, check_rate
-from anomaly3d.scoring.familiarity import INPUTS, Familiar, input_statistics
+from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference, preprocessor_of
 from anomaly3d.scoring.scan_scores import choose, rescore, score_names
 from anomaly3d.statistics.auc import share
@@ -118,7 +118,7 @@ def evaluate_run(run: Path, focus: Trained, prepared: PreparedCohort, options: O
     scored = rescore_all(data, tables, out, detector, options)
     unlike = how_unlike(data, focus, options.workers)
     test = scored.tables["test"]
-    scored.tables["test"] = test.assign(unlike_training=test["scan_id"].map(unlike).fillna(""))
+    scored.tables["test"] = test.assign(**{UNLIKE: test["scan_id"].map(unlike).fillna("")})
     store(scored, focus.folder.path, out)
     own = [part for part in score_names(tables["test"]) if part != "total"]
     test, chosen = scored.tables["test"], scored.chosen
@@ -129,7 +129,7 @@ def evaluate_run(run: Path, focus: Trained, prepared: PreparedCohort, options: O
         **beyond_ranking(scored, bool(options.score)),
         "localization": localize(data, scored, out, options.workers),
         "flow": flow(prepared),
-        "unlike_training": share_by_cohort(scored.tables["test"], "unlike_training"),
+        UNLIKE: share_by_cohort(scored.tables["test"], UNLIKE),
     }
     with written_whole(run / "evaluation" / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))

@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from anomaly3d.report.figures import BLUE, RED, RESIDUAL_LIMIT
 from anomaly3d.report.tables import auc_rows, tables
 from anomaly3d.scans.manifest import FAULTS
+from anomaly3d.scoring.familiarity import UNLIKE
 from anomaly3d.system.files import written_whole
 
 CAPTIONS = {
@@ -75,7 +76,7 @@ class Page:
     made: list[dict[str, Any]]
 
 
-COLUMNS = ("scan_id", "cohort", "group", "lesions", "lesion_ml", "fault", "age", "sex", "unlike_training")
+COLUMNS = ("scan_id", "cohort", "group", "lesions", "lesion_ml", "fault", "age", "sex", UNLIKE)
 
 
 def found(label: str, flagged: bool) -> str:
@@ -100,7 +101,7 @@ def scan_rows(page: Page) -> tuple[list[str], list[dict[str, Any]]]:
         fault=lesions.map(lambda found: ";".join(word for word in found if word in FAULTS)),
     ).sort_values("total", ascending=False)
     columns = [c for c in COLUMNS if c in shown]
-    columns = [c for c in columns if c not in ("fault", "unlike_training") or (shown[c] != "").any()]
+    columns = [c for c in columns if c not in ("fault", UNLIKE) or (shown[c] != "").any()]
     distances = ["total", *page.metrics["results"]["part"]]
     rows = []
     for row in shown.to_dict("records"):

@@ -19,7 +19,7 @@ from anomaly3d.scans.nifti import voxels
 from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.anomaly_maps import ScanMaps, maps_of
 from anomaly3d.scoring.calibration import OWN, calibrate, calibration_folder, check_rate, load_calibration
-from anomaly3d.scoring.familiarity import INPUTS, Familiar, input_statistics
+from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference
 from anomaly3d.scoring.scan_scores import rescore, score_names
 from anomaly3d.scoring.way_back import Found, own_grid_maps
@@ -31,7 +31,6 @@ from anomaly3d.system.workers import Workers
 
 INFERENCE = "inference"  # under ``out``: scores of the last call's scans, reconstructions in MNI space
 JUDGED = ["score_name", "score", "p_value", "flagged", "discovery", "site"]
-UNLIKE = "unlike_training"  # in what a scan differs from all that the detector was trained with
 FALSE_DISCOVERIES = 0.1  # share of a batch's discoveries that may be healthy
 
 

@@ -15,6 +15,7 @@ from anomaly3d.detectors.base import Findings
 from anomaly3d.phases.base import Predicting
 from anomaly3d.scans.nifti import save_volume
 from anomaly3d.scoring.anomaly_maps import MAPS, RECONSTRUCTION
+from anomaly3d.scoring.familiarity import UNLIKE
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import Bar
 
@@ -22,9 +23,10 @@ FEATURES = ("cohort", "site", "subject_id", "label", "group", "lesions", "lesion
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """A table of scores; manifest columns as text, scores as numbers."""
-    table = pd.read_csv(path, dtype={c: str for c in ("scan_id", *FEATURES)}, keep_default_na=False)
-    return table.astype({c: float for c in table if c not in ("scan_id", *FEATURES)})
+    """A table of scores; what is said of scans as text, scores as numbers."""
+    text = ("scan_id", *FEATURES, UNLIKE)
+    table = pd.read_csv(path, dtype={c: str for c in text}, keep_default_na=False)
+    return table.astype({c: float for c in table if c not in text})
 
 
 class ScoreWriter(BasePredictionWriter):
