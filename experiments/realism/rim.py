@@ -109,11 +109,11 @@ def draw(table: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     middles = (LAYERS[1:] + LAYERS[:-1]) / 2
     for ax, when in zip(axes, ("before", "after"), strict=True):
-        for name, row in table["heads"].items():
+        for name, row in sorted(table["heads"].items(), key=lambda item: item[0] in HEADS):  # real heads on top
             real = name in HEADS
             style = {"linewidth": 2.2, "label": name} if real else {"color": "0.75", "linewidth": 0.8}
             ax.plot(middles, row[f"profile_{when}"], **style)
-        ax.set(title=when, xlabel="mm inside the inner table")
+        ax.set(title=when, xlabel="mm inside the inner table", ylim=(20, 110))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("median HU")
     axes[0].legend(frameon=False, fontsize=8, title="phantoms in grey", title_fontsize=8)
