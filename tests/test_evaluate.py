@@ -81,6 +81,8 @@ def test_the_choice_of_score_and_its_threshold_are_kept_with_the_model(tiny_run)
     assert set(metrics["localization"]["lesion_mask"]) == {"residual", "standardised"}
     assert metrics["localization"]["healthy_false_parts"]["residual"]["n_scans"] == 2
     assert (table["lesion_ml"][table["label"] == "1"].astype(float) > 0.2).all()
+    assert json.loads((tiny_run / "fanogan" / "finetune" / "calibration" / "inputs.json").read_text()) == {}
+    assert (table["unlike_training"] == "").all()  # four training scans do not say what is usual
 
 
 def test_a_second_evaluation_runs_no_network(tiny_run, places, capsys):

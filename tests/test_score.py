@@ -1,6 +1,7 @@
 """``anomaly3d.score`` and ``anomaly3d.calibrate`` as a user types them."""
 
 import json
+import re
 import shutil
 
 import nibabel as nib
@@ -35,6 +36,21 @@ def test_scoring_new_scans_writes_maps_on_their_own_grid(tiny_run, places, bad_a
     assert (maps["residual"].get_fdata()[~brain] == 0).all()
     difference = maps["input"].get_fdata() - maps["reconstruction"].get_fdata() - maps["residual"].get_fdata()
     assert np.abs(difference[brain]).max() <= 2  # HU, rounding
+
+
+def test_a_scan_unlike_the_training_scans_says_so(tiny_run, places, bad_and_good, tmp_path, capsys):
+    usual = tiny_run / "fanogan" / "finetune" / "calibration" / "inputs.json"
+    before = usual.read_text()
+    usual.write_text('{"noise_hu": [0.0, 0.5], "deep": [-1.0, 1.0]}')
+    try:
+        score.main(["run=tiny", *places, f"scans=[{bad_and_good}/good.nii.gz]", f"out={tmp_path}/out"])
+    finally:
+        usual.write_text(before)
+    told = pd.read_csv(tmp_path / "out" / "scores.csv")["unlike_training"][0]
+    assert re.fullmatch(r"noise_hu \d+\.\d+ \(trained with 0 to 0\.5\)", told)
+    said = capsys.readouterr()
+    assert f"unlike the training scans: {told}" in said.out + said.err
+    assert "anomaly3d.calibrate" in said.out + said.err
 
 
 def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_path, capsys):
