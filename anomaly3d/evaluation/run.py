@@ -142,8 +142,7 @@ def how_unlike(data: HeadCTDataModule, focus: Trained, workers: Workers) -> dict
     both = {s: input_statistics(data.split(s), quality, preprocessor.reasons, workers) for s in ("train", "test")}
     familiar = Familiar.measure(both["train"])
     familiar.save(calibration_folder(focus.folder.path) / INPUTS)
-    rows = both["test"].set_index("scan_id").iterrows()
-    return {str(scan_id): familiar.unlike(row, preprocessor) for scan_id, row in rows}
+    return familiar.told(both["test"], preprocessor)
 
 
 def share_by_cohort(test: pd.DataFrame, column: str) -> dict[str, dict[str, Any]]:

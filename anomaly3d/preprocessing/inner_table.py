@@ -79,7 +79,7 @@ def shares(part: Volume, core: np.ndarray, above: np.ndarray) -> tuple[np.ndarra
     near = (edt.edt(~core, anisotropy=mm, parallel=1) <= BAND) & above
     soft = ((hu > SOFT_TISSUE[0]) & near | core) & ~bone
     parts, _ = ndimage.label(soft)
-    inside = parts == np.bincount(parts[core & soft]).argmax()
+    inside = soft & (parts == np.bincount(parts[core & soft], minlength=1).argmax())
     skull = np.where(deep, 0, hu - BONE).clip(0, CORTICAL)
     glare = ndimage.gaussian_filter(skull, np.maximum(BLUR[0] / spacing, BLUR[1]))
     free = glare < GLARE

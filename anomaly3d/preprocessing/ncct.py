@@ -176,7 +176,10 @@ class NCCT(Preprocessor):
         if given is None and self.mask_command:
             given = run_mask_command(self.mask_command, scan)
         if given is None and not self.stripped:
-            return tissue_inside(scan, self.core(scan, hu, to_scan), grid[0], to_scan, self.working_spacing)
+            found = tissue_inside(scan, self.core(scan, hu, to_scan), grid[0], to_scan, self.working_spacing)
+            if not found.mask.any():
+                raise UnreadableScan(NO_BRAIN)
+            return found
         share = (what_is_left(hu) if given is None else resample(given, *grid, to_scan)).astype(np.float32)
         if not (share > 0.5).any():
             raise UnreadableScan(NO_BRAIN)

@@ -85,6 +85,11 @@ class Familiar:
             found.append("{} {:.4g} (trained with {:.4g} to {:.4g})".format(name, *shown))
         return "; ".join(found)
 
+    def told(self, statistics: pd.DataFrame, preprocessor: Preprocessor) -> dict[str, str]:
+        """The same of each scan of ``input_statistics``, by ``scan_id``."""
+        rows = statistics.set_index("scan_id").iterrows()
+        return {str(scan_id): self.unlike(row, preprocessor) for scan_id, row in rows}
+
     def save(self, path: Path) -> None:
         """Write what ``load`` reads."""
         with written_whole(path) as beside:

@@ -107,10 +107,8 @@ def unlike_training(new: NewScans, stage: Path, job: ScoringJob) -> dict[str, st
     rows = new.prepared.table[new.prepared.table["scan_id"].isin(new.table["scan_id"])]
     if not familiar.ranges or rows.empty:
         return {}
-    statistics = input_statistics(rows, new.prepared.quality, preprocessor.reasons, job.study.workers).set_index(
-        "scan_id"
-    )
-    return {str(i): familiar.unlike(row, preprocessor) for i, row in statistics.iterrows()}
+    quality, workers = new.prepared.quality, job.study.workers
+    return familiar.told(input_statistics(rows, quality, preprocessor.reasons, workers), preprocessor)
 
 
 def score_scans(job: ScoringJob, site: str) -> int:
@@ -127,6 +125,7 @@ def score_scans(job: ScoringJob, site: str) -> int:
     table = verdicts.merge(scores[wanted], on="scan_id", how="left").assign(
         model=job.trained.digest()[:12], source=verdicts["scan_id"].map(sources_of(new.images))
     )
+    table[UNLIKE] = table[UNLIKE].fillna("")
     mark_output(out)
     for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
         write_maps(scan, new, job)
@@ -139,7 +138,7 @@ def score_scans(job: ScoringJob, site: str) -> int:
         say(f"  the same voxels: {same}")
     name, run = f"{job.trained.name}, {job.trained.stage}", stage.parents[1].name
     say(f"scored with {name} of run {run}; scores and maps are in {out}")
-    if (table[UNLIKE].fillna("") != "").any():
+    if (table[UNLIKE] != "").any():
         say(
             "scores of scans unlike the training scans say more of the scanner than of the head: set a threshold with "
             "'python -m anomaly3d.calibrate' from healthy scans of their own site, or train on such scans"
@@ -199,7 +198,7 @@ def in_words(row: dict) -> str:
         if row["score_name"] != "total":
             text += f", {row['score_name']} {row['score']:.4f}"
         text += f", p = {row['p_value']:.3f} among healthy scans" + (", flagged" if row["flagged"] is True else "")
-    if isinstance(row.get(UNLIKE), str) and row[UNLIKE]:
+    if row[UNLIKE]:
         text += f"; unlike the training scans: {row[UNLIKE]}"
     return text
 

@@ -8,23 +8,18 @@ import argparse
 import gc
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 
-from anomaly3d.networks import layers
-from anomaly3d.phases import base
 from anomaly3d.phases.gan import GANPhase
-from anomaly3d.system.device import memory_format
 from experiments.speed.train import (
     PHASES,
     CountFlops,
     InTurn,
+    ProfiledStep,
     config_of,
     fit,
     make_plain,
@@ -33,7 +28,7 @@ from experiments.speed.train import (
     phase_of,
     volumes,
 )
-from experiments.speed.variants import compiled, torch_derivatives
+from experiments.speed.variants import applied, compiled
 
 CELLS = (  # model, batch, resolution; what matters most comes first
     ("paper", 16, 64),
@@ -48,29 +43,6 @@ IN_TURN = CELLS[:2]  # also the plain algorithm
 IDEAS = ("as_is", "other_layout", "torch_derivatives", "cudnn_benchmark", "float32", "tf32", "compile", "cuda_graphs")
 STEPS, WARM = 12, 4
 SHARES = (0.7, 0.18, 0.12)  # of the time that --steps divides, for the three phases
-
-
-@contextmanager
-def applied(idea: str) -> Iterator[None]:
-    """One idea, and after it the product as it is."""
-    kept = {name: getattr(layers, name) for name in ("halve", "double", "leaky_relu")}
-    matmul, layout = torch.get_float32_matmul_precision(), base.memory_format
-    if idea in ("torch_derivatives", "compile", "cuda_graphs"):
-        torch_derivatives()
-    if idea == "other_layout":
-        (other,) = {torch.channels_last_3d, torch.contiguous_format} - {memory_format(device())}
-        base.memory_format = lambda _: other
-    torch.backends.cudnn.benchmark = idea == "cudnn_benchmark"
-    if idea == "tf32":
-        torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        for name, function in kept.items():
-            setattr(layers, name, function)
-        base.memory_format = layout
-        torch.backends.cudnn.benchmark = False
-        torch.set_float32_matmul_precision(matmul)
 
 
 def device() -> torch.device:
@@ -98,31 +70,15 @@ def measure(name: str, model: str, batch: int, resolution: int, idea: str, plain
     return found
 
 
-class Profile(L.Callback):
-    """The operations of the last step by their own time on the device, with the shapes they work on."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self.profile = torch.profiler.profile(record_shapes=True)
-
-    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == self.step:
-            self.profile.start()
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == self.step:
-            self.profile.stop()
-
-
 def slowest(name: str, model: str, batch: int, resolution: int, precision: str, count: int) -> str:
     """A table of the ``count`` slowest operations of a step."""
     config = config_of(
         name, f"{model}@{batch}", f"preprocessing.resolution={resolution}", f"trainer.precision={precision}"
     )
-    profile = Profile(3)
-    fit(phase_of(config), config, 4, profile)
+    step = ProfiledStep(3, record_shapes=True)
+    fit(phase_of(config), config, 4, step)
     by = f"self_{device().type}_time_total"
-    return profile.profile.key_averages(group_by_input_shape=True).table(sort_by=by, row_limit=count)
+    return step.profile.key_averages(group_by_input_shape=True).table(sort_by=by, row_limit=count)
 
 
 def asked(name: str, model: str, resolution: int) -> float:

@@ -26,7 +26,16 @@ from anomaly3d.scans.manifest import read_manifest, write_manifest
 from anomaly3d.system.memory import keep_freed_memory
 from anomaly3d.system.quiet import hush
 from anomaly3d.system.trainer import make_trainer, resolve_trainer
-from experiments.speed.train import PHASES, InTurn, config_of, fit, peak_of_this_process, phase_of, volumes
+from experiments.speed.train import (
+    PHASES,
+    InTurn,
+    ProfiledStep,
+    config_of,
+    fit,
+    peak_of_this_process,
+    phase_of,
+    volumes,
+)
 
 SIZES = (100, 500, 2000)
 DIFFERENT = 20  # volumes on disk; the scans of a cohort are links to them
@@ -96,28 +105,16 @@ def train_on(scans: int, steps: int, memory_gb: float | None, folder: Path) -> d
     }
 
 
-class StepMemory(L.Callback):
-    """MB of tensors that the ``step``-th training step holds at once, beyond what is there when it starts.
+def step_memory(profile: torch.profiler.profile) -> float:
+    """MB of tensors that the profiled step holds at once, beyond what is there when it starts.
 
     From the profiler's trace, since a process of some hundred MB of libraries hides them.
     """
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self.profile = torch.profiler.profile(profile_memory=True)
-
-    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == self.step:
-            self.profile.start()
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == self.step:
-            self.profile.stop()
-            with tempfile.NamedTemporaryFile(suffix=".json") as file:
-                self.profile.export_chrome_trace(file.name)
-                events = json.loads(Path(file.name).read_text())["traceEvents"]
-            changes = [(e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]"]
-            self.mb = max(np.cumsum([size for _, size in sorted(changes, key=lambda change: change[0])])) / 1e6
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        profile.export_chrome_trace(file.name)
+        events = json.loads(Path(file.name).read_text())["traceEvents"]
+    changes = [(e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]"]
+    return float(max(np.cumsum([size for _, size in sorted(changes, key=lambda change: change[0])])) / 1e6)
 
 
 def growth_cell(phase_name: str, resolution: int, batch: int, checkpointing: bool) -> None:
@@ -130,9 +127,10 @@ def growth_cell(phase_name: str, resolution: int, batch: int, checkpointing: boo
     fit(phase, config, CELL_STEPS, in_turn)
     seconds = float(np.median(in_turn.seconds["ours"][1:])) / batch
     process = peak_of_this_process()
-    memory = StepMemory(step=1)
-    fit(phase, config, 2, memory)
-    print(json.dumps({"s_a_volume": round(seconds, 4), "step_mb": round(memory.mb), "process_mb": round(process)}))
+    step = ProfiledStep(1, profile_memory=True)
+    fit(phase, config, 2, step)
+    memory = step_memory(step.profile)
+    print(json.dumps({"s_a_volume": round(seconds, 4), "step_mb": round(memory), "process_mb": round(process)}))
 
 
 def growth(phase_name: str, resolution: int, batch: int) -> dict[str, dict[str, float]]:

@@ -113,6 +113,21 @@ class InTurn(L.Callback):
             self.seconds["plain"].append(now(module.device) - middle)
 
 
+class ProfiledStep(L.Callback):
+    """The profiler over the ``step``-th training step."""
+
+    def __init__(self, step: int, **options: Any) -> None:
+        self.step, self.profile = step, torch.profiler.profile(**options)
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.step:
+            self.profile.start()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.step:
+            self.profile.stop()
+
+
 def fit(phase: Phase, config: DictConfig, steps: int, callback: L.Callback) -> str:
     """Train for some steps as the product does; returns the line that says what was chosen."""
     hush()

@@ -8,6 +8,8 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -43,24 +45,39 @@ def compiled(phase: Phase, phase_name: str, variant: str) -> None:
         network.compile(mode="reduce-overhead" if variant == "cuda_graphs" else None)
 
 
+@contextmanager
+def applied(idea: str) -> Iterator[None]:
+    """One idea, and after it the product as it is."""
+    kept = {name: getattr(layers, name) for name in ("halve", "double", "leaky_relu")}
+    matmul, layout = torch.get_float32_matmul_precision(), base.memory_format
+    if idea in ("torch_derivatives", "compile", "cuda_graphs"):
+        torch_derivatives()
+    if idea == "other_layout":
+        (other,) = {torch.channels_last_3d, torch.contiguous_format} - {
+            memory_format(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        }
+        base.memory_format = lambda _: other
+    torch.backends.cudnn.benchmark = idea == "cudnn_benchmark"
+    if idea == "tf32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(layers, name, function)
+        base.memory_format = layout
+        torch.backends.cudnn.benchmark = False
+        torch.set_float32_matmul_precision(matmul)
+
+
 def cell(variant: str, phase_name: str, model: str) -> float:
     """Median seconds a volume of the product with one idea applied."""
     config = config_of(phase_name, model, *["trainer.precision=32-true"] * (variant in ("float32", "tf32")))
-    phase = phase_of(config)
-    if variant == "tf32":
-        torch.set_float32_matmul_precision("high")
-    if variant == "cudnn_benchmark":
-        torch.backends.cudnn.benchmark = True
-    if variant == "other_layout":
-        taken = memory_format(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        (other,) = {torch.channels_last_3d, torch.contiguous_format} - {taken}
-        base.memory_format = lambda device: other
-    if variant in ("torch_derivatives", "compile", "cuda_graphs"):
-        torch_derivatives()
-    if variant in ("compile", "cuda_graphs"):
-        compiled(phase, phase_name, variant)
-    in_turn = InTurn(None)
-    fit(phase, config, STEPS, in_turn)
+    phase, in_turn = phase_of(config), InTurn(None)
+    with applied(variant):
+        if variant in ("compile", "cuda_graphs"):
+            compiled(phase, phase_name, variant)
+        fit(phase, config, STEPS, in_turn)
     return float(np.median(in_turn.seconds["ours"][WARM:])) / config.phase.batch
 
 
