@@ -18,12 +18,13 @@ FINEST = 1.0  # mm: finer voxels are averaged, which costs little sharpness and 
 MARGIN = 8  # voxels of the working grid around the core that are looked at
 BAND = 4.0  # mm around the core within which the inner table lies
 DEEP = 5.0  # mm inside the core: what is dense there is calcified, not skull
-BONE = 300.0  # HU: from here on a voxel is less tissue than bone, whatever the tissue
+BONE = 200.0  # HU: spongy bone, or a voxel that bone and tissue share; no blood is so dense
+HARD = 300.0  # HU: bone that glares
 BLOOD = 100.0  # HU: beside the skull nothing without bone is denser
 TISSUE, CORTICAL = 60.0, 1200.0  # HU between which the share of bone in a voxel is read off
 REACH = 3.0  # mm within which a voxel's neighbours say how dense the bone beside it is
 BLUR = (1.0, 0.6)  # how a scanner blurs bone, sigma: mm, or voxels where those are larger
-GLARE = 80.0  # HU above ``BONE``, blurred so: more of it, and a voxel's HU is no longer its tissue's
+GLARE = 80.0  # HU above ``HARD``, blurred so: more of it, and a voxel's HU is no longer its tissue's
 THIN = 3.0  # mm: parts that only hang on by something thinner lie outside the skull
 COUNTED = 0.1  # share of a voxel that must be tissue for its mean HU to count
 
@@ -80,7 +81,7 @@ def shares(part: Volume, core: np.ndarray, above: np.ndarray) -> tuple[np.ndarra
     soft = ((hu > SOFT_TISSUE[0]) & near | core) & ~bone
     parts, _ = ndimage.label(soft)
     inside = soft & (parts == np.bincount(parts[core & soft], minlength=1).argmax())
-    skull = np.where(deep, 0, hu - BONE).clip(0, CORTICAL)
+    skull = np.where(deep, 0, hu - HARD).clip(0, CORTICAL)
     glare = ndimage.gaussian_filter(skull, np.maximum(BLUR[0] / spacing, BLUR[1]))
     free = glare < GLARE
     counted = inside & (free & (hu < BLOOD) | deep)

@@ -39,7 +39,7 @@ def test_a_tilted_and_uneven_dicom_series_is_straightened(scans, ncct):
     series = ncct.prepare(read_ct(scans / "ge_tilted_dicom"), Companions())
     assert ncct.judge(series.quality) == []
     copy = ncct.prepare(read_ct(scans / HEADS[1]), Companions())
-    assert series.quality["brain_ml"] == pytest.approx(copy.quality["brain_ml"], rel=0.025)  # slices of 7 and of 4 mm
+    assert abs(series.quality["brain_ml"] - copy.quality["brain_ml"]) < 30
     both = (series.brain_mask > 0) & (copy.brain_mask > 0)
     assert np.corrcoef(series.image[both], copy.image[both])[0, 1] > 0.85
 
