@@ -65,6 +65,15 @@ def test_the_edge_lies_at_the_inner_table_to_a_part_of_a_voxel():
     assert not found.mask[r > INNER + 1.5].any()  # no scalp, no eye
 
 
+def test_blood_at_the_inner_table_is_inside_and_the_scalp_is_not():
+    found, r = examined(scanned(blood_mm=7.0))
+    x, _, z, _ = millimetres(AFFINE, SHAPE)
+    inside = (r < INNER) & (z > -60)
+    assert 2 * (found.mask & inside).sum() / (found.mask.sum() + inside.sum()) > 0.97
+    assert found.mask[(r < INNER) & (r > INNER - 7) & (x > 20)].mean() > 0.97
+    assert not found.mask[r > OUTER - 1].any()
+
+
 def test_a_calcification_stays_what_it_is():
     found, _ = examined(scanned())
     x, y, z, _ = millimetres(AFFINE, SHAPE)
