@@ -1,9 +1,9 @@
 """Between steps 3 and 5: the brain's rim without what the skull adds to it.
 
 Beam hardening and the skull's blurred edge make brain brighter the nearer it lies to bone: by 20 to 40 HU in the last
-millimetres and by 5 HU still 8 mm inside (``experiments/realism``), more than blood is brighter than brain. How much
-differs with scanner, kernel, slice thickness and which way the skull faces, so it is measured in the scan itself: the
-median at each depth, over the deep brain's. Blood on one side stays: of the two sides the darker says what is usual.
+millimetres and by 3 to 5 HU still 8 mm inside (``experiments/realism``), more than blood is brighter than brain. How
+much differs with scanner, kernel, slice thickness and which way the skull faces, so it is measured in the scan itself:
+the median at each depth, over the deep brain's. Blood on one side stays: the darker of two sides says what is usual.
 """
 
 import numpy as np
