@@ -43,6 +43,7 @@ IN_TURN = CELLS[:2]  # also the plain algorithm
 IDEAS = ("as_is", "other_layout", "torch_derivatives", "cudnn_benchmark", "float32", "tf32", "compile", "cuda_graphs")
 STEPS, WARM = 12, 4
 SHARES = (0.7, 0.18, 0.12)  # of the time that --steps divides, for the three phases
+BEGIN_S, VALIDATIONS = 20, 1.3  # seconds until a command's first step, and a step's time with its share of validations
 
 
 def device() -> torch.device:
@@ -119,7 +120,8 @@ def main() -> None:
     if arguments.steps:
         cells = json.loads(arguments.json.read_text())["cells"]
         key = "{} {} {}".format(*CELLS[0])
-        each = [arguments.steps * s / cells[p][key]["step_s"] for p, s in zip(PHASES, SHARES, strict=True)]
+        left = arguments.steps - BEGIN_S * len(PHASES)
+        each = [left * s / (VALIDATIONS * cells[p][key]["step_s"]) for p, s in zip(PHASES, SHARES, strict=True)]
         return print(",".join(str(max(1, int(n) // arguments.epoch) * arguments.epoch) for n in each))
     for model, batch, resolution in IN_TURN[::-1] if arguments.profile else ():
         for precision in ("32-true", "bf16-mixed"):

@@ -6,13 +6,14 @@ cd "$(dirname "$0")/../.."
 kept=runs/gpu                   # tables, logs, and what is done
 out=${OUT:-runs}
 limit=${LIMIT_S:-560}           # seconds of this call
-train=${TRAIN_S:-420}           # seconds for the three phases together, where STEPS does not say how many
-cohort=${COHORT:-dataset=phantom_paper dataset.keep_raw=false}
+train=${TRAIN_S:-330}           # seconds for the three phases together, where STEPS does not say how many
+cohort=${COHORT:-dataset=phantom dataset.keep_raw=false dataset.counts.train=240 dataset.counts.validation=40 dataset.counts.calibration=40
+  dataset.counts.test_normal=50 dataset.counts.test_lesion=50}
 model=${MODEL:-paper}
 batch=${BATCH:-16}
 epoch=${EPOCH:-500}              # steps between two validations
 workers=${WORKERS:-$(($(nproc) > 4 ? $(nproc) - 4 : 2))}
-grid=${GRID:---limit 250 --profile 15}
+grid=${GRID:---limit 150 --cells 1}
 mkdir -p "$out" "$kept"
 if compgen -G ".whl/*.whl" > /dev/null; then
   [ -d /tmp/site ] || python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target /tmp/site .whl/*.whl || exit 1
