@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -48,6 +50,9 @@ class FAnoGAN(Detector):
     Args:
         model: of ``ModelConfig``.
         kappa: weight of the feature distance.
+        smooth: the reconstruction is G(E(x)) after a filter of 1/4, 1/2, 1/4 along each axis. Nearest-neighbour
+            upsampling leaves steps between its blocks, lines along the axes in every reconstruction; this filter takes
+            out the finest. The generator itself, which the critic sees in phase 1, stays as it is.
         feature_layer: f(x) of eq. 5 is taken after so many of the critic's halvings; None: the last, 4^3.
 
     Raises:
@@ -58,11 +63,15 @@ class FAnoGAN(Detector):
     parts = ("image", "feature")
 
     def __init__(
-        self, model: ModelConfig | Mapping[str, Any], kappa: float = 1.0, feature_layer: int | None = None
+        self,
+        model: ModelConfig | Mapping[str, Any],
+        kappa: float = 1.0,
+        feature_layer: int | None = None,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
         self.model = m = model if isinstance(model, ModelConfig) else ModelConfig.of(model)
-        self.kappa, self.feature_layer = kappa, feature_layer
+        self.kappa, self.feature_layer, self.smooth = kappa, feature_layer, smooth
         if m.spatial_dims != 3:
             raise UserError("model.spatial_dims must be 3: the networks also take 2, but the data are volumes")
         try:
@@ -77,7 +86,12 @@ class FAnoGAN(Detector):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """x~ = G(E(x)): ``(B, 1, D, H, W)`` in [-1, 1] -> the same shape."""
-        return self.generator(self.encoder(x))
+        return self.decode(self.encoder(x))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The reconstruction from a latent vector: ``(B, latent)`` -> ``(B, 1, D, H, W)`` in [-1, 1]."""
+        volume = self.generator(z)
+        return smoothed(volume) if self.smooth else volume
 
     def distances(self, x: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """L_img (eq. 4), L_feat (eq. 5) and L_E (eq. 6) for each volume, ``(B,)``."""
@@ -90,7 +104,7 @@ class FAnoGAN(Detector):
         """``image``, ``feature``, ``total``, and ``latent`` = ||E(x) - E(x~)||^2 / dim."""
         x = batch["image"]
         z = self.encoder(x)
-        reconstruction = self.generator(z)
+        reconstruction = self.decode(z)
         latent = image_distance(z, self.encoder(reconstruction))
         return Findings({**self.distances(x, reconstruction), "latent": latent}, reconstruction)
 
@@ -98,6 +112,13 @@ class FAnoGAN(Detector):
         """Keep only the inputs of the networks' convolutions; what lies between is computed again for gradients."""
         for layers in (self.generator.blocks, self.critic.trunk.layers, self.encoder.trunk.layers):
             recompute_between_convolutions(layers)
+
+
+def smoothed(x: Tensor) -> Tensor:
+    """1/4, 1/2, 1/4 along each axis of ``(B, 1, D, H, W)``; -1 lies beyond the border."""
+    line = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
+    kernel = line[:, None, None] * line[:, None] * line
+    return F.conv3d(x + 1, kernel[None, None], padding=1) - 1
 
 
 def recompute_between_convolutions(layers: nn.Sequential) -> None:

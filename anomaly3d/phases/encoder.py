@@ -88,7 +88,7 @@ class EncoderPhase(Phase):
         for volumes in (train[:COUNT], validation[:COUNT]):
             x = volumes.to(self.device)
             z = detector.encoder(x)
-            losses.append({k: float(v.mean()) for k, v in detector.distances(x, detector.generator(z)).items()})
+            losses.append({k: float(v.mean()) for k, v in detector.distances(x, detector.decode(z)).items()})
         bounded = detector.model.encoder_output == "tanh"
         unseen = losses[1]
         return {

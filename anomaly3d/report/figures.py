@@ -31,7 +31,7 @@ from anomaly3d.statistics.bootstrap import class_weights_by_score, subject_weigh
 
 # Okabe and Ito 2008: told apart by the colour-blind, and in print by their lightness
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-GROUPS = ("normal", "tbi", "postoperative", "low_quality")
+GROUPS = ("normal", "tbi", "other", "postoperative", "low_quality")
 BAND_DRAWS = 500  # of the bootstrap behind a ROC curve's band
 RESIDUAL_LIMIT = 0.6  # of the colour scale, in units of [-1, 1]
 RED, BLUE = "#CC2419", "#1A59CC"  # brighter and darker than healthy, in figures, thumbnails and viewer

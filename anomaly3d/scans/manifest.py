@@ -33,7 +33,7 @@ OPTIONAL = (
 TRUTH = {"lesion_mask": "lesion", "mass_effect_mask": "displaced tissue"}  # columns of true masks, in words
 PATHS = ("image", "brain_mask", "lesion_mask", "transform_fault", "mass_effect_mask", "twin")
 SPLITS = ("train", "validation", "calibration", "test", "labelled")  # labelled: supervised controls learn from it
-GROUPS = ("normal", "tbi", "postoperative", "low_quality", "")
+GROUPS = ("normal", "tbi", "other", "postoperative", "low_quality", "")
 LABELS = ("0", "1", "")
 HEALTHY_SPLITS = ("train", "validation", "calibration")
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
@@ -225,7 +225,7 @@ def find_problems(table: pd.DataFrame) -> list[str]:
     ill = (table["label"] == "1") & ~table["split"].isin(["test", "labelled"])
     if ill.any():
         problems.append(f"row {rows(ill)}: abnormal scans (label 1) belong to the test split only")
-    other = table["group"].isin(["tbi", "postoperative", "low_quality"]) & table["split"].isin(HEALTHY_SPLITS) & ~ill
+    other = ~table["group"].isin(["normal", ""]) & table["split"].isin(HEALTHY_SPLITS) & ~ill
     if other.any():
         group = table.loc[other, "group"].iloc[0]
         problems.append(f"row {rows(other)}: scans of the group {group} belong to the test split only")

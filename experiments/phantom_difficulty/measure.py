@@ -16,10 +16,11 @@ import torch
 import yaml
 
 from anomaly3d.cli import CONF
-from anomaly3d.cohorts.phantom.cohort import VERSION, Part, plan
+from anomaly3d.cohorts.phantom.cohort import Part, plan
 from anomaly3d.cohorts.phantom.files import Recipe
 from anomaly3d.cohorts.phantom.generate import generate
 from anomaly3d.cohorts.phantom.lesions import TYPES
+from anomaly3d.cohorts.phantom.versions import LATEST
 from anomaly3d.detectors.base import Detector, build_detector, load_detector
 from anomaly3d.preprocessing.base import Companions
 from anomaly3d.preprocessing.ncct import NCCT
@@ -31,7 +32,7 @@ from anomaly3d.system.progress import track
 from anomaly3d.system.workers import run_parallel
 from experiments.preprocessing.measure import as_read, ncct_of_conf
 
-WORK = Path("runs/experiments/phantom_difficulty") / f"phantom-v{VERSION}"
+WORK = Path("runs/experiments/phantom_difficulty") / f"phantom-v{LATEST}"
 HERE = Path(__file__).parent
 LABELLED_SEED = 0  # of the scans the supervised control learns from; cohorts have others
 EPOCHS, BATCH = 100, 8  # of the supervised control
@@ -246,7 +247,7 @@ def main() -> None:
         ill = [s for s in plan(counts, seed, arguments.purpose) if s[0].split == "test" and s[1].lesions]
         bleeds += facts_of(WORK / f"{arguments.purpose}-{seed}", ill)
     table = {
-        "phantom_version": VERSION,
+        "phantom_version": LATEST,
         "purpose": arguments.purpose,
         "seeds": arguments.seeds,
         "counts": {**counts, "labelled": 2 * arguments.labelled},

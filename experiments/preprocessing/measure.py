@@ -23,11 +23,11 @@ from scipy.spatial.transform import Rotation
 
 from anomaly3d.atlas.template import build_template, load_template
 from anomaly3d.cli import CONF
-from anomaly3d.cohorts.phantom.cohort import VERSION
 from anomaly3d.cohorts.phantom.faults import FAULTS, transform_fault
 from anomaly3d.cohorts.phantom.generate import PhantomScan, best_affine, generate
 from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.cohorts.phantom.scanner import Scan
+from anomaly3d.cohorts.phantom.versions import LATEST
 from anomaly3d.preprocessing.base import Companions
 from anomaly3d.preprocessing.brain_mask import FORAMEN_MAGNUM
 from anomaly3d.preprocessing.ncct import NCCT, working_grid, working_template
@@ -42,7 +42,7 @@ from anomaly3d.system.instantiate import build
 from anomaly3d.system.workers import run_parallel
 from experiments.preprocessing.blast_ct import register_blast_ct
 
-WORK = Path("runs/experiments/preprocessing") / f"phantom-v{VERSION}"
+WORK = Path("runs/experiments/preprocessing") / f"phantom-v{LATEST}"
 DATA = Path("data")
 HERE = Path(__file__).parent
 SEED = 4242  # of these phantoms; no training cohort uses it
@@ -316,7 +316,7 @@ def main() -> None:
             pass
     torch.set_num_threads(1)
     rows = read("phantom")
-    table: dict[str, Any] = {"phantom_version": VERSION, "n": len(rows)}
+    table: dict[str, Any] = {"phantom_version": LATEST, "n": len(rows)}
     for key in ("ours_mm", "unwarped_mm", "blast_ct_mm", "ours_s", "blast_ct_s", "mask_dice", "score"):
         table[key] = summary([r[key] for r in rows])
     for recipe in ("ours", "blast_ct"):

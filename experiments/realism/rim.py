@@ -6,7 +6,6 @@ a head leaves this machine). "Before" is the product with ``correct_rim=false``.
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from torch import Tensor
 
-from anomaly3d.atlas.head import soft_step
 from anomaly3d.cohorts.phantom.generate import paint
-from anomaly3d.cohorts.phantom.lesions import ExtraAxial, Place
+from anomaly3d.cohorts.phantom.lesions import ExtraAxial
 from anomaly3d.cohorts.phantom.scanner import acquire, draw_scan
 from anomaly3d.cohorts.phantom.subject import draw_subject
+from anomaly3d.cohorts.phantom.versions import VERSIONS
 from anomaly3d.preprocessing.base import Companions
 from anomaly3d.preprocessing.brain_mask import distance
 from anomaly3d.preprocessing.ncct import NCCT, thick_slices, working_grid
@@ -66,25 +64,16 @@ def rim_of(scan: Volume, ncct: NCCT, plain: NCCT) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class ThinSubdural(ExtraAxial):
-    """A crescent that ends where it ends: the phantom's own tapers into a film all around the brain."""
-
-    def fraction(self, place: Place) -> Tensor:
-        thickness = self._thickness(place.points)
-        return soft_step(thickness - place.depth, 0.5) * (place.depth > 0) * (thickness > 0.3)
-
-
 def thin_blood(index: int, thickness: float, ncct: NCCT) -> dict[str, float]:
     """What is left of a thin subdural: share of its voxels inside the mask, and of its excess HU at 64^3.
 
     The same head, noise and transform with and without it; the excess is what was painted, without noise.
     """
     streams = [np.random.default_rng((SEED, index, k)) for k in range(2)]
-    subject = draw_subject(streams[0])
-    scan = draw_scan(streams[1], subject.scale, "AB"[index % 2], 256, 36)
+    subject = draw_subject(streams[0], VERSIONS[3])
+    scan = draw_scan(streams[1], subject.scale, VERSIONS[3].sites["AB"[index % 2]], 256, 36)
     direction = ((-1) ** (index // 2) * 0.9, (0.3, -0.4)[index % 2], 0.3)
-    blood = ThinSubdural(direction, thickness, 40.0, True, 62.0, 0.0)
+    blood = ExtraAxial(direction, thickness, 40.0, True, 62.0, 0.0, film=False)
     painted = [paint(subject, lesions, scan) for lesions in ([blood], [])]
     with_blood, without = (
         as_read(acquire(p.hu, scan, np.random.default_rng((SEED, index, 2))), scan.affine) for p in painted
@@ -144,8 +133,8 @@ def main() -> None:
     for index in range(arguments.phantoms):
         if f"phantom-{index}" not in table["heads"]:
             streams = [np.random.default_rng((SEED, 100 + index, k)) for k in range(3)]
-            subject = draw_subject(streams[0])
-            scan = draw_scan(streams[1], subject.scale, "AB"[index % 2], 256, 36)
+            subject = draw_subject(streams[0], VERSIONS[3])
+            scan = draw_scan(streams[1], subject.scale, VERSIONS[3].sites["AB"[index % 2]], 256, 36)
             hu = acquire(paint(subject, [], scan).hu, scan, streams[2])
             keep("heads", f"phantom-{index}", rim_of(as_read(hu, scan.affine), ncct, plain))
     for thickness in THICK:

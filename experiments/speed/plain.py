@@ -61,7 +61,7 @@ def encoder_loss(detector: FAnoGAN, x: Tensor) -> Tensor:
 
 def anomaly_score(detector: FAnoGAN, x: Tensor) -> Tensor:
     """A(x) of each volume, ``(B,)``."""
-    reconstruction = detector.generator(detector.encoder(x))
+    reconstruction = detector.decode(detector.encoder(x))
     image = (x - reconstruction).square().flatten(1).mean(1)
     features = detector.critic.features(x) - detector.critic.features(reconstruction)
     return image + detector.kappa * features.square().flatten(1).mean(1)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -5,11 +7,13 @@ import torch
 
 from anomaly3d.cohorts.phantom.cohort import PARTS, PhantomCohort, plan
 from anomaly3d.cohorts.phantom.files import Recipe, write_phantom
+from anomaly3d.cohorts.phantom.folds import fold
 from anomaly3d.cohorts.phantom.generate import SEPTUM, best_affine, generate, total_push
-from anomaly3d.cohorts.phantom.lesions import TYPES, draw_subdural
+from anomaly3d.cohorts.phantom.lesions import TYPES, ExtraAxial, Place, draw_infarct, draw_subdural
 from anomaly3d.cohorts.phantom.postoperative import KINDS
-from anomaly3d.cohorts.phantom.scanner import draw_scan
+from anomaly3d.cohorts.phantom.scanner import acquire, draw_scan
 from anomaly3d.cohorts.phantom.subject import draw_subject
+from anomaly3d.cohorts.phantom.versions import LATEST, VERSIONS, version_of
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing.cohort import Study
 from anomaly3d.scans.manifest import read_manifest
@@ -25,7 +29,7 @@ def healthy():
 
 @pytest.fixture(scope="module")
 def people():
-    return [draw_subject(np.random.default_rng(i)) for i in range(80)]
+    return [draw_subject(np.random.default_rng(i), VERSIONS[LATEST]) for i in range(80)]
 
 
 def ml(phantom, mask):
@@ -56,7 +60,7 @@ def test_age_widens_ventricles_and_darkens_white_matter(people):
 
 
 def test_healthy_heads_have_bright_things_in_them(people):
-    pineal = [any(abs(s.centre[0]) < 5 and s.centre[1] > -32 for s in p.anatomy.spots) for p in people]
+    pineal = [any(abs(s.centre[0]) < 5 and abs(s.centre[1] + 27) < 5 for s in p.anatomy.spots) for p in people]
     plexus = [sum(abs(abs(s.centre[0]) - 23) < 5 for s in p.anatomy.spots) > 0 for p in people]
     assert 0.4 < np.mean(pineal) < 0.9
     assert 0.4 < np.mean(plexus) < 0.8
@@ -64,7 +68,7 @@ def test_healthy_heads_have_bright_things_in_them(people):
     assert 0 < np.mean([p.anatomy.frontal_bone > 0 for p in people]) < 0.3
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", [*TYPES, "tumour"])
 def test_a_bleed_lies_inside_the_head(kind):
     phantom = generate((5, 1), [kind], **SIZE)
     lesion = phantom.lesion > 0
@@ -109,11 +113,16 @@ def test_surgery_changes_the_scan_where_it_was(kind):
 
 
 def test_sites_scan_differently():
-    draws = {site: [draw_scan(np.random.default_rng(i), np.ones(3), site, 256, 36) for i in range(60)] for site in "AB"}
+    sites = VERSIONS[LATEST].sites
+    draws = {
+        k: [draw_scan(np.random.default_rng(i), np.ones(3), s, 256, 36) for i in range(60)] for k, s in sites.items()
+    }
     assert np.mean([s.offset for s in draws["B"]]) - np.mean([s.offset for s in draws["A"]]) > 2  # HU
     assert max(s.thickness for s in draws["B"]) > 6
     assert min(s.thickness for s in draws["B"]) < 2
     assert any(s.affine[1, 2] != 0 for s in draws["A"])  # a tilted gantry
+    assert all(s.affine[1, 2] == 0 for s in draws["C"])
+    assert np.mean([s.offset for s in draws["C"]]) < -2
 
 
 def test_one_seed_gives_the_same_bytes(tmp_path):
@@ -139,6 +148,12 @@ def test_the_plan_keeps_seeds_and_splits_apart():
         assert (part.label == "1") == bool(recipe.lesions or recipe.postoperative)
         assert part.label != "1" or part.split in ("test", "labelled")
     assert {kind for _, recipe in plan({"test_lesion": 12}, 0) for kind in recipe.lesions} == set(TYPES)
+    others = plan({"infarct": 2, "tumour": 1}, 0)
+    assert [(p.group, r.lesions, r.scan_id) for p, r in others] == [
+        ("other", ("infarct",), "infarct-0000"),
+        ("other", ("infarct",), "infarct-0001"),
+        ("other", ("tumour",), "tumour-0000"),
+    ]
 
 
 def test_unknown_parts_and_purposes_are_named():
@@ -146,6 +161,10 @@ def test_unknown_parts_and_purposes_are_named():
         plan({"tset_normal": 3}, 0)
     with pytest.raises(UserError, match="purpose"):
         plan({}, 0, "final")
+    with pytest.raises(UserError, match=r"dataset\.version must be one of 3, 4, not 5"):
+        PhantomCohort("x", {"train": 1}, version=5)
+    with pytest.raises(UserError, match="'c_test_normal' is of a site that version 3 of the phantom has not"):
+        PhantomCohort("x", {"c_test_normal": 1}, version=3)
 
 
 def test_a_cohort_on_disk_is_a_valid_manifest(tmp_path):
@@ -190,3 +209,80 @@ def test_a_damaged_recipe_is_an_unreadable_scan(tmp_path):
     (tmp_path / "x.recipe").write_text('{"kind": "ct"}')
     with pytest.raises(UnreadableScan, match="damaged"):
         read_image(tmp_path / "x.recipe")
+
+
+def test_a_version_decides_what_is_made_and_keeps_a_person_the_same():
+    old, new = (generate((5, 0), [], version=v, **SIZE) for v in (3, 4))
+    assert old.subject.age == new.subject.age
+    assert torch.equal(old.subject.brain_warp, new.subject.brain_warp)
+    assert old.subject.folds is None
+    assert old.scan.glare == old.scan.overlap == old.subject.cortex == old.subject.fossa == 0
+    assert old.scan.lean == (0, 0)
+    assert not np.array_equal(old.hu, new.hu)
+    assert PhantomCohort("x", {"train": 1}, version=3).key() != PhantomCohort("x", {"train": 1}).key()
+    assert {r.version for _, r in PhantomCohort("x", {"train": 1}, version=3).scans} == {3}
+
+
+def test_folds_are_crisp_sheets_of_fluid_in_the_cortex_alone():
+    rng = torch.Generator().manual_seed(0)
+    points = torch.tensor([0.0, -18.0, 8.0]) + 60 * torch.nn.functional.normalize(
+        torch.randn(4000, 3, generator=rng).abs(), dim=1
+    )
+    cortex = torch.tensor([[0.7], [0.1], [30.0]]).expand(3, 4000)  # grey, white, mm to the ventricles
+    folds = draw_subject(np.random.default_rng(1), VERSIONS[4]).folds
+    depth = torch.full((4000,), 8.0)
+    narrow, wide = (fold(folds, w, torch.ones(4000), cortex, points, depth)[0] for w in (0.7, 1.6))
+    fluid = [1 - maps[:2].sum(0) for maps in (narrow, wide)]
+    assert 0.02 < (fluid[0] > 0.5).float().mean() < (fluid[1] > 0.5).float().mean() < 0.6
+    assert ((fluid[0] > 0.2) & (fluid[0] < 0.8)).float().mean() < 0.25  # a sheet or none
+    deep, _ = fold(folds, 1.6, torch.ones(4000), cortex, points, torch.full((4000,), 40.0))
+    torch.testing.assert_close(deep[:2], cortex[:2])
+    white = torch.tensor([[0.05], [0.95], [30.0]]).expand(3, 4000)
+    torch.testing.assert_close(fold(folds, 1.6, torch.ones(4000), white, points, depth)[0][:2], white[:2])
+
+
+def test_blood_ends_where_it_ends():
+    far = Place(torch.tensor([[-70.0, -18.0, 8.0]]), torch.tensor([0.3]), torch.zeros(1), torch.full((1,), 30.0))
+    near = Place(torch.tensor([[65.0, -18.0, 8.0]]), torch.tensor([1.0]), torch.zeros(1), torch.full((1,), 30.0))
+    for film in (True, False):
+        blood = ExtraAxial((1.0, 0.0, 0.0), 3.0, 40.0, True, 62.0, 0.9, film=film)
+        assert float(blood.fraction(near)) == 1
+        assert (float(blood.fraction(far)) > 0) == film
+
+
+def test_an_infarct_is_a_dark_wedge_of_one_side():
+    for seed in range(6):
+        infarct = draw_infarct(np.random.default_rng(seed), 0.0)
+        side = np.sign(infarct.apex[0])
+        middle = np.array(infarct.apex) + (0 if infarct.axis is None else 25 * np.array(infarct.axis))
+        points = torch.tensor(np.stack([middle, middle * [-1, 1, 1]]), dtype=torch.float32)
+        place = Place(points, torch.full((2,), 20.0), torch.tensor([0.0, 0.0]), torch.full((2,), 10.0))
+        assert infarct.fraction(place).tolist() == [1, 0], side
+        assert 9 <= infarct.hu <= 27
+    phantom, healthy = generate((5, 4), ["infarct"], **SIZE), generate((5, 4), [], **SIZE)
+    where = phantom.lesion > 0
+    assert ml(phantom, where) > 1
+    assert np.median((phantom.hu.astype(float) - healthy.hu)[where]) < -5
+
+
+def test_the_scanner_overlaps_slices_and_spreads_glare():
+    rng = np.random.default_rng
+    site = VERSIONS[4].sites["A"]
+    scan = replace(draw_scan(rng(0), np.ones(3), site, 64, 20), noise=4.0, overlap=0.0, glare=0.0)
+    flat = np.zeros(scan.shape, np.float32)
+
+    def next_slice(overlap):
+        noise = acquire(flat, replace(scan, overlap=overlap), rng(1)).astype(float)
+        return np.corrcoef(noise[..., :-1].ravel(), noise[..., 1:].ravel())[0, 1]
+
+    assert abs(next_slice(0.0)) < 0.03
+    assert 0.3 < next_slice(0.7) < 0.6
+    bone = flat.copy()
+    bone[:20] = 1000.0
+    dark, bright = (acquire(bone, replace(scan, glare=g), rng(1)).astype(float)[21].mean() for g in (0.0, 0.1))
+    assert bright > dark + 6  # HU, 5 mm from the bone
+
+
+def test_the_version_of_an_unknown_number_is_refused():
+    with pytest.raises(UserError, match="3, 4"):
+        version_of(2)

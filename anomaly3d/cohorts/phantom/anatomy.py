@@ -67,10 +67,10 @@ class Anatomy:
         return inner_table + self.frontal_bone * frontal
 
 
-def draw_anatomy(rng: np.random.Generator, age: int, sex: str) -> Anatomy:
-    """The bright structures of a person."""
+def draw_anatomy(rng: np.random.Generator, age: int, sex: str, sella: bool) -> Anatomy:
+    """The bright structures of a person; ``sella``: also the pituitary gland and the sinuses beside it."""
     old = min(max((age - 20) / 60, 0), 1)
-    spots: list[Spot] = []
+    spots = [Spot((0, 2, -31), (11, 8, 6), 45.0)] if sella else []
 
     def calcify(chance: float, centre: tuple[float, float, float], size: tuple[float, float]) -> None:
         if rng.random() < chance:

@@ -11,14 +11,14 @@ import pandas as pd
 from anomaly3d.cohorts.base import Cohort
 from anomaly3d.cohorts.phantom.faults import FAULTS
 from anomaly3d.cohorts.phantom.files import Recipe, write_phantom, write_recipes
-from anomaly3d.cohorts.phantom.lesions import TYPES
+from anomaly3d.cohorts.phantom.lesions import OTHERS, TYPES
 from anomaly3d.cohorts.phantom.postoperative import KINDS
+from anomaly3d.cohorts.phantom.versions import LATEST, version_of
 from anomaly3d.errors import UserError
 from anomaly3d.scans.recipe import SUFFIX
 from anomaly3d.system.progress import say
 from anomaly3d.system.workers import Workers, run_parallel
 
-VERSION = 3  # raised when the same config would give other bytes
 PURPOSES = {"dev": 0, "test": 1}  # seeds for design choices, and seeds that only final tables read
 SECOND = 0.3  # share of abnormal scans with two kinds of bleed
 
@@ -35,6 +35,7 @@ class Part:
     bleeds: bool = False
     postoperative: str | None = None
     fault: str | None = None
+    finding: str | None = None
 
 
 PARTS = {
@@ -45,9 +46,12 @@ PARTS = {
     "test_lesion": Part(5, "test", "1", "tbi", bleeds=True),
     "b_test_normal": Part(6, "test", "0", "normal", "B"),
     "b_test_lesion": Part(7, "test", "1", "tbi", "B", bleeds=True),
+    "c_test_normal": Part(10, "test", "0", "normal", "C"),
+    "c_test_lesion": Part(11, "test", "1", "tbi", "C", bleeds=True),
     "labelled_normal": Part(8, "labelled", "0", "normal"),
     "labelled_lesion": Part(9, "labelled", "1", "tbi", bleeds=True),
     **{k: Part(20 + i, "test", "1", "postoperative", postoperative=k) for i, k in enumerate(KINDS)},
+    **{k: Part(40 + i, "test", "1", "other", finding=k) for i, k in enumerate(OTHERS)},
     **{k: Part(30 + i, "test", "", "low_quality", fault=k) for i, k in enumerate([*FAULTS, "wrong_registration"])},
 }
 
@@ -66,15 +70,16 @@ def plan(counts: dict[str, int], seed: int, purpose: str = "dev", **size: Any) -
     for name, part in PARTS.items():
         for i in range(counts.get(name, 0)):
             scan_seed = (PURPOSES[purpose], seed, part.code, i)
-            kinds: tuple[str, ...] = ()
+            kinds: tuple[str, ...] = (part.finding,) if part.finding else ()
             if part.bleeds:
                 rng = np.random.default_rng((*scan_seed, 99))
                 first = TYPES[i % len(TYPES)]
                 others = [kind for kind in TYPES if kind != first]
                 kinds = (first, str(rng.choice(others))) if rng.random() < SECOND else (first,)
-            purpose_name = name.removeprefix("b_").removeprefix("test_").removeprefix("labelled_")
+            purpose_name = name.removeprefix("b_").removeprefix("c_").removeprefix("test_").removeprefix("labelled_")
             finding = "-".join(kinds) or purpose_name.replace("_", "-")
-            place = {"B": "b-", "A": ""}[part.site] + ("labelled-" if part.split == "labelled" else "")
+            place = "" if part.site == "A" else f"{part.site.lower()}-"
+            place += "labelled-" if part.split == "labelled" else ""
             recipe = Recipe(
                 f"{place}{finding}-{i:04d}", scan_seed, kinds, part.site, part.postoperative, part.fault, **size
             )
@@ -89,10 +94,11 @@ class PhantomCohort(Cohort):
         matrix, slices: voxels in plane, and the usual number of slices.
         purpose: of ``PURPOSES``.
         twins: also scan every test head once more without its lesions, for the control that knows them.
+        version: of ``versions.VERSIONS``.
         keep_raw: False writes recipes in place of volumes, and whoever reads one makes the phantom.
 
     Raises:
-        UserError: an unknown part or purpose.
+        UserError: an unknown part, purpose or version.
     """
 
     synthetic = True
@@ -107,13 +113,17 @@ class PhantomCohort(Cohort):
         slices: int = 36,
         twins: bool = False,
         keep_raw: bool = True,
+        version: int = LATEST,
     ) -> None:
         self.name, self.keep_raw = name, keep_raw
-        scans = plan(counts, seed, purpose, matrix=matrix, slices=slices)
+        sites = version_of(version).sites
+        if absent := [n for n, count in counts.items() if count and n in PARTS and PARTS[n].site not in sites]:
+            raise UserError(f"dataset.counts: {absent[0]!r} is of a site that version {version} of the phantom has not")
+        scans = plan(counts, seed, purpose, matrix=matrix, slices=slices, version=version)
         self.scans = [(p, replace(r, twin=twins and p.split == "test")) for p, r in scans]
 
     def key(self) -> str:
-        text = json.dumps([VERSION, self.name, [asdict(recipe) for _, recipe in self.scans]], sort_keys=True)
+        text = json.dumps([self.name, [asdict(recipe) for _, recipe in self.scans]], sort_keys=True)
         return text + ("" if self.keep_raw else " recipes")
 
     def manifest(self, data_dir: Path, workers: Workers) -> Path:

@@ -13,6 +13,7 @@ import torch
 from anomaly3d.cohorts.phantom.faults import FAULTS, transform_fault
 from anomaly3d.cohorts.phantom.generate import PERSON, PhantomScan, best_affine, generate
 from anomaly3d.cohorts.phantom.subject import draw_subject
+from anomaly3d.cohorts.phantom.versions import LATEST, version_of
 from anomaly3d.scans.nifti import save_volume
 from anomaly3d.scans.recipe import SUFFIX, write_recipe
 from anomaly3d.system.files import written_whole
@@ -34,6 +35,7 @@ class Recipe:
     matrix: int = 256
     slices: int = 36
     twin: bool = False
+    version: int = LATEST
 
     def kinds(self) -> list[str]:
         """The volumes that belong to this phantom."""
@@ -44,7 +46,7 @@ class Recipe:
 def make(recipe: Recipe) -> tuple[PhantomScan, dict[str, nib.nifti1.Nifti1Image]]:
     """A phantom and its volumes by kind, each on its scan's grid."""
     torch.set_num_threads(1)
-    size = {"site": recipe.site, "matrix": recipe.matrix, "slices": recipe.slices}
+    size = {"site": recipe.site, "matrix": recipe.matrix, "slices": recipe.slices, "version": recipe.version}
     phantom = generate(recipe.seed, recipe.lesions, postoperative=recipe.postoperative, **size)  # type: ignore[arg-type]
     hu, affine = phantom.hu, phantom.affine
     if recipe.fault in FAULTS:
@@ -99,7 +101,7 @@ def write_recipes(folder: Path, recipe: Recipe) -> dict[str, object]:
     for kind in recipe.kinds():
         write_recipe(folder / kind / f"{recipe.scan_id}{SUFFIX}", MAKER, kind=kind, phantom=asdict(recipe))
     write_fault(folder, recipe)
-    subject = draw_subject(np.random.default_rng((*recipe.seed, PERSON)))
+    subject = draw_subject(np.random.default_rng((*recipe.seed, PERSON)), version_of(recipe.version))
     return {"age": subject.age, "sex": subject.sex}
 
 

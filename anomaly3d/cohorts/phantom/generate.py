@@ -10,10 +10,12 @@ from torch import Tensor
 
 from anomaly3d.atlas.head import AIR, CSF, head_maps, paint_brain, paint_skull, soft_step
 from anomaly3d.cohorts.phantom.fields import sample_field
+from anomaly3d.cohorts.phantom.folds import fold
 from anomaly3d.cohorts.phantom.lesions import Lesion, Place, draw_lesion
 from anomaly3d.cohorts.phantom.postoperative import Surgery, draw_postoperative
 from anomaly3d.cohorts.phantom.scanner import Scan, acquire, draw_scan
 from anomaly3d.cohorts.phantom.subject import Subject, draw_subject
+from anomaly3d.cohorts.phantom.versions import LATEST, version_of
 
 SLAB = 4  # slices that are painted at a time
 COARSE = 4  # voxels in plane between the nodes where smooth coordinates are computed
@@ -95,7 +97,9 @@ def best_affine(subject: Subject, scan: Scan, points: int = 4000) -> np.ndarray:
 def beam_hardening(points: Tensor, depth: Tensor, scan: Scan) -> Tensor:
     """HU that beam hardening adds: more near the skull (cupping), dark and bright bars between the petrous bones."""
     x, y, z = points.unbind(1)
-    cupping = scan.cupping * (torch.exp(-depth.clamp_min(0) / 8) - 0.12)
+    right, front = scan.lean
+    more = (1 + right * x / 70 + front * (y + 18) / 85).clamp_min(0)
+    cupping = scan.cupping * (more * torch.exp(-depth.clamp_min(0) / 8) - 0.12)
     between = torch.exp(-(((z + 38) / 6) ** 2) - (x / 32) ** 2 - ((y + 25) / 30) ** 2)
     return cupping - scan.bar * between * torch.cos((y + 25) / 9)
 
@@ -134,8 +138,13 @@ def paint_slices(
     sampled = maps.sample(maps.brain, origin)
     effaced = (moved / 8).clamp(0, 1)  # what moves is pressed together: sulci close, ventricles narrow
     widening = subject.ventricle_asymmetry * torch.tanh(origin[:, 0] / 10) / 2 - 2.0 * effaced
-    tissue, fluid = paint_brain(sampled, look, widening, fields[:, 2].clamp(0.4, 1.8) * (1 - 0.5 * effaced))
-    tissue = tissue + fields[:, 1] * (1 - fluid)
+    sulci = fields[:, 2].clamp(0.4, 1.8) * (1 - 0.5 * effaced)
+    if subject.folds is not None:
+        sampled, sulci = fold(subject.folds, look.sulci * subject.sulcal, sulci, sampled, origin, depth)
+    tissue, fluid = paint_brain(sampled, look, widening, sulci)
+    below = soft_step(-20 - origin[:, 2], 10) * soft_step(-25 - origin[:, 1], 10)
+    grey = sampled[0] / (sampled[0] + sampled[1]).clamp_min(1e-3)
+    tissue = tissue + (fields[:, 1] + subject.cortex * (grey - 0.5) + subject.fossa * below) * (1 - fluid)
     tissue = subject.anatomy.paint(tissue, origin, depth)
     oedema = torch.zeros_like(depth)
     for lesion in lesions:
@@ -175,21 +184,23 @@ def generate(
     twin: bool = False,
     warped: bool = True,
     change_scan: Callable[[Scan], Scan] = lambda scan: scan,
+    version: int = LATEST,
 ) -> PhantomScan:
     """The phantom of one seed.
 
     Args:
-        lesion_types: of ``lesions.TYPES``, none for a healthy head.
-        site: of ``scanner.SITES``; ``slices`` is their usual number.
+        lesion_types: of ``lesions.TYPES`` or ``lesions.OTHERS``, none for a healthy head.
+        site: of the version's; ``slices`` is their usual number.
         postoperative: one of ``postoperative.KINDS``.
         twin: the same head in the same scanner without its lesions, scanned once more (with other noise).
         warped: False leaves out what no affine can describe: the head is MNI's own, scaled and posed.
         change_scan: another examination of the same head.
     """
     streams = [np.random.default_rng((*seed, stream)) for stream in range(6)]
-    subject = draw_subject(streams[PERSON])
-    scan = change_scan(draw_scan(streams[SCANNER], subject.scale, site, matrix, slices))
-    lesions = [] if twin else [draw_lesion(kind, streams[BLEED], subject.reserve) for kind in lesion_types]
+    look = version_of(version)
+    subject = draw_subject(streams[PERSON], look)
+    scan = change_scan(draw_scan(streams[SCANNER], subject.scale, look.sites[site], matrix, slices))
+    lesions = [] if twin else [draw_lesion(kind, streams[BLEED], look, subject.reserve) for kind in lesion_types]
     surgery = draw_postoperative(postoperative, streams[SURGERY]) if postoperative else None
     if not warped:
         still = torch.zeros_like

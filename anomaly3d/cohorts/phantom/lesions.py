@@ -1,4 +1,4 @@
-"""Intracranial bleeds as shapes in MNI space: where blood is, and where the brain went.
+"""Intracranial findings as shapes in MNI space: where blood is or dark tissue, and where the brain went.
 
 Sources of the numbers. Density: of acute subdural blood 99 % is brighter than brain, of subacute 43 % as bright, 46 %
 darker (Lee et al. 1997); of chronic 76 % darker (Scotti et al. 1977). Volume: InSilicoICH, the open simulator of the
@@ -7,7 +7,7 @@ subdurals of the same order as their thickness (Bartels et al. 2015), less where
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from anomaly3d.atlas.head import head_maps, soft_step
+from anomaly3d.cohorts.phantom.versions import Version
 
 BRAIN_CENTRE = torch.tensor([0.0, -18.0, 8.0])  # MNI mm
 HALF_WIDTH = 75.0  # mm from there to the skull
 TYPES = ("epidural", "subdural", "intraparenchymal", "contusion", "subarachnoid", "intraventricular")
+OTHERS = ("infarct", "tumour")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class ExtraAxial:
         thickness: mm there; ``radius`` mm from the axis to the edge.
         crescent: flat-topped and kept to one side of the falx.
         mass_effect: mm of brain displacement a mm of blood.
+        film: half a share of blood also lies where the thickness is 0 (version 3's fault).
     """
 
     direction: tuple[float, float, float]
@@ -71,6 +74,7 @@ class ExtraAxial:
     crescent: bool
     hu: float
     mass_effect: float
+    film: bool = True
 
     def _axis_distance(self, points: Tensor) -> tuple[Tensor, Tensor]:
         offset = points - BRAIN_CENTRE
@@ -86,7 +90,10 @@ class ExtraAxial:
         return self.thickness * profile * soft_step(along - 10, 10)
 
     def fraction(self, place: Place) -> Tensor:
-        return soft_step(self._thickness(place.points) - place.depth, 1.5) * (place.depth > 0)
+        thickness = self._thickness(place.points)
+        if self.film:
+            return soft_step(thickness - place.depth, 1.5) * (place.depth > 0)
+        return soft_step(thickness - place.depth, 0.5) * (place.depth > 0) * (thickness > 0.3)
 
     def push(self, points: Tensor, depth: Tensor) -> Tensor:
         """The blood's thickness beside it, less with the distance from the axis and towards the far side."""
@@ -196,6 +203,40 @@ class Intraventricular:
         return torch.zeros_like(depth)
 
 
+@dataclass(frozen=True)
+class Infarct:
+    """Dark tissue in a wedge: the territory of an artery from its ``apex`` outwards, or a ball at a small deep vessel.
+
+    Args:
+        axis: unit vector from the apex to the middle of the territory's cortex; None: a ball of ``size`` mm.
+        size: half the wedge's angle in radians.
+        hu: of infarcted tissue; fluid stays.
+    """
+
+    apex: tuple[float, float, float]
+    axis: tuple[float, float, float] | None
+    size: float
+    hu: float
+
+    def fraction(self, place: Place) -> Tensor:
+        offset = place.points - torch.tensor(self.apex, dtype=torch.float32)
+        far = offset.norm(dim=1)
+        if self.axis is None:
+            where = soft_step(self.size - far, 2.0)
+        else:
+            along = offset @ torch.tensor(self.axis, dtype=torch.float32)
+            off_edge = far * (torch.acos((along / far.clamp_min(1e-3)).clamp(-1, 1)) - self.size)  # mm
+            where = soft_step(-off_edge, 4.0) * soft_step(far - 4, 4.0)
+        own_side = place.points[:, 0] * np.sign(self.apex[0]) > 1
+        return where * own_side * (1 - place.fluid) * (place.ventricle > 1) * (place.depth > 1)
+
+    def push(self, points: Tensor, depth: Tensor) -> Tensor:
+        return torch.zeros_like(points)
+
+    def oedema(self, points: Tensor, depth: Tensor) -> Tensor:
+        return torch.zeros_like(depth)
+
+
 def draw_volume(rng: np.random.Generator, median: float, spread: float) -> float:
     """A volume in mm^3 from a lognormal in ml, between 0.5 and 150 ml."""
     return 1000 * float(np.clip(rng.lognormal(np.log(median), spread), 0.5, 150))
@@ -221,13 +262,18 @@ def draw_epidural(rng: np.random.Generator, reserve: float) -> ExtraAxial:
     return ExtraAxial(convexity(rng), thickness, aspect * thickness, False, clot(rng), 0.9 * (1 - reserve))
 
 
-def draw_subdural(rng: np.random.Generator, reserve: float) -> ExtraAxial:
-    """A crescent, bright (acute, 60 %), as bright as cortex (20 %) or darker (chronic, 20 %)."""
+def draw_subdural(rng: np.random.Generator, reserve: float, thin: float = 0.0) -> ExtraAxial:
+    """A crescent: bright (acute, 60 %), as bright as cortex (20 %) or darker (chronic, 20 %).
+
+    A share ``thin`` of them is 1.5 to 4 mm thick.
+    """
     volume = draw_volume(rng, 22, 1.1)
     radius = float(np.clip(18 * np.cbrt(volume / 1000) * rng.uniform(0.9, 1.5), 25, 75))
     thickness = float(np.clip(volume / (0.6 * np.pi * radius**2), 1.5, 35))
     kind = rng.random()
     hu = clot(rng) if kind < 0.6 else float(rng.uniform(30, 42)) if kind < 0.8 else float(rng.uniform(8, 25))
+    if thin and rng.random() < thin:
+        thickness = float(rng.uniform(1.5, 4))
     return ExtraAxial(convexity(rng), thickness, radius, True, hu, 0.9 * (1 - reserve))
 
 
@@ -296,6 +342,35 @@ def draw_intraventricular(rng: np.random.Generator, reserve: float) -> Intravent
     return Intraventricular(float(rng.uniform(-40, -12)), float(rng.uniform(50, 70)))
 
 
+TERRITORIES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float]]] = {
+    "middle cerebral": ((16, -5, 2), (1.0, 0.0, 0.25), (0.35, 0.8)),  # apex, axis on the right; half the angle's range
+    "anterior cerebral": ((5, 15, 8), (0.15, 0.2, 1.0), (0.25, 0.45)),
+    "posterior cerebral": ((10, -38, 2), (0.35, -1.0, 0.0), (0.35, 0.6)),
+    "cerebellar": ((10, -48, -30), (0.6, -0.7, -0.35), (0.4, 0.8)),
+}
+SHARES = (0.5, 0.07, 0.13, 0.1)  # of ischaemic strokes by territory; the rest are small and deep (Ng et al. 2007)
+
+
+def draw_infarct(rng: np.random.Generator, reserve: float) -> Infarct:
+    """An infarct of days (darker by 8 to 16 HU) or of months (nearly fluid)."""
+    side = float(rng.choice([-1, 1]))
+    hu = float(rng.uniform(18, 27) if rng.random() < 0.6 else rng.uniform(9, 16))
+    pick = rng.random()
+    for (apex, axis, sizes), share in zip(TERRITORIES.values(), np.cumsum(SHARES), strict=True):
+        if pick < share:
+            middle = np.array(axis) + rng.normal(0, 0.15, 3)
+            x, y, z = map(float, middle / np.linalg.norm(middle))
+            return Infarct((side * apex[0], apex[1], apex[2]), (side * x, y, z), float(rng.uniform(*sizes)), hu)
+    x, y, z = (float(v) for v in rng.uniform((14, -20, -4), (27, 15, 20)))
+    return Infarct((side * x, y, z), None, float(rng.uniform(3, 8)), hu)
+
+
+def draw_tumour(rng: np.random.Generator, reserve: float) -> Intraparenchymal:
+    """A mass about as dense as brain in much oedema (vasogenic, wider than a bleed's), which displaces its volume."""
+    mass = draw_intraparenchymal(rng, reserve)
+    return replace(mass, oedema_width=float(rng.uniform(8, 22)), hu=float(rng.uniform(26, 52)), mass_effect=1 - reserve)
+
+
 DRAW: dict[str, Callable[[np.random.Generator, float], Lesion]] = {
     "epidural": draw_epidural,
     "subdural": draw_subdural,
@@ -303,9 +378,12 @@ DRAW: dict[str, Callable[[np.random.Generator, float], Lesion]] = {
     "contusion": draw_contusion,
     "subarachnoid": draw_subarachnoid,
     "intraventricular": draw_intraventricular,
+    "infarct": draw_infarct,
+    "tumour": draw_tumour,
 }
 
 
-def draw_lesion(kind: str, rng: np.random.Generator, reserve: float = 0.0) -> Lesion:
-    """A bleed of one of ``TYPES``; ``reserve`` is the person's (see ``Subject``)."""
-    return DRAW[kind](rng, reserve)
+def draw_lesion(kind: str, rng: np.random.Generator, version: Version, reserve: float = 0.0) -> Lesion:
+    """One of ``TYPES`` or ``OTHERS``; ``reserve`` is the person's (see ``Subject``)."""
+    lesion = draw_subdural(rng, reserve, version.thin) if kind == "subdural" else DRAW[kind](rng, reserve)
+    return replace(lesion, film=version.film) if isinstance(lesion, ExtraAxial) else lesion

@@ -6,26 +6,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-Range = tuple[float, float]
+from anomaly3d.cohorts.phantom.versions import GLARE, Site
 
-
-@dataclass(frozen=True)
-class Site:
-    """How a hospital scans; ranges are drawn from evenly."""
-
-    thickness: Range  # mm
-    noise: Range  # HU, standard deviation after reconstruction
-    kernel: Range  # pixels at 256 x 256, sigma of the reconstruction kernel
-    tilted: float  # share of scans with a tilted gantry
-    offset: Range  # HU, mean and standard deviation of the calibration's error
-    cupping: Range  # HU that beam hardening adds near the skull
-    bar: Range  # HU of the bar between the petrous bones
-
-
-SITES = {
-    "A": Site((2.5, 5.0), (2.5, 4.5), (0.6, 0.9), 0.3, (0.0, 1.5), (2, 12), (4, 12)),
-    "B": Site((1.0, 7.0), (4.0, 7.5), (0.4, 0.6), 0.6, (4.0, 2.0), (5, 18), (8, 20)),
-}
 USUAL_SLICES = 36  # of ``slices``, to which a site's thickness refers
 
 
@@ -45,15 +27,17 @@ class Scan:
     offset: float
     cupping: float
     bar: float
+    overlap: float
+    lean: tuple[float, float]  # of the cupping: to the right and to the front, a share at the skull
+    glare: float
 
 
-def draw_scan(rng: np.random.Generator, scale: np.ndarray, site: str, matrix: int, slices: int) -> Scan:
+def draw_scan(rng: np.random.Generator, scale: np.ndarray, s: Site, matrix: int, slices: int) -> Scan:
     """A brain protocol of a site: axial slices from above the vertex to the skull base.
 
     Rotation about 6 degrees about each axis, the head up to 20 mm off the isocentre, 0.85-1 mm pixels at 256; gantry
     tilt up to 20 degrees as a sheared affine, the form in which converters that do not resample hand it on.
     """
-    s = SITES[site]
     thickness = float(rng.uniform(*s.thickness)) * USUAL_SLICES / slices
     pixel = float(rng.uniform(218, 250)) / matrix
     turn = Rotation.from_euler("xyz", np.clip(rng.normal(0, 6, 3), -15, 15), degrees=True)
@@ -79,14 +63,23 @@ def draw_scan(rng: np.random.Generator, scale: np.ndarray, site: str, matrix: in
         float(rng.normal(*s.offset)),
         float(rng.uniform(*s.cupping)),
         float(rng.uniform(*s.bar)),
+        float(rng.uniform(*s.overlap)),
+        (float(rng.normal(0, s.lean)), float(rng.normal(0, s.lean))),
+        float(rng.uniform(*s.glare)),
     )
 
 
 def acquire(hu: np.ndarray, scan: Scan, rng: np.random.Generator) -> np.ndarray:
-    """Blur by the kernel, add noise of the same grain, clip to what a scanner stores: int16 in [-1024, 3071]."""
+    """Blur by kernel and slice profile, spread the glare in plane, add noise of the same grain, clip to what a scanner
+    stores: int16 in [-1024, 3071].
+    """
     width = scan.kernel * scan.shape[0] / 256
-    sigma = (width, width, 0)
+    sigma = (width, width, scan.overlap)
     noise = ndimage.gaussian_filter(rng.standard_normal(scan.shape, dtype=np.float32), sigma, truncate=3)
     noise *= scan.noise / noise.std()
-    noise += ndimage.gaussian_filter(hu, sigma, truncate=3)
+    sharp = ndimage.gaussian_filter(hu, sigma, truncate=3)
+    if scan.glare:
+        spread = GLARE / abs(scan.affine[0, 0])
+        sharp += scan.glare * (ndimage.gaussian_filter(sharp, (spread, spread, 0), truncate=3) - sharp)
+    noise += sharp
     return np.clip(np.rint(noise, out=noise), -1024, 3071, out=noise).astype(np.int16)

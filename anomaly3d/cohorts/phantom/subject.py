@@ -9,6 +9,8 @@ from torch import Tensor
 from anomaly3d.atlas.head import Appearance
 from anomaly3d.cohorts.phantom.anatomy import Anatomy, draw_anatomy
 from anomaly3d.cohorts.phantom.fields import smooth_noise
+from anomaly3d.cohorts.phantom.folds import draw_folds
+from anomaly3d.cohorts.phantom.versions import Version
 
 SKULL_WARPS = ((45.0, 2.2), (24.0, 1.8))  # correlation length mm, standard deviation mm: head shape, asymmetry
 BRAIN_WARPS = ((14.0, 2.0), (9.0, 1.5), (6.0, 1.0))  # lobes, gyri, sulci; these move the brain only
@@ -32,9 +34,13 @@ class Subject:
     anatomy: Anatomy
     ventricle_asymmetry: float  # mm that the right ventricle's wall lies further out than the left's
     reserve: float  # 0 to 1: how much of a bleed's volume atrophy takes up before the brain moves
+    sulcal: float  # factor on the width of folds
+    cortex: float  # HU by which grey matter is further above white
+    fossa: float  # HU by which the posterior fossa is brighter
+    folds: Tensor | None  # see ``folds``; None: the average brain's blurred sulci
 
 
-def draw_subject(rng: np.random.Generator) -> Subject:
+def draw_subject(rng: np.random.Generator, version: Version) -> Subject:
     """A healthy adult of 18-90 years.
 
     Ventricles and sulci widen from 45 on, men's heads are larger by 4 %, women past 50 may have a thick frontal bone
@@ -47,7 +53,7 @@ def draw_subject(rng: np.random.Generator) -> Subject:
     texture = np.concatenate(
         [
             smooth_noise(rng, 8.0, 0.45, 1),
-            smooth_noise(rng, 12.0, 1.2, 1),
+            smooth_noise(rng, 12.0, version.patchy, 1),
             1 + smooth_noise(rng, 14.0, 0.22, 1),
         ]
     )
@@ -63,10 +69,14 @@ def draw_subject(rng: np.random.Generator) -> Subject:
             scalp=float(np.clip(rng.normal(6, 1.5), 3, 10)),
             ventricle=float(np.clip(rng.normal(0.2 + 2.6 * decline, 0.9), -1.4, 6)),
             sulci=float(np.clip(rng.normal(0.85 + 0.7 * decline, 0.16), 0.5, 2.2)),
-            hu_offset=float(rng.normal(0, 1.5)),
+            hu_offset=float(rng.normal(0, version.tissue)),
             leukoaraiosis=float(np.clip(rng.normal(0.9 * decline - 0.2, 0.3), 0, 1)),
         ),
-        anatomy=draw_anatomy(rng, age, sex),
+        anatomy=draw_anatomy(rng, age, sex, version.sella),
         ventricle_asymmetry=float(rng.normal(0, 0.8)),
         reserve=float(np.clip(0.6 * decline + rng.normal(0, 0.1), 0, 0.7)),
+        sulcal=float(np.exp(rng.normal(0, version.sulci))),
+        cortex=max(float(rng.normal(*version.cortex)), 0.0),
+        fossa=float(rng.normal(*version.fossa)),
+        folds=draw_folds(rng) if version.folded else None,
     )
