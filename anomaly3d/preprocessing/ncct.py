@@ -70,7 +70,7 @@ class NCCT(Preprocessor):
         UserError: an impossible value.
     """
 
-    version = 7
+    version = 8
     reasons = REASONS
 
     def __init__(

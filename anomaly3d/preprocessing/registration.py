@@ -15,8 +15,12 @@ from scipy.spatial.transform import Rotation
 from anomaly3d.errors import UnreadableScan
 from anomaly3d.scans.volume import Volume, block_means
 
+Curve = tuple[tuple[float, ...], tuple[float, ...]]  # HU, and what becomes of them
+
 # HU -> [0, 1]: a third of the range for soft tissue, so that ventricles and falx count beside the skull
-TONE = ((-150.0, 0.0, 60.0, 800.0), (0.0, 0.1, 0.4, 1.0))
+TONE: Curve = ((-150.0, 0.0, 60.0, 800.0), (0.0, 0.1, 0.4, 1.0))
+# what a pose is judged by: the inner table alone, sharply, because soft tissue and the bone's density differ by person
+SKULL: Curve = ((60.0, 200.0), (0.0, 1.0))
 BONE = 1200.0  # HU; clipped before voxels are averaged, so that teeth and metal do not glare
 CENTRE = np.array([0.0, -18.0, 8.0])  # MNI mm: rotations and stretches are about the brain's middle
 LENGTH = 50.0  # mm that shift as much as a radian or a doubling, roughly
@@ -35,6 +39,7 @@ REFINED = 4  # of them
 SIZES = (0.85, 0.92, 1.08)  # of a head over the template's, tried when an upright head is not found at once
 COARSE = (8.0, 14.0, 4000)  # mm of smoothing, mm beyond the inner table, number of points
 FINE = (3.0, 3.0, 12000)
+JUDGED = (2.0, 3.0, 12000)
 BOX = 0.29  # standard deviation of a box over its width
 TOLERATED = 0.3  # difference in tone from which a residual counts less than its square
 UNSEEN = 0.1  # residual of a point that the scan does not show: leaving the scan is no way out
@@ -126,9 +131,9 @@ def shrink(volume: Volume, spacing: float) -> Volume:
     return block_means(Volume(np.minimum(volume.data, BONE), volume.affine), factor)
 
 
-def tone(hu: np.ndarray) -> np.ndarray:
-    """HU through ``TONE``."""
-    return np.interp(hu, *TONE).astype(np.float32)
+def tone(hu: np.ndarray, curve: Curve = TONE) -> np.ndarray:
+    """HU through a curve, by default ``TONE``."""
+    return np.interp(hu, *curve).astype(np.float32)
 
 
 def head_centre(volume: Volume) -> np.ndarray:
@@ -143,7 +148,9 @@ def head_centre(volume: Volume) -> np.ndarray:
     return world[world[:, 2] > world[:, 2].max() - HEAD_BELOW_VERTEX].mean(0)
 
 
-def make_level(scan: Volume, template: Volume, inner_table: Volume, sigma: float, reach: float, count: int) -> Level:
+def make_level(
+    scan: Volume, template: Volume, inner_table: Volume, sigma: float, reach: float, count: int, curve: Curve = TONE
+) -> Level:
     """A level of about ``count`` points up to ``reach`` mm outside the template's inner table.
 
     The template is blurred as the scan's voxels blur the head: bone that fills half of one makes it look like bone.
@@ -152,8 +159,8 @@ def make_level(scan: Volume, template: Volume, inner_table: Volume, sigma: float
     voxels = voxels[:: max(1, len(voxels) // count)]
     points = voxels @ template.affine[:3, :3].T + template.affine[:3, 3] - CENTRE
     seen = ndimage.gaussian_filter(np.minimum(template.data, BONE), BOX * scan.spacing / template.spacing)
-    fixed = ndimage.gaussian_filter(tone(seen), sigma / template.spacing)
-    moving = ndimage.gaussian_filter(tone(scan.data), sigma / scan.spacing, mode="nearest")
+    fixed = ndimage.gaussian_filter(tone(seen, curve), sigma / template.spacing)
+    moving = ndimage.gaussian_filter(tone(scan.data, curve), sigma / scan.spacing, mode="nearest")
     to_voxel = np.linalg.inv(scan.affine)
     gradient = np.einsum("ij,i...->j...", to_voxel[:3, :3], np.stack(np.gradient(moving)))
     maps = np.concatenate([moving[None], gradient]).astype(np.float32)
@@ -177,6 +184,7 @@ def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float
     small = shrink(scan, spacing)
     coarse = make_level(small, template, inner_table, *COARSE)
     fine = make_level(small, template, inner_table, *FINE)
+    judged = make_level(small, template, inner_table, *JUDGED, SKULL)
     template_centre = head_centre(template) - CENTRE
     scan_centre = head_centre(small)
 
@@ -191,7 +199,7 @@ def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float
     def refine(pose: np.ndarray) -> Registration:
         for level in (coarse, fine):
             pose = fit(level, np.pad(pose, (0, 12 - len(pose))))
-        return Registration(matrix_of(pose) @ shift(-CENTRE), fine.correlation(matrix_of(pose)))
+        return Registration(matrix_of(pose) @ shift(-CENTRE), judged.correlation(matrix_of(pose)))
 
     def best(found: Iterable[Registration]) -> Registration:
         return max(found, key=lambda one: one.score)
@@ -207,8 +215,8 @@ def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float
 
 def score(scan: Volume, template: Volume, inner_table: Volume, spacing: float, mni_to_scan: np.ndarray) -> float:
     """The score of any affine: correlation of scan and template near the brain, arguments as for ``register``."""
-    fine = make_level(shrink(scan, spacing), template, inner_table, *FINE)
-    return fine.correlation(mni_to_scan @ shift(CENTRE))
+    judged = make_level(shrink(scan, spacing), template, inner_table, *JUDGED, SKULL)
+    return judged.correlation(mni_to_scan @ shift(CENTRE))
 
 
 def shift(offset: np.ndarray) -> np.ndarray:
