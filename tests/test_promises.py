@@ -61,7 +61,7 @@ def test_a_new_detector(tiny_run, places, raw, tmp_path, capsys):
     metrics = through_the_rest("toy-detector", "toy", places, scan, tmp_path)
     assert metrics["detectors"]["toy"] == {"title": "toy autoencoder", "role": "method", "stage": "fit"}
     assert {"error", "energy"} <= set(metrics["results"]["part"])
-    assert {"balanced", "kappa_10", "top", "edges_top"} <= set(metrics["score"]["pseudo_auc"])
+    assert {"balanced", "kappa_10", "peak", "edges_peak"} <= set(metrics["score"]["pseudo_auc"])
     assert set(metrics["localization"]["lesion_mask"]) == {"residual", "standardised", "edges", "edges_standardised"}
     page = (run / "evaluation" / "report.html").read_text()
     assert "toy autoencoder of run toy-detector" in page

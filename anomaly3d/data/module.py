@@ -11,13 +11,14 @@ from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Subset
 
-from anomaly3d.data.pseudo_anomalies import write_pseudo_anomalies
+from anomaly3d.data.pseudo_anomalies import KINDS, write_pseudo_anomalies
 from anomaly3d.data.sampler import StepSampler
 from anomaly3d.data.store import load_stack
 from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.cohort import PreparedCohort, Study
 
-PSEUDO = "pseudo"  # the split of validation scans with something pasted in
+PSEUDO = "pseudo"  # the split of validation scans with something pasted in, each kind once
+MONITORED = "monitored"  # of these one a scan, which training watches
 SEEDS = 2**32  # of numpy's generators
 
 
@@ -76,12 +77,15 @@ class HeadCTDataModule(L.LightningDataModule):
 
     def split(self, name: str) -> pd.DataFrame:
         """The manifest's rows of one split; those of ``pseudo`` are validation's, with other images and label 1."""
-        if name != PSEUDO:
+        if name not in (PSEUDO, MONITORED):
             table = self.prepared.table
             return table[table["split"] == name]
         healthy = self.split("validation")
-        images = write_pseudo_anomalies(self.prepared.folder, healthy["image"].tolist(), healthy["scan_id"].tolist())
-        return healthy.assign(image=images, label="1", group=PSEUDO, twin="")
+        made = write_pseudo_anomalies(self.prepared.folder, healthy["image"].tolist(), healthy["scan_id"].tolist())
+        if name == MONITORED:
+            made = made[[KINDS[n % len(KINDS)] == kind for n, kind in zip(made["number"], made["kind"], strict=True)]]
+        named = {"scan_id": made["scan_id"].tolist(), "image": made["image"].tolist(), "lesions": made["kind"].tolist()}
+        return healthy.iloc[made["number"].tolist()].assign(**named, label="1", group=PSEUDO, twin="")
 
     def require(self, *splits: str) -> None:
         """Raise a sentence if a split that is needed holds no scan.
@@ -113,7 +117,7 @@ class HeadCTDataModule(L.LightningDataModule):
         stacks = {"image": self.volumes(split), "brain": self.volumes(split, "brain_mask")}
         stacks |= {kind: self.volumes(split, kind) for kind in self.reads}
         if split == "validation":
-            stacks["pseudo"] = self.volumes(PSEUDO)
+            stacks["pseudo"] = self.volumes(MONITORED)
         return Scans(self.split(split), stacks, transforms, self.seed)
 
     def train_dataloader(self) -> DataLoader:

@@ -1,8 +1,8 @@
 """Healthy volumes with something wrong pasted in, to choose between models and scores without a lesion label.
 
-Two kinds, in turn: a patch of another healthy brain from another place (wrong structure at the right densities), and a
-blob, a lump of smooth noise (wrong density). What does well here need not do well on real lesions; but nothing of a
-test set has been looked at.
+Each scan gets every kind once: a patch of another healthy brain from another place (wrong structure at the right
+densities); a lump, brighter or darker; a shell along the brain's surface, brighter or darker; tissue pushed aside. What
+does well here need not do well on real lesions; but nothing of a test set has been looked at.
 """
 
 import hashlib
@@ -10,15 +10,18 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from anomaly3d.scans.nifti import save_volume, voxels
 
-VERSION = 1  # raised when the same scans would get other anomalies
+VERSION = 2  # raised when the same scans would get other anomalies
 OUTSIDE = -0.999  # prepared volumes are exactly -1 outside of the brain
-RADIUS = (0.05, 0.16)  # of the longest side
+RADIUS = (0.03, 0.16)  # of the longest side: 0.5 to 80 ml of a head
 EDGE = 1.0  # voxels, softness of a patch's rim
-SHIFT = (0.15, 0.6)  # of a blob, units of [-1, 1]: 9 to 36 HU, brighter or darker
+SHIFT = (0.15, 0.6)  # units of [-1, 1]: 9 to 36 HU
+THICKNESS = (0.01, 0.06)  # of a shell, of the longest side: 2 to 11 mm
+PUSH = 0.35  # of a radius, by which tissue is pushed at most
 TRIES = 50
 
 
@@ -54,32 +57,91 @@ def foreign_patch(volume: np.ndarray, donor: np.ndarray, rng: np.random.Generato
     return volume + share.astype(np.float32) * (moved - volume)
 
 
-def blob(volume: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A lump of smooth noise of another density at a place of ``volume (D, H, W)`` in [-1, 1]."""
+def lump(volume: np.ndarray, rng: np.random.Generator, sign: int) -> np.ndarray:
+    """A lump of smooth noise, brighter or darker, at a place of ``volume (D, H, W)`` in [-1, 1]."""
     brain = volume > OUTSIDE
     radii = rng.uniform(*RADIUS, 3) * max(volume.shape)
     noise = ndimage.gaussian_filter(rng.standard_normal(volume.shape, dtype=np.float32), radii.mean() / 3)
-    lump = 0.5 * noise / noise.std() + 2 * (1 - ellipsoid(volume.shape, brain_point(brain, rng), radii))
-    share = (np.clip(lump, 0, 1) * brain).astype(np.float32)
-    return np.clip(volume + share * (rng.choice([-1, 1]) * rng.uniform(*SHIFT)), -1, 1).astype(np.float32)
+    share = 0.5 * noise / noise.std() + 2 * (1 - ellipsoid(volume.shape, brain_point(brain, rng), radii))
+    return shifted(volume, np.clip(share, 0, 1) * brain, sign * rng.uniform(*SHIFT))
 
 
-def with_anomaly(volumes: list[np.ndarray], scan_ids: list[str], number: int) -> np.ndarray:
-    """The ``number``-th volume with one anomaly; patches come from the other volumes."""
-    volume, rng = volumes[number], rng_of(scan_ids[number])
+def shell(volume: np.ndarray, rng: np.random.Generator, sign: int) -> np.ndarray:
+    """A crescent under the brain's surface, brighter or darker, thickest at a place of it."""
+    brain = volume > OUTSIDE
+    side = max(volume.shape)
+    depth = ndimage.distance_transform_edt(brain)
+    surface = np.argwhere((depth > 0) & (depth < 1.5))
+    centre = surface[rng.integers(len(surface))]
+    wide = 1 - ellipsoid(volume.shape, centre, np.full(3, rng.uniform(0.15, 0.45) * side)) ** 2
+    thickness = max(rng.uniform(*THICKNESS) * side, 1.0) * wide.clip(0, 1)
+    return shifted(volume, np.clip(thickness - depth + 1, 0, 1) * brain * (wide > 0), sign * rng.uniform(*SHIFT))
+
+
+def shifted(volume: np.ndarray, share: np.ndarray, by: float) -> np.ndarray:
+    """``volume`` plus ``by`` times ``share``, within [-1, 1]; outside of the brain as it was."""
+    return np.where(share > 0, np.clip(volume + share * by, OUTSIDE, 1), volume).astype(np.float32)
+
+
+def displaced(volume: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Tissue pushed away from a place by up to ``PUSH`` of a radius, as something that grows there would."""
+    brain = volume > OUTSIDE
+    radius = rng.uniform(0.1, 0.25) * max(volume.shape)
+    centre = brain_point(brain, rng)
+    offset = np.indices(volume.shape) - centre.reshape(3, 1, 1, 1)
+    r = np.sqrt((offset**2).sum(0)) / radius
+    shrink = 1 - PUSH * np.where(r < 1, (1 - r**2) ** 2, 0)  # where the tissue of each voxel was
+    moved = ndimage.map_coordinates(volume, centre.reshape(3, 1, 1, 1) + offset * shrink, order=1, mode="nearest")
+    return np.where(brain & (moved > OUTSIDE), moved, volume).astype(np.float32)
+
+
+KINDS = ("patch", "bright_lump", "dark_lump", "bright_shell", "dark_shell", "displaced")
+
+
+def with_anomaly(volumes: list[np.ndarray], scan_ids: list[str], number: int, kind: str) -> np.ndarray:
+    """The ``number``-th volume with an anomaly of ``KINDS``; patches come from the other volumes.
+
+    A scan alone gets a bright lump in place of a patch.
+    """
+    volume, rng = volumes[number], rng_of(f"{scan_ids[number]} {kind}")
     others = [v for i, v in enumerate(volumes) if i != number]
-    if number % 2 or not others:
-        return blob(volume, rng)
-    return foreign_patch(volume, others[rng.integers(len(others))], rng)
+    if kind == "patch" and others:
+        return foreign_patch(volume, others[rng.integers(len(others))], rng)
+    if kind == "displaced":
+        return displaced(volume, rng)
+    paste = shell if kind.endswith("shell") else lump
+    return paste(volume, rng, -1 if kind.startswith("dark") else 1)
 
 
-def write_pseudo_anomalies(folder: Path, images: list[str], scan_ids: list[str]) -> list[str]:
-    """Volumes with an anomaly each as ``folder/pseudo-vN/ID.nii.gz``; makes what is missing and returns all paths."""
-    paths = [folder / f"pseudo-v{VERSION}" / f"{scan_id}.nii.gz" for scan_id in scan_ids]
+def name_of(scan_id: str, kind: str) -> str:
+    """The name of a scan with an anomaly; no scan of a manifest has a tilde in its own."""
+    return f"{scan_id}~{kind}"
+
+
+def base_of(name: str) -> str:
+    """The scan that something was pasted into, or the scan itself."""
+    return name.split("~")[0]
+
+
+def write_pseudo_anomalies(folder: Path, images: list[str], scan_ids: list[str]) -> pd.DataFrame:
+    """Every scan with every kind of anomaly, as files ``folder/pseudo-vN/NAME.nii.gz``; makes what is missing.
+
+    Returns:
+        A row a volume: ``number`` of the scan, ``kind``, ``scan_id`` of the new volume, ``image``, its file.
+    """
+    made = pd.DataFrame(
+        [
+            {"number": n, "kind": kind, "scan_id": name_of(scan_id, kind)}
+            for n, scan_id in enumerate(scan_ids)
+            for kind in KINDS
+        ],
+        columns=["number", "kind", "scan_id"],
+    )
+    made["image"] = [str(folder / f"pseudo-v{VERSION}" / f"{name}.nii.gz") for name in made["scan_id"]]
     newest = max((Path(image).stat().st_mtime_ns for image in images), default=0)
-    if not all(path.exists() and path.stat().st_mtime_ns >= newest for path in paths):
+    if not all(path.exists() and path.stat().st_mtime_ns >= newest for path in map(Path, made["image"])):
         volumes = [voxels(image) for image in images]
-        for number, (path, image) in enumerate(zip(paths, images, strict=True)):
-            affine = nib.nifti1.Nifti1Image.from_filename(image).affine
-            save_volume(path, with_anomaly(volumes, scan_ids, number), affine)
-    return [str(path) for path in paths]
+        for number, kind, path in zip(made["number"], made["kind"], made["image"], strict=True):
+            affine = nib.nifti1.Nifti1Image.from_filename(images[number]).affine
+            save_volume(Path(path), with_anomaly(volumes, scan_ids, number, kind), affine)
+    return made

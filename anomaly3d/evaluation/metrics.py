@@ -19,6 +19,9 @@ from anomaly3d.statistics.auc import (
 LESIONS = ("epidural", "subdural", "intraparenchymal", "contusion", "subarachnoid", "intraventricular")
 
 
+LAYERED, LAYERED_NAME = "layered", "layered_name"  # the score that was chosen for a detector without labels; its name
+
+
 def ranked(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that AUC and AP are about: groups normal and tbi with a known label."""
     return table[table["group"].isin(["normal", "tbi"]) & table["label"].isin(["0", "1"])]
@@ -80,8 +83,9 @@ def summarise(
     selected: str | None = None,
     parts: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """``results`` of a detector: all, by cohort, by part of its score, and of the ``others`` on the same scans; AP by
-    ``lesion`` type; ``set_aside``; and what it is ``compared`` with.
+    """``results`` of a detector: all, by cohort, by part of its score, and of the ``others`` on the same scans, by
+    their own score and by the one chosen for each of them; AP by ``lesion`` type; ``set_aside``; and what it is
+    ``compared`` with, likewise.
 
     Args:
         table: ``scan_id, subject_id, cohort, label, group, lesions, total`` and more scores of the detector.
@@ -100,6 +104,11 @@ def summarise(
         "part": present({part: result(table, part) for part in parts}),
         "rejected_flagged": None,
         "other": present({name: result(other) for name, other in others.items()}),
+        "other_selected": {
+            name: {**found, "score": str(other[LAYERED_NAME].iloc[0])}
+            for name, other in others.items()
+            if LAYERED in other and (found := result(other, LAYERED))
+        },
     }
     counts: dict[str, Any] = {}
     if set_aside is not None and not set_aside.empty:
@@ -115,6 +124,11 @@ def summarise(
         },
         "set_aside": counts,
         "compared": compare(table, {n: t["total"] for n, t in aligned(table, others).items()}),
+        "compared_selected": compare(
+            table,
+            {n: t[LAYERED] for n, t in aligned(table, others).items() if LAYERED in t},
+            selected or "total",
+        ),
     }
 
 

@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.stats import spearmanr
 
 from anomaly3d.data.module import PSEUDO, HeadCTDataModule
+from anomaly3d.data.pseudo_anomalies import base_of
 from anomaly3d.detectors.base import Detector
 from anomaly3d.errors import UserError
 from anomaly3d.evaluation.localization import locate_scan, summarise_localization
-from anomaly3d.evaluation.metrics import auc_of, both_classes, ranked, summarise
+from anomaly3d.evaluation.metrics import LAYERED, LAYERED_NAME, auc_of, both_classes, ranked, summarise
 from anomaly3d.evaluation.thresholds import (
     conformal_rates,
     false_positives_by,
@@ -24,17 +26,19 @@ from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.folder import Trained, find_trained
 from anomaly3d.runs.lineage import require_same_data, split_hash
 from anomaly3d.scans.manifest import SPLITS, TRUTH
-from anomaly3d.scoring.anomaly_maps import Healthy, maps_of
+from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, maps_of
 from anomaly3d.scoring.calibration import HEALTHY, OWN, Calibration, calibrate, calibration_folder, check_rate
 from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference, preprocessor_of
-from anomaly3d.scoring.scan_scores import choose, rescore, score_names
+from anomaly3d.scoring.scan_scores import choose, choose_without_each, rescore, score_names
 from anomaly3d.statistics.auc import share
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import is_leader, say
 from anomaly3d.system.workers import Workers, run_parallel
 
-TASKS = ("train", "validation", PSEUDO, "calibration", "test")  # splits that are scored
+REFERENCE = "healthy_reference"  # a split of its own for the statistics of anomaly maps
+TASKS = ("validation", PSEUDO, REFERENCE, "calibration", "test")  # splits that are scored
+LABELLED_ROLES = ("upper", "oracle")  # know what a detector without labels does not: nothing is chosen for them
 ROLES = ("method", "trivial", "upper", "oracle")  # in the order of the tables
 
 
@@ -65,10 +69,12 @@ class Scored:
     """A detector's rescored tables by split, and what was learned from the healthy ones."""
 
     tables: dict[str, pd.DataFrame]
+    maps: dict[str, list[ScanMaps]]
     healthy: Healthy
     ranking: dict[str, float]  # AUC of every score against pseudo-anomalies, the best first
+    without_each: dict[str, dict[str, Any]]  # see ``choose_without_each``
     chosen: str  # the score that thresholds belong to
-    calibrations: list[Calibration]  # of the chosen score, and of A(x) where that is another
+    calibrations: list[Calibration] = field(default_factory=list)  # of the chosen score, and of A(x)
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,11 @@ def evaluate_run(run: Path, focus: Trained, prepared: PreparedCohort, options: O
     tables = {split: inference.once(focus, split, folder_of(out, split), volumes=True) for split in splits}
     beside = others_of(run, focus, data)
     say(f"evaluate: the test scans with {len(beside)} others")
-    others = {t.label: inference.once(t, "test", run / "evaluation" / t.label) for t in beside}
+    others = {t.label: score_other(t, data, inference, run / "evaluation" / t.label, options) for t in beside}
     if not is_leader():
         return None
     scored = rescore_all(data, tables, out, detector, options)
+    scored = replace(scored, calibrations=calibrations_of(scored, options))
     unlike = how_unlike(data, focus, options.workers)
     test = scored.tables["test"]
     scored.tables["test"] = test.assign(**{UNLIKE: test["scan_id"].map(unlike).fillna("")})
@@ -183,29 +190,56 @@ def rescore_all(
     """
     workers = options.workers
     maps = {split: maps_of(data.split(split), folder_of(out, split)) for split in tables}
-    healthy = Healthy.measure(maps["train"], tables["train"], detector.parts)
+    reference = REFERENCE if REFERENCE in tables else "validation"
+    healthy = Healthy.measure(maps[reference], tables[reference], detector.parts)
+    measured_on = {}
+    if reference == "validation":
+        base = {scan.scan_id: scan for scan in maps["validation"]}
+        measured_on = {scan.scan_id: base[base_of(scan.scan_id)] for scan in maps["validation"] + maps[PSEUDO]}
     rescored = {
-        split: rescore(table, maps[split], healthy, workers, f"scores of {split} scans")
+        split: rescore(table, maps[split], healthy, workers, f"{detector.title}, {split}", measured_on)
         for split, table in tables.items()
-        if split != "train"
     }
     chosen, ranking = choose(rescored["validation"], rescored[PSEUDO])
+    without = choose_without_each(rescored["validation"], rescored[PSEUDO])
     if options.score and options.score not in ranking:
         raise UserError(f"score={options.score}: this detector has {', '.join(ranking)}")
-    chosen = options.score or chosen
-    calibrations = []
-    if "calibration" in rescored:
-        calibrations = calibrate(
-            OWN,
-            list(dict.fromkeys([chosen, "total"])),
-            rescored["calibration"],
-            maps["calibration"],
-            healthy,
-            options.false_positive_rate,
-            options.voxel_false_positive_rate,
-            workers,
-        )
-    return Scored(rescored, healthy, ranking, chosen, calibrations)
+    return Scored(rescored, maps, healthy, ranking, without, options.score or chosen)
+
+
+def calibrations_of(scored: Scored, options: Options) -> list[Calibration]:
+    """Of the chosen score, and of A(x) where that is another; none without calibration scans."""
+    if "calibration" not in scored.tables:
+        return []
+    return calibrate(
+        OWN,
+        list(dict.fromkeys([scored.chosen, "total"])),
+        scored.tables["calibration"],
+        scored.maps["calibration"],
+        scored.healthy,
+        options.false_positive_rate,
+        options.voxel_false_positive_rate,
+        options.workers,
+    )
+
+
+def score_other(
+    trained: Trained, data: HeadCTDataModule, inference: Inference, out: Path, options: Options
+) -> pd.DataFrame:
+    """The test table of a detector that stands beside: its own score, and where it can be made the one that the same
+    rule chooses for it, ``LAYERED``, whose name is ``LAYERED_NAME``.
+    """
+    detector = trained.load()
+    if trained.lineage["role"] in LABELLED_ROLES or detector.reads:
+        return inference.once(trained, "test", out)
+    splits = [split for split in TASKS if split != "calibration" and not data.split(split).empty]
+    tables = {split: inference.once(trained, split, folder_of(out, split), volumes=True) for split in splits}
+    if not is_leader():
+        return tables["test"]
+    scored = rescore_all(data, tables, out, detector, replace(options, score=None))
+    test = scored.tables["test"]
+    test[LAYERED], test[LAYERED_NAME] = test[scored.chosen], scored.chosen
+    return test
 
 
 def store(scored: Scored, stage: Path, out: Path) -> None:
@@ -233,6 +267,9 @@ def beyond_ranking(scored: Scored, named: bool) -> dict[str, Any]:
             "by": "config" if named else "pseudo-anomalies",
             "pseudo_auc": scored.ranking,
             "oracle_test_auc": oracle,
+            "agreement": agreement(scored.ranking, oracle),
+            "without_each": scored.without_each,
+            "healthy_scans": scored.healthy.count,
         },
         "operating_points": operating_points(test, scored.calibrations),
         "site_shift": site_shift(test, scored.chosen),
@@ -243,6 +280,13 @@ def beyond_ranking(scored: Scored, named: bool) -> dict[str, Any]:
             found["recall_by"] = recall_by(test, calibration)
             found["false_positives_by"] = false_positives_by(test, calibration)
     return found
+
+
+def agreement(ranking: dict[str, float], oracle: dict[str, Any]) -> float | None:
+    """Spearman's correlation between the ranking of scores by pasted anomalies and by test labels."""
+    if len(oracle) < 3:
+        return None
+    return round(float(spearmanr([ranking[n] for n in oracle], [oracle[n]["value"] for n in oracle]).statistic), 3)
 
 
 def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: Workers) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def auc_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
         *((f"Cohort {name}", found) for name, found in results["cohort"].items()),
         *((f"Score {name} alone", found) for name, found in results["part"].items()),
         ("All cohorts, scans that quality control set aside counted as flagged", results["rejected_flagged"]),
-        *((title_of(metrics["detectors"], label), found) for label, found in results["other"].items()),
+        *beside(metrics),
     ]
     return [
         {
@@ -61,6 +61,18 @@ def auc_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
         for name, found in named
         if found
     ]
+
+
+def beside(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The other detectors by their own score, each with the score that was chosen for it below."""
+    results, rows = metrics["results"], []
+    for label, found in results["other"].items():
+        title = title_of(metrics["detectors"], label)
+        rows.append((title, found))
+        layered = results.get("other_selected", {}).get(label)
+        if layered and layered["score"] != "total":
+            rows.append((f"{title}, the score chosen for it ({layered['score']})", layered))
+    return rows
 
 
 def tables(metrics: dict[str, Any]) -> list[Table]:
@@ -190,20 +202,32 @@ def compared(metrics: dict[str, Any]) -> Table:
     def p(value: float) -> str:
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
-    return Table(
-        "Against the others, on the same scans",
-        "AUC of this detector minus theirs: DeLong's paired test, with Holm's correction; bootstrap over subjects.",
-        ("Other", "Difference [95 %]", "p", "p, Holm", "Bootstrap [95 %]"),
-        [
+    def rows(kind: str, words: str) -> list[tuple[str, ...]]:
+        return [
             (
-                title_of(metrics["detectors"], name),
+                title_of(metrics["detectors"], name) + words,
                 as_text(c),
                 p(c["p"]),
                 p(c["p_holm"]),
                 f"[{c['bootstrap95'][0]:.3f}, {c['bootstrap95'][1]:.3f}]",
             )
-            for name, c in metrics["compared"].items()
-        ],
+            for name, c in metrics.get(kind, {}).items()
+        ]
+
+    return Table(
+        "Against the others, on the same scans",
+        "AUC of this detector minus theirs, each by its own score, then each by the one chosen for it without labels: "
+        "DeLong's paired test, with Holm's correction; bootstrap over subjects.",
+        ("Other", "Difference [95 %]", "p", "p, Holm", "Bootstrap [95 %]"),
+        [*rows("compared", ""), *rows("compared_selected", ", chosen scores")],
+    )
+
+
+def without_each(score: dict[str, Any]) -> str:
+    """For each kind of pasted anomaly the AUC of the score that the other kinds choose, beside that of A(x)."""
+    return ", ".join(
+        f"{kind.replace('_', ' ')} {found['auc']:.2f} (A(x) {found['auc_total']:.2f})"
+        for kind, found in score["without_each"].items()
     )
 
 
@@ -218,7 +242,9 @@ def choice(metrics: dict[str, Any]) -> Table:
             else "chosen by how well healthy validation scans are told from the same scans with something pasted in; "
             "another score replaces A(x), total, only where it is better beyond chance. "
         )
-        + "The test AUC of each score is an oracle.",
+        + f"What is usual in its maps was measured on {score['healthy_scans']} healthy scans. The test AUC of each "
+        f"score is an oracle; Spearman's correlation with the ranking by pasted anomalies: {score['agreement']}. "
+        f"Chosen without one kind of them, on that kind: {without_each(score)}.",
         ("Score", "AUC, pasted anomalies", "Test AUC [95 %], oracle"),
         [
             (name, f"{value:.3f}", as_text(score["oracle_test_auc"][name]) if score["oracle_test_auc"] else "")

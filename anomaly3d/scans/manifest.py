@@ -32,10 +32,17 @@ OPTIONAL = (
 )
 TRUTH = {"lesion_mask": "lesion", "mass_effect_mask": "displaced tissue"}  # columns of true masks, in words
 PATHS = ("image", "brain_mask", "lesion_mask", "transform_fault", "mass_effect_mask", "twin")
-SPLITS = ("train", "validation", "calibration", "test", "labelled")  # labelled: supervised controls learn from it
+SPLITS = (
+    "train",
+    "validation",
+    "healthy_reference",
+    "calibration",
+    "test",
+    "labelled",
+)  # labelled: for supervised ones
 GROUPS = ("normal", "tbi", "other", "postoperative", "low_quality", "")
 LABELS = ("0", "1", "")
-HEALTHY_SPLITS = ("train", "validation", "calibration")
+HEALTHY_SPLITS = ("train", "validation", "healthy_reference", "calibration")
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
 FAULTS = (
     "truncated",

@@ -6,19 +6,22 @@ detector's own. All work inside the brain.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from anomaly3d.errors import UserError
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.system.files import written_whole
 
 RECONSTRUCTION, MAPS = "reconstruction", "maps"  # folders of a detector's volumes
 RESIDUAL = "residual"
 SMOOTHING = 1.0  # voxels, sigma
-SPREAD_SMOOTHING = 2.0  # voxels, sigma, of the healthy spread
+POOLED = 3.0  # voxels, sigma, over which healthy mean and spread are pooled
+USUAL = 0.5  # share of healthy scans that have brain at a voxel, from which it counts
 FLOOR = 0.02  # of the healthy spread: 1.2 HU
 
 
@@ -58,52 +61,78 @@ def maps_of(rows: pd.DataFrame, folder: Path) -> list[ScanMaps]:
 
 @dataclass(frozen=True)
 class Healthy:
-    """What is usual in healthy training scans.
+    """What is usual in healthy scans that the detector did not learn from: residuals of training scans are too small.
 
-    ``mean`` and ``spread`` of each raw map at each voxel ``(D, H, W)``; ``medians`` of the parts of the score.
+    Sums over ``count`` scans at each voxel ``(D, H, W)``: ``brains``, how many have brain there; ``total`` and
+    ``square`` of each raw map inside the brain. ``medians`` are those of the parts of the score.
     """
 
-    mean: dict[str, np.ndarray]
-    spread: dict[str, np.ndarray]
+    count: int
+    brains: np.ndarray
+    total: dict[str, np.ndarray]
+    square: dict[str, np.ndarray]
     medians: dict[str, float]
 
     @classmethod
     def measure(cls, maps: Iterable[ScanMaps], table: pd.DataFrame, parts: Sequence[str]) -> "Healthy":
-        """From the maps and scores of the training scans; smoothed, because they are few."""
-        count = 0
-        total: dict[str, np.ndarray] = {}
-        square: dict[str, np.ndarray] = {}
+        """From the maps and scores of healthy scans."""
+        found = cls(0, np.zeros(()), {}, {}, {part: float(table[part].median()) for part in parts})
         for scan in maps:
-            count += 1
-            for name, raw in scan.read()[0].items():
-                values = raw.astype(np.float64)
-                total[name] = total.get(name, 0) + values
-                square[name] = square.get(name, 0) + values**2
-        means = {name: t / count for name, t in total.items()}
-        variances = {name: (square[name] / count - m**2).clip(min=0) for name, m in means.items()}
-        spreads = {n: np.sqrt(ndimage.gaussian_filter(v, SPREAD_SMOOTHING)) for n, v in variances.items()}
-        return cls(
-            {n: ndimage.gaussian_filter(m, SPREAD_SMOOTHING).astype(np.float32) for n, m in means.items()},
-            {n: np.maximum(s, FLOOR).astype(np.float32) for n, s in spreads.items()},
-            {part: float(table[part].median()) for part in parts},
+            found = found.plus(*scan.read(), 1)
+        return found
+
+    def plus(self, raw: dict[str, np.ndarray], brain: np.ndarray, sign: int) -> "Healthy":
+        """With one scan more; ``sign=-1``: without that scan, which is among those it was measured on."""
+        inside = {name: np.where(brain, values, 0).astype(np.float64) for name, values in raw.items()}
+        return Healthy(
+            self.count + sign,
+            self.brains + sign * brain.astype(np.float64),
+            {name: self.total.get(name, 0) + sign * values for name, values in inside.items()},
+            {name: self.square.get(name, 0) + sign * values**2 for name, values in inside.items()},
+            self.medians,
         )
+
+    @cached_property
+    def usual(self) -> np.ndarray:
+        """Where most of the scans have brain."""
+        return self.brains > USUAL * self.count
+
+    @cached_property
+    def statistics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Mean and spread of each raw map, float32; pooled over neighbours, because the scans are few."""
+        weight = np.maximum(ndimage.gaussian_filter(self.brains, POOLED), 1e-3 * max(self.count, 1))
+        found = {}
+        for name, total in self.total.items():
+            mean = ndimage.gaussian_filter(total, POOLED) / weight
+            square = self.square[name] - 2 * mean * total + mean**2 * self.brains
+            spread = np.sqrt((ndimage.gaussian_filter(square, POOLED) / weight).clip(min=0))
+            found[name] = mean.astype(np.float32), np.maximum(spread, FLOOR).astype(np.float32)
+        return found
 
     def save(self, path: Path) -> None:
         """Write what ``load`` reads."""
-        arrays = {f"mean/{n}": m for n, m in self.mean.items()} | {f"spread/{n}": s for n, s in self.spread.items()}
+        arrays = {f"total/{n}": t for n, t in self.total.items()} | {f"square/{n}": s for n, s in self.square.items()}
         arrays |= {f"median/{n}": np.array(m) for n, m in self.medians.items()}
+        arrays = {n: a.astype(np.float32) for n, a in (arrays | {"brains": self.brains}).items()}
         with written_whole(path) as beside:
-            np.savez_compressed(beside, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(beside, count=np.array(self.count), **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> "Healthy":
-        """Read what ``save`` wrote."""
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: an earlier version wrote it.
+        """
         with np.load(path) as stored:
+            if "count" not in stored:
+                raise UserError(f"{path} was written by an earlier version: run 'python -m anomaly3d.evaluate' again")
 
             def under(kind: str) -> dict[str, np.ndarray]:
                 return {n.removeprefix(f"{kind}/"): stored[n] for n in stored if n.startswith(f"{kind}/")}
 
-            return cls(under("mean"), under("spread"), {n: float(m) for n, m in under("median").items()})
+            medians = {n: float(m) for n, m in under("median").items()}
+            return cls(int(stored["count"]), stored["brains"], under("total"), under("square"), medians)
 
 
 def smooth(raw: np.ndarray, brain: np.ndarray) -> np.ndarray:
@@ -118,9 +147,15 @@ def standardised_name(raw: str) -> str:
 
 
 def anomaly_maps(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy) -> dict[str, np.ndarray]:
-    """Signed maps ``(D, H, W)``: each raw one smoothed, and the same in units of the healthy spread at each voxel."""
+    """Signed maps ``(D, H, W)``: each raw one smoothed, and the same in units of the healthy spread at each voxel.
+
+    The latter is 0 in the scan's median, because CT numbers of scanners differ, and where brain is unusual.
+    """
     found = {}
+    where = brain & healthy.usual
     for name, values in raw.items():
         found[name] = smooth(values, brain)
-        found[standardised_name(name)] = smooth((values - healthy.mean[name]) / healthy.spread[name], brain)
+        mean, spread = healthy.statistics[name]
+        z = (values - mean) / spread
+        found[standardised_name(name)] = smooth(z - (np.median(z[where]) if where.any() else 0), where)
     return found

@@ -1,9 +1,10 @@
 """From anomaly maps to scan scores, beside the detector's own; and which of them to use, without a lesion label.
 
-Each split has one task: what is healthy is measured on training scans, a score is chosen on validation scans, its
-threshold set on calibration scans.
+Each split has one task: what is usual is measured on ``healthy_reference`` scans, or on validation scans where there
+are none; a score is chosen on validation scans, its threshold set on calibration scans.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,41 +15,47 @@ from anomaly3d.statistics.auc import compare_auc
 from anomaly3d.statistics.bootstrap import weighted_auc
 from anomaly3d.system.workers import Workers, run_parallel
 
-LARGEST = 0.01  # share of the brain's voxels in the top-k scores
+PEAK = 100 / 64**3  # of a volume's voxels: 100 at 64^3, 1.8 ml of brain
+RARE = 3.0  # healthy spreads from which a voxel counts in ``exceedance``
 KAPPAS = (0.1, 10.0)  # other weights of the second part of a score of two
+FEWEST = 10  # validation subjects from which the paired test over subjects can be trusted
 BEYOND_CHANCE = 0.05  # p-value below which a score is better than A(x) on validation scans
 
 
-def top(values: np.ndarray) -> float:
-    """Mean of the largest ``LARGEST`` share of ``values (N,)``."""
-    count = max(1, round(LARGEST * len(values)))
+def peak(values: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Mean of the largest of ``values (N,)``, as many as ``PEAK`` of a volume of ``shape``."""
+    count = min(max(1, round(PEAK * np.prod(shape))), len(values))
     return float(np.partition(values, len(values) - count)[-count:].mean())
 
 
 def map_scores(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy) -> dict[str, float]:
-    """Scores of one scan's maps; those of the residual by their plain names, others after the map's."""
+    """Scores of one scan's maps; those of the residual by their plain names, others after the map's.
+
+    ``masked`` and ``smoothed`` are mean squares of the raw map, ``standardised`` of the standardised one, z; ``peak``
+    is the mean of the largest |z|, ``peak_brighter`` and ``peak_darker`` of one sign; ``exceedance`` the mean of what
+    |z| has above ``RARE``.
+    """
     maps = anomaly_maps(raw, brain, healthy)
     scores: dict[str, float] = {}
     for name, values in raw.items():
-        inside, smoothed, z = values[brain], maps[name][brain], maps[standardised_name(name)][brain]
+        z = maps[standardised_name(name)][brain]
         found = {
-            "masked": float(np.mean(inside**2)),
-            "top": top(np.abs(inside)),
-            "smoothed": float(np.mean(smoothed**2)),
-            "smoothed_top": top(np.abs(smoothed)),
-            "brighter": float(np.mean(smoothed.clip(min=0) ** 2)),
-            "brighter_top": top(smoothed),
-            "darker": float(np.mean(smoothed.clip(max=0) ** 2)),
-            "darker_top": top(-smoothed),
+            "masked": float(np.mean(values[brain] ** 2)),
+            "smoothed": float(np.mean(maps[name][brain] ** 2)),
             "standardised": float(np.mean(z**2)),
-            "standardised_top": top(np.abs(z)),
+            "peak": peak(np.abs(z), brain.shape),
+            "peak_brighter": peak(z, brain.shape),
+            "peak_darker": peak(-z, brain.shape),
+            "exceedance": float(np.mean((np.abs(z) - RARE).clip(min=0))),
         }
         scores |= {score if name == RESIDUAL else f"{name}_{score}": value for score, value in found.items()}
     return scores
 
 
-def scores_from_files(scan: ScanMaps, healthy: Healthy) -> dict[str, Any]:
-    """``scan_id`` and ``map_scores`` of one scan."""
+def scores_from_files(scan: ScanMaps, healthy: Healthy, left_out: ScanMaps | None) -> dict[str, Any]:
+    """``scan_id`` and ``map_scores`` of one scan, by what is usual in other scans than ``left_out``."""
+    if left_out:
+        healthy = healthy.plus(*left_out.read(), -1)
     return {"scan_id": scan.scan_id, **map_scores(*scan.read(), healthy)}
 
 
@@ -64,12 +71,25 @@ def part_scores(table: pd.DataFrame, healthy: Healthy) -> pd.DataFrame:
     return found
 
 
-def rescore(table: pd.DataFrame, maps: list[ScanMaps], healthy: Healthy, workers: Workers, what: str) -> pd.DataFrame:
-    """``table`` of a detector's own scores with a column for every other score."""
+def rescore(
+    table: pd.DataFrame,
+    maps: list[ScanMaps],
+    healthy: Healthy,
+    workers: Workers,
+    what: str,
+    measured_on: Mapping[str, ScanMaps] | None = None,
+) -> pd.DataFrame:
+    """``table`` of a detector's own scores with a column for every other score.
+
+    Args:
+        measured_on: by ``scan_id``, the scan among those that ``healthy`` was measured on which a scan is, or is made
+            from; it is left out where that scan is scored.
+    """
     found = part_scores(table, healthy)
     if not maps:
         return found
-    rows = pd.DataFrame(run_parallel(scores_from_files, [(scan, healthy) for scan in maps], workers, what))
+    jobs = [(scan, healthy, (measured_on or {}).get(scan.scan_id)) for scan in maps]
+    rows = pd.DataFrame(run_parallel(scores_from_files, jobs, workers, what))
     return found.merge(rows, on="scan_id", how="left", validate="one_to_one")
 
 
@@ -81,8 +101,8 @@ def score_names(table: pd.DataFrame) -> list[str]:
 def choose(validation: pd.DataFrame, pseudo: pd.DataFrame) -> tuple[str, dict[str, float]]:
     """The score that best tells validation scans from the same scans with something pasted in, and the AUC of each.
 
-    Another score takes the place of A(x) only where it is better beyond chance (paired test over subjects, 5 %): few
-    validation scans cannot rank many scores.
+    Another score takes the place of A(x) only where it is better beyond chance (paired test over subjects, 5 %), and
+    there are ``FEWEST`` of them: few validation scans cannot rank many scores.
     """
     labels = np.r_[np.zeros(len(validation), int), np.ones(len(pseudo), int)]
     subjects = np.r_[validation["subject_id"], pseudo["subject_id"]]
@@ -91,5 +111,17 @@ def choose(validation: pd.DataFrame, pseudo: pd.DataFrame) -> tuple[str, dict[st
     ranking = {name: float(weighted_auc(labels, values, ones)[0]) for name, values in scores.items()}
     ranking = dict(sorted(ranking.items(), key=lambda item: -item[1]))
     best = next(iter(ranking))
-    difference = compare_auc(labels, scores[best], scores["total"], subjects)
-    return (best if difference.p < BEYOND_CHANCE else "total"), ranking
+    enough = len(set(subjects)) >= FEWEST
+    proven = enough and compare_auc(labels, scores[best], scores["total"], subjects).p < BEYOND_CHANCE
+    return (best if proven else "total"), ranking
+
+
+def choose_without_each(validation: pd.DataFrame, pseudo: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """By kind of pasted anomaly (column ``lesions``): which score the others choose, and its AUC on this kind beside
+    that of A(x); says whether the choice holds for what it was not made on."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind, own in pseudo.groupby("lesions"):
+        chosen, _ = choose(validation, pseudo[pseudo["lesions"] != kind])
+        ranking = choose(validation, own)[1]
+        found[str(kind)] = {"chosen_by_others": chosen, "auc": ranking[chosen], "auc_total": ranking["total"]}
+    return found

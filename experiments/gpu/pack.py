@@ -1,7 +1,7 @@
 """Reconstructions of a run's scans in few small files, for work on scores where there is no GPU.
 
 ``python -m experiments.gpu.pack FOLDER OUT`` reads a detector's folder in ``runs/NAME/evaluation`` and writes the
-reconstructions of its test, calibration and validation scans and of ``TRAIN`` training scans, in steps of 2/255.
+reconstructions of its test, calibration and validation scans, in steps of 2/255.
 ``unpack`` gives them back.
 """
 
@@ -15,7 +15,6 @@ import numpy as np
 from anomaly3d.scans.nifti import voxels
 
 FILES = 6
-TRAIN = 240
 
 
 def pack_file(paths: list[Path], out: Path) -> int:
@@ -42,7 +41,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    paths = sorted((arguments.folder / "train" / "reconstruction").glob("*.nii.gz"))[:TRAIN]
+    paths: list[Path] = []
     for split in ("", "calibration", "validation"):
         paths += sorted((arguments.folder / split / "reconstruction").glob("*.nii.gz"))
     with ProcessPoolExecutor() as pool:

@@ -60,7 +60,7 @@ def prepare_recipe(folder: Path, part: Part, recipe: Recipe, ncct: NCCT) -> None
     if done.exists():
         return
     torch.set_num_threads(1)
-    size = {"site": recipe.site, "matrix": recipe.matrix, "slices": recipe.slices}
+    size = {"site": recipe.site, "matrix": recipe.matrix, "slices": recipe.slices, "version": recipe.version}
     phantom = generate(recipe.seed, recipe.lesions, **size)  # type: ignore[arg-type]
     twin = generate(recipe.seed, [], twin=True, **size) if part.split == "test" else None  # type: ignore[arg-type]
     lesion = {"lesion": as_read(phantom.lesion, phantom.affine)} if part.split == "labelled" else {}

@@ -1,8 +1,8 @@
 """Does the registration's score part good poses from wrong ones, on real heads as on phantoms?
 
-``python -m experiments.realism.poses --scans ../shared/scans`` writes ``poses.json`` and ``poses.png``. Each head is registered; then the
-found pose is turned (12 to 35 degrees), shifted (8 to 25 mm), scaled (by 10 to 30 %) or turned by a quarter or half, and
-scored again. "Before": the correlation of all tones at 3 mm, the score until preprocessing version 7.
+``python -m experiments.realism.poses --scans ../shared/scans`` writes ``poses.json`` and ``poses.png``. Each head is
+registered; then the found pose is turned (12 to 35 degrees), shifted (8 to 25 mm), scaled (by 10 to 30 %) or turned
+by a quarter or half, and scored again. "Before": the correlation of all tones at 3 mm, the score until version 7.
 """
 
 import argparse

@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from anomaly3d.scoring.anomaly_maps import FLOOR, SPREAD_SMOOTHING, Healthy, ScanMaps, anomaly_maps, smooth
-from anomaly3d.scoring.scan_scores import LARGEST, choose, rescore, top
+from anomaly3d.errors import UserError
+from anomaly3d.scoring.anomaly_maps import FLOOR, POOLED, Healthy, ScanMaps, anomaly_maps, smooth
+from anomaly3d.scoring.scan_scores import PEAK, RARE, choose, choose_without_each, peak, rescore
 
 SHAPE = (12, 10, 9)
 
@@ -28,10 +29,10 @@ def maps(tmp_path):
     return found
 
 
-def usual(spread, medians=None):
-    """Healthy residuals of mean 0."""
-    mean, spreads = np.zeros(SHAPE, np.float32), np.full(SHAPE, spread, np.float32)
-    return Healthy({"residual": mean}, {"residual": spreads}, medians or {})
+def usual(spread, medians=None, name="residual"):
+    """Healthy residuals of mean 0, everywhere in the brain."""
+    full = np.ones(SHAPE)
+    return Healthy(10, 10 * full, {name: 0 * full}, {name: 10 * spread**2 * full}, medians or {})
 
 
 def distances(scans="abc"):
@@ -47,27 +48,68 @@ def test_scores_see_what_they_are_for(maps):
     assert table["balanced"].tolist() == pytest.approx([1 / 2 + 2, 1 + 1, 3 / 2])
     assert table["kappa_10"].tolist() == pytest.approx([21, 12, 3])
     assert table["total"].tolist() == [3, 3, 3]
-    for name in ("top", "smoothed_top", "standardised_top", "smoothed"):
+    for name in ("peak", "smoothed", "exceedance"):
         assert table[name]["b"] > 3 * table[name]["a"]
         assert table[name]["c"] > 3 * table[name]["a"]
-    assert table["brighter_top"]["b"] > 3 * table["brighter_top"]["c"]
-    assert table["darker_top"]["c"] > 3 * table["darker_top"]["b"]
-    assert table["standardised"]["b"] == pytest.approx(table["smoothed"]["b"] / 0.05**2, rel=1e-4)
+    assert table["peak_brighter"]["b"] > 3 * table["peak_brighter"]["c"]
+    assert table["peak_darker"]["c"] > 3 * table["peak_darker"]["b"]
+    z = anomaly_maps(raw, brain, healthy)["standardised"][brain]
+    assert np.median(z) == pytest.approx(0, abs=0.2)
+    assert table["standardised"]["a"] == pytest.approx(np.mean(z**2))
+    assert table["exceedance"]["a"] == pytest.approx(np.mean((np.abs(z) - RARE).clip(min=0)))
 
 
-def test_healthy_is_mean_and_spread_of_healthy_residuals(maps, tmp_path):
-    stack = np.stack([m.read()[0]["residual"] for m in maps])
+def test_healthy_is_mean_and_spread_of_healthy_residuals_inside_the_brain(maps, tmp_path):
+    raws, brains = zip(*((m.read()[0]["residual"], m.read()[1]) for m in maps), strict=True)
+    stack, inside = np.stack(raws), np.stack(brains)
     healthy = Healthy.measure(maps, distances(), ("image", "feature"))
-    inside = (slice(5, 7), slice(5, 7), slice(4, 6))
-    share = ndimage.gaussian_filter(stack.var(0), SPREAD_SMOOTHING)
-    np.testing.assert_allclose(healthy.spread["residual"], np.maximum(np.sqrt(share), FLOOR), rtol=1e-4)
-    assert healthy.spread["residual"][inside].mean() > 1.5 * healthy.spread["residual"][0].mean()
+    pooled = lambda v: ndimage.gaussian_filter(v.astype(float), POOLED)  # noqa: E731
+    weight = np.maximum(pooled(inside.sum(0)), 3e-3)
+    mean = pooled((stack * inside).sum(0)) / weight
+    spread = np.sqrt(pooled(((stack - mean) ** 2 * inside).sum(0)) / weight)
+    found = healthy.statistics["residual"]
+    np.testing.assert_allclose(found[0], mean, atol=1e-6)
+    np.testing.assert_allclose(found[1], np.maximum(spread, FLOOR), rtol=1e-4)
+    assert found[1][5, 5, 4] > 1.2 * found[1][0, 0, 0]
+    assert (healthy.usual == inside[0]).all()
+    assert healthy.count == 3
     assert healthy.medians == {"image": 2.0, "feature": 1.0}
     healthy.save(tmp_path / "healthy.npz")
     back = Healthy.load(tmp_path / "healthy.npz")
-    np.testing.assert_array_equal(back.spread["residual"], healthy.spread["residual"])
-    np.testing.assert_array_equal(back.mean["residual"], healthy.mean["residual"])
+    for one, other in zip(back.statistics["residual"], found, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert (back.usual == healthy.usual).all()
     assert back.medians == healthy.medians
+
+
+def test_statistics_of_an_earlier_version_are_refused(tmp_path):
+    np.savez(tmp_path / "healthy.npz", **{"mean/residual": np.zeros(3)})
+    with pytest.raises(UserError, match="earlier version"):
+        Healthy.load(tmp_path / "healthy.npz")
+
+
+def test_a_scan_is_judged_by_what_is_usual_in_others(maps):
+    """Left out exactly: the same as if the statistics had been measured without it."""
+    every = Healthy.measure(maps, distances(), ("image", "feature"))
+    others = Healthy.measure(maps[1:], distances(), ("image", "feature"))
+    left = rescore(distances()[:1], maps[:1], every, 1, "test", {"a": maps[0]})
+    apart = rescore(distances()[:1], maps[:1], others, 1, "test")
+    among = rescore(distances()[:1], maps[:1], every, 1, "test")
+    for score in ("peak", "standardised", "exceedance"):
+        assert left[score][0] == pytest.approx(apart[score][0], rel=1e-6)
+    assert left["peak"][0] != pytest.approx(among["peak"][0], rel=1e-3)
+
+
+def test_the_standardised_map_ignores_an_offset_and_unusual_places(maps):
+    raw, brain = maps[1].read()
+    healthy = usual(0.1)
+    plain = anomaly_maps(raw, brain, healthy)["standardised"]
+    offset = anomaly_maps({"residual": raw["residual"] + 0.2}, brain, healthy)["standardised"]
+    np.testing.assert_allclose(offset, plain, atol=1e-4)
+    healthy.brains[4:8] = 4  # of 10
+    elsewhere = anomaly_maps(raw, brain, Healthy(10, healthy.brains, healthy.total, healthy.square, {}))["standardised"]
+    assert (elsewhere[4:8] == 0).all()
+    assert (elsewhere[8:][brain[8:]] != 0).all()
 
 
 def test_smoothing_does_not_draw_zeros_into_the_brain():
@@ -84,38 +126,42 @@ def test_maps_are_signed(maps):
         assert signed[5, 5, 4] < 0
 
 
-def test_top_is_the_mean_of_the_largest():
+def test_the_peak_is_the_mean_of_the_largest():
     values = np.arange(1000.0)
-    assert top(values) == pytest.approx(np.sort(values)[-round(1000 * LARGEST) :].mean())
-    assert top(values[:3]) == 2
+    shape = (64, 64, 64)
+    assert peak(values, shape) == pytest.approx(np.sort(values)[-100:].mean())
+    assert round(PEAK * 128**3) == 800  # the same volume of brain on a finer grid
+    assert peak(values[:3], shape) == 1
+    assert peak(values, (4, 4, 4)) == 999
 
 
 def pasted(count, gain=1.5, seed=0):
-    """Validation scans, and the same with something pasted in that ``top`` sees better than A(x) does."""
+    """Validation scans, and the same with something pasted in that ``peak`` sees better than A(x) does."""
     rng = np.random.default_rng(seed)
     ids = {"scan_id": [str(i) for i in range(count)], "subject_id": [str(i) for i in range(count)]}
     base = rng.normal(size=count)
-    healthy = pd.DataFrame({**ids, "image": base, "total": base, "top": base})
-    ill = pd.DataFrame({**ids, "image": base, "total": base + 0.3, "top": base + gain + rng.normal(0, 0.1, count)})
+    healthy = pd.DataFrame({**ids, "image": base, "total": base, "peak": base})
+    ill = pd.DataFrame({**ids, "image": base, "total": base + 0.3, "peak": base + gain + rng.normal(0, 0.1, count)})
     return healthy, ill
 
 
 def test_a_score_that_finds_pasted_anomalies_better_is_chosen():
     chosen, ranking = choose(*pasted(60))
-    assert chosen == "top"
-    assert list(ranking) == ["top", "total", "image"]
+    assert chosen == "peak"
+    assert list(ranking) == ["peak", "total", "image"]
     assert ranking["image"] == pytest.approx(0.5)
 
 
 def test_few_scans_do_not_replace_the_papers_score():
-    chosen, ranking = choose(*pasted(10, gain=0.45))
-    assert chosen == "total"
-    assert next(iter(ranking)) == "top"
+    for count, gain in ((12, 0.45), (6, 5.0)):
+        chosen, ranking = choose(*pasted(count, gain))
+        assert chosen == "total"
+        assert next(iter(ranking)) == "peak"
 
 
 def test_the_papers_score_stays_where_it_is_the_best():
     healthy, ill = pasted(60)
-    assert choose(healthy, ill.assign(total=ill["top"] + 1))[0] == "total"
+    assert choose(healthy, ill.assign(total=ill["peak"] + 1))[0] == "total"
 
 
 def test_a_detectors_own_map_is_scored_under_its_name(maps, tmp_path):
@@ -126,9 +172,22 @@ def test_a_detectors_own_map_is_scored_under_its_name(maps, tmp_path):
         nib.save(nib.Nifti1Image(scan.read()[0]["residual"], np.eye(4)), path)
         own.append(ScanMaps(scan.scan_id, scan.image, "", scan.brain_mask, {"logit": path}))
     healthy = Healthy.measure(own, distances(), ())
-    residual = Healthy(*({"residual": v["logit"]} for v in (healthy.mean, healthy.spread)), {})
+    sums = ({"residual": v["logit"]} for v in (healthy.total, healthy.square))
+    residual = Healthy(healthy.count, healthy.brains, *sums, {})
     named = rescore(distances(), own, healthy, 1, "test")
     plain = rescore(distances(), maps, residual, 1, "test")
-    for score in ("top", "standardised", "darker_top"):
+    for score in ("peak", "standardised", "peak_darker"):
         np.testing.assert_allclose(named[f"logit_{score}"], plain[score], rtol=1e-5)
-    assert "top" not in named
+    assert "peak" not in named
+
+
+def test_each_kind_is_judged_by_what_the_others_choose():
+    """``image`` sees shells alone: chosen on the other kinds, ``peak`` fails on them, and the table says so."""
+    healthy, ill = pasted(40)
+    lumps = ill.assign(lesions="lump")
+    shells = ill.assign(lesions="shell", image=ill["image"] + 3, peak=healthy["peak"], total=healthy["total"])
+    found = choose_without_each(healthy, pd.concat([lumps, shells]))
+    assert found["shell"]["chosen_by_others"] == "peak"
+    assert found["shell"]["auc"] == pytest.approx(0.5)
+    assert found["lump"]["chosen_by_others"] == "image"
+    assert found["lump"]["auc_total"] == pytest.approx(choose(healthy, lumps)[1]["total"])

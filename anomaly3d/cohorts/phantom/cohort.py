@@ -42,6 +42,7 @@ PARTS = {
     "train": Part(1, "train", "0", "normal"),
     "validation": Part(2, "validation", "0", "normal"),
     "calibration": Part(3, "calibration", "0", "normal"),
+    "healthy_reference": Part(12, "healthy_reference", "0", "normal"),
     "test_normal": Part(4, "test", "0", "normal"),
     "test_lesion": Part(5, "test", "1", "tbi", bleeds=True),
     "b_test_normal": Part(6, "test", "0", "normal", "B"),
