@@ -19,8 +19,8 @@ VERSION = 2  # raised when the same scans would get other anomalies
 OUTSIDE = -0.999  # prepared volumes are exactly -1 outside of the brain
 RADIUS = (0.03, 0.16)  # of the longest side: 0.5 to 80 ml of a head
 EDGE = 1.0  # voxels, softness of a patch's rim
-SHIFT = (0.15, 0.6)  # units of [-1, 1]: 9 to 36 HU
-THICKNESS = (0.01, 0.06)  # of a shell, of the longest side: 2 to 11 mm
+SHIFT = (0.2, 0.8)  # units of [-1, 1]: 12 to 48 HU
+THICKNESS = (0.02, 0.1)  # of a shell, of the longest side: 4 to 18 mm
 PUSH = 0.35  # of a radius, by which tissue is pushed at most
 TRIES = 50
 

@@ -188,7 +188,6 @@ def rescore_all(
     Raises:
         UserError: a score that the detector does not have.
     """
-    workers = options.workers
     maps = {split: maps_of(data.split(split), folder_of(out, split)) for split in tables}
     reference = REFERENCE if REFERENCE in tables else "validation"
     healthy = Healthy.measure(maps[reference], tables[reference], detector.parts)
@@ -196,10 +195,10 @@ def rescore_all(
     if reference == "validation":
         base = {scan.scan_id: scan for scan in maps["validation"]}
         measured_on = {scan.scan_id: base[base_of(scan.scan_id)] for scan in maps["validation"] + maps[PSEUDO]}
-    rescored = {
-        split: rescore(table, maps[split], healthy, workers, f"{detector.title}, {split}", measured_on)
-        for split, table in tables.items()
-    }
+    together = pd.concat([table.assign(task=split) for split, table in tables.items()], ignore_index=True)
+    every = [scan for split in tables for scan in maps[split]]
+    found = rescore(together, every, healthy, options.workers, f"{detector.title}: scores", measured_on)
+    rescored = {s: found[found["task"] == s].drop(columns="task").reset_index(drop=True) for s in tables}
     chosen, ranking = choose(rescored["validation"], rescored[PSEUDO])
     without = choose_without_each(rescored["validation"], rescored[PSEUDO])
     if options.score and options.score not in ranking:

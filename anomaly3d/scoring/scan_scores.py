@@ -19,6 +19,7 @@ PEAK = 100 / 64**3  # of a volume's voxels: 100 at 64^3, 1.8 ml of brain
 RARE = 3.0  # healthy spreads from which a voxel counts in ``exceedance``
 KAPPAS = (0.1, 10.0)  # other weights of the second part of a score of two
 FEWEST = 10  # validation subjects from which the paired test over subjects can be trusted
+ONE_SIGN = ("_brighter", "_darker")  # scores that end so see half of what could be wrong: named, never chosen
 BEYOND_CHANCE = 0.05  # p-value below which a score is better than A(x) on validation scans
 
 
@@ -102,7 +103,7 @@ def choose(validation: pd.DataFrame, pseudo: pd.DataFrame) -> tuple[str, dict[st
     """The score that best tells validation scans from the same scans with something pasted in, and the AUC of each.
 
     Another score takes the place of A(x) only where it is better beyond chance (paired test over subjects, 5 %), and
-    there are ``FEWEST`` of them: few validation scans cannot rank many scores.
+    there are ``FEWEST`` of them: few validation scans cannot rank many scores. Scores of ``ONE_SIGN`` are ranked only.
     """
     labels = np.r_[np.zeros(len(validation), int), np.ones(len(pseudo), int)]
     subjects = np.r_[validation["subject_id"], pseudo["subject_id"]]
@@ -110,7 +111,7 @@ def choose(validation: pd.DataFrame, pseudo: pd.DataFrame) -> tuple[str, dict[st
     ones = np.ones((1, len(labels)))
     ranking = {name: float(weighted_auc(labels, values, ones)[0]) for name, values in scores.items()}
     ranking = dict(sorted(ranking.items(), key=lambda item: -item[1]))
-    best = next(iter(ranking))
+    best = next(name for name in ranking if not name.endswith(ONE_SIGN))
     enough = len(set(subjects)) >= FEWEST
     proven = enough and compare_auc(labels, scores[best], scores["total"], subjects).p < BEYOND_CHANCE
     return (best if proven else "total"), ranking

@@ -48,7 +48,7 @@ def test_lumps_and_shells_change_density_inside_the_brain(volumes, paste, sign):
         changed = difference != 0
         assert 0.0005 < changed.mean() < 0.4
         assert (volumes[0][changed] > OUTSIDE).all()
-        assert 0.05 <= np.abs(difference).max() <= 0.6 + 1e-6
+        assert 0.05 <= np.abs(difference).max() <= 0.8 + 1e-6
         assert set(np.sign(difference[changed])) == {sign}
 
 
@@ -57,7 +57,7 @@ def test_a_shell_lies_under_the_surface(volumes):
     for seed in range(8):
         changed = shell(volumes[0], np.random.default_rng(seed), 1) != volumes[0]
         assert depth[changed].min() == 1
-        assert depth[changed].max() < 0.06 * max(SHAPE) + 1
+        assert depth[changed].max() < 0.1 * max(SHAPE) + 1
 
 
 def test_pushed_tissue_keeps_its_densities_and_moves_outwards():

@@ -152,6 +152,13 @@ def test_a_score_that_finds_pasted_anomalies_better_is_chosen():
     assert ranking["image"] == pytest.approx(0.5)
 
 
+def test_a_score_of_one_sign_is_ranked_and_never_chosen():
+    healthy, ill = (table.assign(peak_darker=table["peak"] + (i == 1)) for i, table in enumerate(pasted(60)))
+    chosen, ranking = choose(healthy, ill)
+    assert next(iter(ranking)) == "peak_darker"
+    assert chosen == "peak"
+
+
 def test_few_scans_do_not_replace_the_papers_score():
     for count, gain in ((12, 0.45), (6, 5.0)):
         chosen, ranking = choose(*pasted(count, gain))
