@@ -36,7 +36,7 @@ def main(config: DictConfig) -> Done:
         config.batch,
         config.score,
         config.false_positive_rate,
-        config.voxel_false_positive_rate,
+        config.voxel_false_alarm_ml,
         settings["trainer"],
         worker_count(config.workers, config.scheduler),
         config.memory_gb,

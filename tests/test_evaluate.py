@@ -139,7 +139,7 @@ def test_scans_that_moved_between_splits_are_noticed(tiny_run, places, capsys):
     refused(capsys, "splits")
 
 
-@pytest.mark.parametrize("override", ["score=tootal", "false_positive_rate=10", "voxel_false_positive_rate=1.5"])
+@pytest.mark.parametrize("override", ["score=tootal", "false_positive_rate=10", "voxel_false_alarm_ml=0"])
 def test_evaluation_mistakes_name_the_key(tiny_run, places, capsys, override):
     assert evaluate.main(["run=tiny", *places, "logger=none", override]) == 2
     refused(capsys, override.split("=")[0])

@@ -22,7 +22,8 @@ def test_scoring_new_scans_writes_maps_on_their_own_grid(tiny_run, places, bad_a
     assert list(table["verdict"]) == ["unreadable", "accepted", "unreadable"]
     assert "cut short" in table["reasons"]["cut"]
     original = nib.load(bad_and_good / "good.nii.gz")
-    maps = {n: nib.load(out / "good" / f"{n}.nii.gz") for n in ("input", "reconstruction", "residual", "brain_mask")}
+    names = ("input", "reconstruction", "residual", "standardised", "brain_mask")
+    maps = {n: nib.load(out / "good" / f"{n}.nii.gz") for n in names}
     for image in maps.values():
         assert image.shape == original.shape
         np.testing.assert_allclose(image.affine, original.affine)
@@ -36,6 +37,11 @@ def test_scoring_new_scans_writes_maps_on_their_own_grid(tiny_run, places, bad_a
     assert (maps["residual"].get_fdata()[~brain] == 0).all()
     difference = maps["input"].get_fdata() - maps["reconstruction"].get_fdata() - maps["residual"].get_fdata()
     assert np.abs(difference[brain]).max() <= 2  # HU, rounding
+    z, residual = maps["standardised"].get_fdata()[brain], maps["residual"].get_fdata()[brain]
+    assert np.corrcoef(z, residual)[0, 1] > 0.5
+    assert abs(np.median(z)) < 0.5
+    said = capsys.readouterr()
+    assert re.search(r"standardised.nii.gz .* 10 ml lie beyond \d\.\d\d", said.out + said.err)
 
 
 def test_a_scan_unlike_the_training_scans_says_so(tiny_run, places, bad_and_good, tmp_path, capsys):

@@ -27,7 +27,15 @@ from anomaly3d.runs.folder import Trained, find_trained
 from anomaly3d.runs.lineage import require_same_data, split_hash
 from anomaly3d.scans.manifest import SPLITS, TRUTH
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, maps_of
-from anomaly3d.scoring.calibration import HEALTHY, OWN, Calibration, calibrate, calibration_folder, check_rate
+from anomaly3d.scoring.calibration import (
+    HEALTHY,
+    OWN,
+    Calibration,
+    calibrate,
+    calibration_folder,
+    check_rate,
+    check_volume,
+)
 from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference, preprocessor_of
 from anomaly3d.scoring.scan_scores import choose, choose_without_each, rescore, score_names
@@ -49,19 +57,19 @@ class Options:
     batch: int
     score: str | None
     false_positive_rate: float
-    voxel_false_positive_rate: float
+    voxel_false_alarm_ml: float
     trainer: Mapping[str, Any]
     workers: Workers
     memory_gb: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse rates that are none.
+        """Refuse what is no rate or volume.
 
         Raises:
             UserError: names the key.
         """
-        for name in ("false_positive_rate", "voxel_false_positive_rate"):
-            check_rate(name, getattr(self, name))
+        check_rate("false_positive_rate", self.false_positive_rate)
+        check_volume("voxel_false_alarm_ml", self.voxel_false_alarm_ml)
 
 
 @dataclass(frozen=True)
@@ -217,7 +225,7 @@ def calibrations_of(scored: Scored, options: Options) -> list[Calibration]:
         scored.maps["calibration"],
         scored.healthy,
         options.false_positive_rate,
-        options.voxel_false_positive_rate,
+        options.voxel_false_alarm_ml,
         options.workers,
     )
 

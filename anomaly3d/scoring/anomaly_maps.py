@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from scipy import ndimage
@@ -34,6 +35,10 @@ class ScanMaps:
     reconstruction: str
     brain_mask: str
     own: dict[str, str] = field(default_factory=dict)  # files of the detector's own maps by name
+
+    def voxel_ml(self) -> float:
+        """Of the prepared grid, in MNI space."""
+        return float(abs(np.linalg.det(nib.nifti1.Nifti1Image.from_filename(self.image).affine))) / 1000
 
     def read(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Raw maps by name, and brain mask."""
@@ -159,3 +164,9 @@ def anomaly_maps(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy
         z = (values - mean) / spread
         found[standardised_name(name)] = smooth(z - (np.median(z[where]) if where.any() else 0), where)
     return found
+
+
+def standardised_maps(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy) -> dict[str, np.ndarray]:
+    """Of ``anomaly_maps`` those in units of the healthy spread."""
+    maps = anomaly_maps(raw, brain, healthy)
+    return {standardised_name(name): maps[standardised_name(name)] for name in raw}

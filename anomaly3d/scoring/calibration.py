@@ -21,16 +21,16 @@ OWN = "own"  # the calibration split of the run's own cohort
 class Calibration:
     """One score of one detector on the healthy scans of one site.
 
-    ``rate`` is the share of healthy scans that may be flagged, ``voxel_rate`` that of a healthy brain's voxels;
-    ``voxel_thresholds`` belong to the absolute anomaly maps: in the median calibration scan, ``voxel_rate`` of the
-    brain's voxels lie above. ``weights`` are those of ``scores`` where subjects have several, else empty.
+    ``rate`` is the share of healthy scans that may be flagged. ``voxel_thresholds`` belong to the absolute anomaly
+    maps: in the median calibration scan, ``voxel_ml`` ml of brain (in MNI space) lie above. ``weights`` are those of
+    ``scores`` where subjects have several, else empty.
     """
 
     site: str
     score: str
     rate: float
     scores: list[float]
-    voxel_rate: float
+    voxel_ml: float
     voxel_thresholds: dict[str, float]
     weights: list[float] = field(default_factory=list)
 
@@ -88,6 +88,16 @@ def check_rate(key: str, rate: float) -> None:
         raise UserError(f"{key} must be a share between 0 and 1, for example 0.1, not {rate}")
 
 
+def check_volume(key: str, ml: float) -> None:
+    """Refuse a volume that is not above 0.
+
+    Raises:
+        UserError: names the key.
+    """
+    if not isinstance(ml, int | float) or not 0 < ml < float("inf"):
+        raise UserError(f"{key} must be a volume above 0 ml, for example 10, not {ml}")
+
+
 def calibration_folder(stage: Path) -> Path:
     """Where the calibrations of a trained phase lie."""
     return stage / "calibration"
@@ -114,9 +124,10 @@ def load_calibration(stage: Path, site: str) -> tuple[Healthy, Calibration] | No
     return Healthy.load(folder / HEALTHY), Calibration.load(folder / f"{site}.json")
 
 
-def voxel_quantiles(scan: ScanMaps, healthy: Healthy, rate: float) -> dict[str, float]:
-    """The level that ``rate`` of the brain's voxels exceed in each anomaly map of one scan."""
+def voxel_quantiles(scan: ScanMaps, healthy: Healthy, ml: float) -> dict[str, float]:
+    """The level that ``ml`` of the brain exceed in each anomaly map of one scan."""
     raw, brain = scan.read()
+    rate = min(ml / (brain.sum() * scan.voxel_ml()), 1.0)
     maps = anomaly_maps(raw, brain, healthy)
     return {name: float(np.quantile(np.abs(m[brain]), 1 - rate)) for name, m in maps.items()}
 
@@ -128,11 +139,11 @@ def calibrate(
     maps: list[ScanMaps],
     healthy: Healthy,
     rate: float,
-    voxel_rate: float,
+    voxel_ml: float,
     workers: Workers,
 ) -> list[Calibration]:
     """One a score, from table and maps of healthy scans that neither trained the detector nor chose its score."""
-    jobs = [(scan, healthy, voxel_rate) for scan in maps]
+    jobs = [(scan, healthy, voxel_ml) for scan in maps]
     levels = pd.DataFrame(run_parallel(voxel_quantiles, jobs, workers, "voxel thresholds"))
     medians = {str(name): float(value) for name, value in levels.median().items()}
     made = []
@@ -140,5 +151,5 @@ def calibrate(
         ordered = table.sort_values(score)
         weights = weights_of(ordered["subject_id"].to_numpy())
         several = weights.tolist() if (weights < 1).any() else []
-        made.append(Calibration(site, score, rate, ordered[score].tolist(), voxel_rate, medians, several))
+        made.append(Calibration(site, score, rate, ordered[score].tolist(), voxel_ml, medians, several))
     return made

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 import pandas as pd
 
 from anomaly3d.cohorts.names import digest
@@ -17,7 +18,7 @@ from anomaly3d.runs.folder import Trained
 from anomaly3d.scans.manifest import read_manifest
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.scans.readers import read_image
-from anomaly3d.scoring.anomaly_maps import ScanMaps, maps_of
+from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, maps_of, standardised_maps
 from anomaly3d.scoring.calibration import OWN, calibrate, calibration_folder, check_rate, load_calibration
 from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference
@@ -127,8 +128,9 @@ def score_scans(job: ScoringJob, site: str) -> int:
     )
     table[UNLIKE] = table[UNLIKE].fillna("")
     mark_output(out)
+    known = load_calibration(stage, site)
     for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
-        write_maps(scan, new, job)
+        write_maps(scan, new, job, known[0] if known else None)
     with written_whole(out / "scores.csv") as path:
         with_earlier(table, out / "scores.csv").to_csv(path, index=False)
     for row in table.to_dict("records"):
@@ -138,6 +140,11 @@ def score_scans(job: ScoringJob, site: str) -> int:
         say(f"  the same voxels: {same}")
     name, run = f"{job.trained.name}, {job.trained.stage}", stage.parents[1].name
     say(f"scored with {name} of run {run}; scores and maps are in {out}")
+    if known and (level := known[1].voxel_thresholds.get("standardised")) and new.maps:
+        say(
+            f"standardised.nii.gz is in healthy spreads: in the median healthy scan, {known[1].voxel_ml:g} ml lie "
+            f"beyond {level:.2f}"
+        )
     if (table[UNLIKE] != "").any():
         say(
             "scores of scans unlike the training scans say more of the scanner than of the head: set a threshold with "
@@ -233,7 +240,7 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
         raise UserError(f"the same voxels are there under several names: {'; '.join(same)}: keep one file of each")
     workers, rate = job.study.workers, before.rate if rate is None else rate
     table = rescore(new.table, new.maps, healthy, workers, "scores")
-    (made,) = calibrate(site, [before.score], table, new.maps, healthy, rate, before.voxel_rate, workers)
+    (made,) = calibrate(site, [before.score], table, new.maps, healthy, rate, before.voxel_ml, workers)
     path = calibration_folder(stage) / f"{site}.json"
     made.save(path)
     flagged = before.flags(table[before.score])
@@ -254,13 +261,14 @@ def tell_set_aside(prepared: PreparedCohort) -> int:
     return 0 if unusable.empty else 3
 
 
-def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob) -> None:
-    """What ``own_grid_maps`` gives, as files under ``out/ID``."""
+def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob, healthy: Healthy | None) -> None:
+    """What ``own_grid_maps`` gives, as files under ``out/ID``; also standardised maps where ``healthy`` is known."""
+    raw, brain = scan.read()
     found = Found(
         voxels(scan.image),
-        voxels(scan.brain_mask),
+        brain.astype(np.uint8),
         voxels(scan.reconstruction) if scan.reconstruction else None,
-        {name: voxels(path) for name, path in scan.own.items()},
+        {name: raw[name] for name in scan.own} | (standardised_maps(raw, brain, healthy) if healthy else {}),
         nib.nifti1.Nifti1Image.from_filename(scan.image).affine,
         read_transform(new.prepared.folder, scan.scan_id),
     )

@@ -1,7 +1,7 @@
 """A trained detector in Python: volumes or a scan in, findings, p-value and maps out, nothing written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +17,7 @@ from anomaly3d.phases.base import Predicting, freeze
 from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
 from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scans.readers import read_image
-from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy
+from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, standardised_maps
 from anomaly3d.scoring.calibration import OWN, Calibration, load_calibration
 from anomaly3d.scoring.inference import preprocessor_of, round_weights
 from anomaly3d.scoring.scan_scores import map_scores, part_scores
@@ -32,8 +32,8 @@ class Result:
     ``verdict`` is accepted, rejected or unreadable, ``reasons`` say why. ``scores`` are the detector's own. ``score``
     is the one called ``score_name`` that thresholds belong to, ``p_value`` how rare it is among healthy scans,
     ``flagged`` whether it reaches the threshold; None where the run has no calibration or too small a one. ``maps`` are
-    images on the scan's own grid: ``input``, ``reconstruction``, ``residual`` in the scan's unit, ``brain_mask``, and
-    the detector's own maps.
+    images on the scan's own grid: ``input``, ``reconstruction``, ``residual`` in the scan's unit, ``brain_mask``, the
+    detector's own maps, and ``standardised``, in units of the spread of healthy scans, where the run has a calibration.
     """
 
     verdict: str
@@ -110,20 +110,22 @@ class Scorer:
             return Result("rejected", "; ".join(reasons), prepared.quality)
         found = self.examine(prepared.image)
         scores = {name: float(value[0]) for name, value in found.scores.items()}
-        name, score, p, flagged = self.judge(scores, found, prepared)
-        maps = own_grid_maps(read_image(Path(path)), on_one_grid(prepared, found), self.preprocessor)
+        one = on_one_grid(prepared, found)
+        raw = one.maps if one.reconstruction is None else {RESIDUAL: one.image - one.reconstruction, **one.maps}
+        name, score, p, flagged = self.judge(scores, raw, one.brain > 0)
+        if self.known:
+            one = replace(one, maps=one.maps | standardised_maps(raw, one.brain > 0, self.known[0]))
+        maps = own_grid_maps(read_image(Path(path)), one, self.preprocessor)
         return Result("accepted", "", prepared.quality, scores, name, score, p, flagged, maps)
 
     def judge(
-        self, scores: dict[str, float], found: Findings, prepared: Prepared
+        self, scores: dict[str, float], raw: dict[str, np.ndarray], brain: np.ndarray
     ) -> tuple[str, float | None, float | None, bool | None]:
         """Name and value of the score that thresholds belong to, its p-value, and whether it is flagged."""
         if self.known is None:
             return "total", scores["total"], None, None
         healthy, calibration = self.known
-        one = on_one_grid(prepared, found)
-        raw = one.maps if one.reconstruction is None else {RESIDUAL: one.image - one.reconstruction, **one.maps}
-        every = part_scores(pd.DataFrame([scores]), healthy).iloc[0].to_dict() | map_scores(raw, one.brain > 0, healthy)
+        every = part_scores(pd.DataFrame([scores]), healthy).iloc[0].to_dict() | map_scores(raw, brain, healthy)
         score = float(every[calibration.score])
         p = float(calibration.p_values(np.array([score]))[0])
         flagged = bool(score >= calibration.threshold) if calibration.possible else None

@@ -36,7 +36,7 @@ class Found:
     image: np.ndarray
     brain: np.ndarray
     reconstruction: np.ndarray | None
-    maps: dict[str, np.ndarray]  # the detector's own
+    maps: dict[str, np.ndarray]  # the detector's own, and standardised ones
     affine: np.ndarray
     mni_to_scan: np.ndarray
 

@@ -6,6 +6,7 @@ from scipy import ndimage
 
 from anomaly3d.errors import UserError
 from anomaly3d.scoring.anomaly_maps import FLOOR, POOLED, Healthy, ScanMaps, anomaly_maps, smooth
+from anomaly3d.scoring.calibration import calibrate
 from anomaly3d.scoring.scan_scores import PEAK, RARE, choose, choose_without_each, peak, rescore
 
 SHAPE = (12, 10, 9)
@@ -118,6 +119,20 @@ def test_smoothing_does_not_draw_zeros_into_the_brain():
     smoothed = smooth(np.where(brain, 0.4, 7.0), brain)
     np.testing.assert_allclose(smoothed[brain], 0.4, rtol=1e-5)
     assert (smoothed[~brain] == 0).all()
+
+
+def test_a_voxel_threshold_is_a_volume_of_the_median_healthy_scan(maps):
+    """Voxels of 1 mm^3: 0.06 ml are 60 of them."""
+    healthy = usual(0.05, {"image": 2.0, "feature": 1.0})
+    table = rescore(distances(), maps, healthy, 1, "test").assign(subject_id=list("abc"))
+    (made,) = calibrate("own", ["peak"], table, maps, healthy, 0.5, 0.06, 1)
+    level, beyond = made.voxel_thresholds["standardised"], []
+    for scan in maps:
+        raw, brain = scan.read()
+        z = anomaly_maps(raw, brain, healthy)["standardised"]
+        beyond.append(int((np.abs(z[brain]) > level).sum()))
+    assert sorted(beyond)[1] == pytest.approx(60, abs=1)
+    assert made.voxel_ml == 0.06
 
 
 def test_maps_are_signed(maps):
