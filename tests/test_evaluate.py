@@ -129,7 +129,8 @@ def test_scores_are_distances_of_the_test_scans_in_manifest_order(tiny_run):
 
 
 def test_scans_that_moved_between_splits_are_noticed(tiny_run, places, capsys):
-    manifest = next((tiny_run.parents[1] / "data").glob("phantom-*/*/manifest.csv"))
+    lineage = json.loads((tiny_run / "fanogan" / "finetune" / "lineage.json").read_text())
+    manifest = tiny_run.parents[1] / "data" / lineage["cohort"] / lineage["prepared"] / "manifest.csv"
     before = manifest.read_text()
     try:
         manifest.write_text(before.replace(",validation,", ",train,", 1))
