@@ -11,17 +11,17 @@ from torch import Tensor
 
 from anomaly3d.atlas.head import soft_step
 from anomaly3d.cohorts.phantom.fields import sample_field, smooth_noise
+from anomaly3d.cohorts.phantom.lesions import BRAIN_CENTRE
 
 FOLD = 3.0  # mm, correlation length of the field
 LATTICE = 2.5  # mm
-CENTRE = torch.tensor([0.0, -18.0, 8.0])  # MNI mm, from which folds run outwards
-RADIUS = 65.0  # mm from there, where folds have their own width
+RADIUS = 65.0  # mm from the brain's centre, from which folds run outwards, where they have their own width
 RADIAL = 0.75  # 0: folds run in any direction, 1: straight outwards
 CORTEX = 3.0  # mm
 DEPTH = 18.0  # mm below the inner table that sulci reach
 WIDTH = 2.0  # mm of a sulcus in the depth where ``Appearance.sulci`` is 1
-BASAL = torch.tensor([[0.0, -4.0, -17.0], [24.0, 24.0, 12.0]])  # MNI mm, centre and radii: the basal cisterns
 MOUTH = 6.0  # mm below the inner table where sulci begin to widen, to twice that at the surface
+BASAL = torch.tensor([[0.0, -4.0, -17.0], [24.0, 24.0, 12.0]])  # MNI mm, centre and radii: the basal cisterns
 OPEN = 2.0  # by which those are wider than the average brain's blur shows
 
 
@@ -45,9 +45,9 @@ def fold(
     cerebellum = soft_step(-22 - z - 0.25 * (y + 60), 6.0) * soft_step(-30 - y, 6.0)
     cortical = ((0.8 - white) / 0.3).clamp(0, 1) * ((grey + white) / 0.15).clamp(0, 1)
     zone = cortical * (1 - cerebellum) * soft_step(DEPTH + 6 - depth, 8.0)
-    offset = points - CENTRE
+    offset = points - BRAIN_CENTRE
     stretch = (RADIUS / offset.norm(dim=1).clamp_min(20)) ** RADIAL
-    field = sample_field(folds, CENTRE + offset * stretch[:, None], LATTICE)[:, 0]
+    field = sample_field(folds, BRAIN_CENTRE + offset * stretch[:, None], LATTICE)[:, 0]
     to_sheet = field.abs() * (2**0.5 * FOLD) / stretch
     half = 0.5 * WIDTH * width * sulci * (2 - depth / MOUTH).clamp(1, 2)
     sulcus = soft_step(half - to_sheet, 0.8) * soft_step(DEPTH - depth, 4.0)
