@@ -348,8 +348,8 @@ TERRITORIES: dict[str, tuple[tuple[float, float, float], tuple[float, float, flo
     "posterior cerebral": ((10, -38, 2), (0.35, -1.0, 0.0), (0.35, 0.6)),
     "cerebellar": ((10, -48, -30), (0.6, -0.7, -0.35), (0.4, 0.8)),
 }
-# of ischaemic strokes by territory; the rest are small and deep. Middle cerebral 50.8 % and small vessels 12.8 % of 2,213
-# in Ng et al. 2007; the other shares are our guess
+# of ischaemic strokes by territory; the rest are small and deep. In Ng et al. 2007, of 2,213 middle cerebral 50.8 %
+# and small vessels 12.8 %; the other shares are our guess
 SHARES = (0.5, 0.07, 0.13, 0.1)
 
 
