@@ -99,8 +99,13 @@ def summarise(
     lesions = {lesion: rows for lesion in LESIONS if both_classes(rows := of_lesion(table, lesion))}
     results: dict[str, Any] = {
         "all": result(table),
-        "selected": result(table, selected) if selected else None,
+        "selected": {**(result(table, selected) or {}), "score": selected}
+        if selected and both_classes(table)
+        else None,
         "cohort": present({str(cohort): result(rows) for cohort, rows in table.groupby("cohort")}),
+        "cohort_selected": present({str(cohort): result(rows, selected) for cohort, rows in table.groupby("cohort")})
+        if selected
+        else {},
         "part": present({part: result(table, part) for part in parts}),
         "rejected_flagged": None,
         "other": present({name: result(other) for name, other in others.items()}),

@@ -42,7 +42,7 @@ from anomaly3d.scoring.scan_scores import choose, choose_without_each, rescore, 
 from anomaly3d.statistics.auc import share
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import is_leader, say
-from anomaly3d.system.workers import Workers, run_parallel
+from anomaly3d.system.workers import Workers, run_in_threads
 
 REFERENCE = "healthy_reference"  # a split of its own for the statistics of anomaly maps
 TASKS = ("validation", PSEUDO, REFERENCE, "calibration", "test")  # splits that are scored
@@ -89,19 +89,28 @@ class Scored:
 class Evaluated:
     """What a report is made from.
 
-    ``focus`` is the detector that it is about, ``detector`` itself, ``out`` where its scores and volumes are; ``table``
-    its rescored test scans, ``others`` those of other detectors by label; the first of ``calibrations`` is the locked
-    one; ``metrics`` is what ``metrics.json`` holds.
+    ``focus`` is the detector that it is about, ``detector`` itself, ``out`` where its scores and volumes are,
+    ``scored`` what became of them; ``others`` are the test tables of other detectors by label; ``metrics`` is what
+    ``metrics.json`` holds.
     """
 
     focus: Trained
     detector: Detector
     data: HeadCTDataModule
     out: Path
-    table: pd.DataFrame
+    scored: Scored
     others: dict[str, pd.DataFrame]
-    calibrations: list[Calibration]
     metrics: dict[str, Any]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Every score of the test scans."""
+        return self.scored.tables["test"]
+
+    @property
+    def locked(self) -> Calibration | None:
+        """Whose threshold counts; None where there are no calibration scans."""
+        return next(iter(self.scored.calibrations), None)
 
 
 def folder_of(out: Path, split: str) -> Path:
@@ -148,7 +157,7 @@ def evaluate_run(run: Path, focus: Trained, prepared: PreparedCohort, options: O
     }
     with written_whole(run / "evaluation" / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))
-    return Evaluated(focus, detector, data, out, test, others, scored.calibrations, metrics)
+    return Evaluated(focus, detector, data, out, scored, others, metrics)
 
 
 def how_unlike(data: HeadCTDataModule, focus: Trained, workers: Workers) -> dict[str, str]:
@@ -308,7 +317,7 @@ def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: Workers
     masks = [{m: r[m] for m in TRUTH if r[m] and r["label"] == "1"} for r in wanted.to_dict("records")]
     thresholds = scored.calibrations[0].voxel_thresholds
     jobs = [(m, k, scored.healthy, thresholds) for m, k in zip(maps, masks, strict=True)]
-    found = [row for part in run_parallel(locate_scan, jobs, workers, "localization") for row in part]
+    found = [row for part in run_in_threads(locate_scan, jobs, workers, "localization") for row in part]
     if not found:
         return {}
     located = pd.DataFrame(found).merge(wanted[["scan_id", "subject_id"]], on="scan_id")

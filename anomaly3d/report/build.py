@@ -23,13 +23,15 @@ from anomaly3d.report.figures import (
     roc_figure,
     training_figure,
     volume_figure,
+    words_of,
 )
-from anomaly3d.report.page import Page, set_aside_text, write_page
+from anomaly3d.report.page import P_VALUE, Page, set_aside_text, write_page
 from anomaly3d.report.tables import auc_rows, title_of
-from anomaly3d.report.viewer import Shown, pictures
+from anomaly3d.report.viewer import DEVIATION_LIMIT, Shown, pictures
 from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.scans.nifti import spacing_of, voxels
-from anomaly3d.scoring.anomaly_maps import RECONSTRUCTION, ScanMaps, maps_of
+from anomaly3d.scoring.anomaly_maps import ScanMaps, maps_of
+from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.scoring.inference import preprocessor_of
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import console, say
@@ -37,6 +39,7 @@ from anomaly3d.training.callbacks.numbers import FILE as TRAINING
 
 EXAMPLES = 2  # highest and lowest scores shown of each class
 CASES = "cases"  # the figure that shows scans
+DEVIATION = 3.0  # healthy spreads, where no voxel threshold is locked
 
 
 @dataclass(frozen=True)
@@ -55,24 +58,24 @@ def present(found: Evaluated, run: Path, images: bool | None) -> Report:
     """
     shows_scans = found.focus.lineage["synthetic"] if images is None else images
     figures = draw(found, run / "evaluation" / "figures")
-    locked = found.calibrations[0] if found.calibrations else None
-    flagged = locked.flags(found.table[locked.score]) if locked else None
+    locked, table = found.locked, found.table
+    flagged = locked.flags(table[locked.score]) if locked else None
     thumbnails: dict[str, str] = {}
     volumes: dict[str, dict[str, Any]] = {}
     if shows_scans:
-        none = pd.Series(False, index=found.table.index)
-        thumbnails, volumes = pictures(found.table, none if flagged is None else flagged, shown_scans(found))
+        thumbnails, volumes = pictures(table, found.scored.chosen, flagged, shown_scans(found))
     preprocessor = preprocessor_of(found.focus)
     page = Page(
         run=run.name,
         metrics=found.metrics,
-        table=found.table,
+        table=table.assign(**{P_VALUE: locked.p_values(table[locked.score].to_numpy(float))}) if locked else table,
         flagged=flagged,
         figures={name: file for name, file in figures.items() if shows_scans or name != CASES},
         thumbnails=thumbnails,
         volumes=volumes,
         scale=(preprocessor.per_unit, float(preprocessor.to_physical(np.array(0.0)))),
         unit=preprocessor.unit,
+        level=standardised_level(locked),
         alarms=read_alarms(found),
         made=made_of(found),
     )
@@ -84,20 +87,20 @@ def present(found: Evaluated, run: Path, images: bool | None) -> Report:
 
 def draw(found: Evaluated, place: Path) -> dict[str, Path]:
     """All figures as files, by name, in the order in which a reader wants them."""
-    table, detectors = found.table, found.metrics["detectors"]
+    table, chosen, detectors = found.table, found.scored.chosen, found.metrics["detectors"]
     others = {title_of(detectors, label): other for label, other in found.others.items()}
     figures = {
-        "roc": save(roc_figure(table, others), place / "roc"),
-        "lesions": save(lesion_figure(table), place / "lesions"),
+        "roc": save(roc_figure(table, others, chosen), place / "roc"),
+        "lesions": save(lesion_figure(table, chosen), place / "lesions"),
     }
     if cases := choose_cases(found):
         preprocessor = preprocessor_of(found.focus)
         figures[CASES] = save(case_figure(cases, preprocessor.per_unit, preprocessor.unit), place / CASES, ".png")
-    figures["groups"] = save(group_figure(table), place / "groups")
-    for calibration in found.calibrations[:1]:
-        if calibration.possible:
-            figures["volumes"] = save(volume_figure(table, calibration), place / "volumes")
-        figures["conformal"] = save(conformal_figure(table, calibration), place / "conformal")
+    figures["groups"] = save(group_figure(table, chosen), place / "groups")
+    if found.locked:
+        if found.locked.possible:
+            figures["volumes"] = save(volume_figure(table, found.locked), place / "volumes")
+        figures["conformal"] = save(conformal_figure(table, found.locked), place / "conformal")
     if numbers := read_training(found):
         figures["training"] = save(training_figure(numbers), place / "training")
     return figures
@@ -135,10 +138,17 @@ def made_of(found: Evaluated) -> list[dict[str, Any]]:
 
 
 def shown_scans(found: Evaluated) -> dict[str, Shown]:
-    """Files of the test scans for the viewer, by ``scan_id``."""
+    """Test scans for the viewer, by ``scan_id``."""
+    files = {scan.scan_id: scan for scan in found.scored.maps["test"]}
     rows = found.data.split("test").to_dict("records")
-    folder = found.out / RECONSTRUCTION
-    return {r["scan_id"]: Shown(r, folder / f"{r['scan_id']}.nii.gz" if folder.is_dir() else None) for r in rows}
+    return {row["scan_id"]: Shown(row, files.get(row["scan_id"]), found.scored.healthy) for row in rows}
+
+
+def standardised_level(locked: Calibration | None) -> float:
+    """From which deviation, in healthy spreads, the viewer shows colour: the locked threshold of voxels."""
+    levels = locked.voxel_thresholds if locked else {}
+    found = next((level for name, level in levels.items() if name.endswith("standardised")), DEVIATION)
+    return min(found, DEVIATION_LIMIT)
 
 
 def choose_cases(found: Evaluated) -> list[Case]:
@@ -152,17 +162,18 @@ def choose_cases(found: Evaluated) -> list[Case]:
         return []
     lesions = dict(zip(rows["scan_id"], rows["lesion_mask"], strict=True))
     scored = found.table if (labelled := ranked(found.table)).empty else labelled
+    score = found.scored.chosen
     cases = []
     for label, name in (("1", "abnormal"), ("0", "normal"), ("", "unlabelled")):
-        ordered = scored[scored["label"] == label].sort_values("total", ascending=False)
+        ordered = scored[scored["label"] == label].sort_values(score, ascending=False)
         picks = pd.concat([ordered.head(EXAMPLES), ordered.tail(EXAMPLES)]).drop_duplicates("scan_id")
-        cases += [case_of(r, name, files[r["scan_id"]], lesions[r["scan_id"]]) for r in picks.to_dict("records")]
+        cases += [case_of(r, score, name, files[r["scan_id"]], lesions[r["scan_id"]]) for r in picks.to_dict("records")]
     return cases
 
 
-def case_of(row: Mapping[Any, Any], name: str, files: ScanMaps, lesion: str) -> Case:
+def case_of(row: Mapping[Any, Any], score: str, name: str, files: ScanMaps, lesion: str) -> Case:
     """A scan of the table as a case; ``name`` is said of it where it has no lesions to name."""
-    title = f"{row['lesions'].replace(';', ', ') or name}\nscore {row['total']:.3f}"
+    title = f"{row['lesions'].replace(';', ', ') or name}\n{words_of(score)} {row[score]:.3f}"
     shown = voxels(files.image), voxels(files.reconstruction), voxels(lesion) if lesion else None
     return Case(title, *shown, spacing_of(files.image))
 
@@ -187,8 +198,8 @@ def show(found: Evaluated, page: Path) -> None:
     console.print(table)
     if found.metrics["set_aside"]:
         say(f"test scans without a score: {set_aside_text(found.metrics['set_aside'])}")
-    if not found.calibrations:
+    if not (locked := found.locked):
         say("no threshold is locked: the cohort has no calibration split")
-    elif not (locked := found.calibrations[0]).possible:
+    elif not locked.possible:
         say(f"no threshold is possible: {locked.rate:.0%} takes {locked.fewest} calibration scans, and there are fewer")
     say(f"report: {page.resolve()}")

@@ -60,14 +60,14 @@ def roc_band(labels: np.ndarray, scores: np.ndarray, subjects: np.ndarray, grid:
     return np.percentile(rows, [2.5, 97.5], axis=0)
 
 
-def draw_roc(axes: Axes, name: str, table: pd.DataFrame, band: bool, **style: Any) -> None:
-    """The ROC curve of a table, its AUC, interval and n in the legend."""
+def draw_roc(axes: Axes, name: str, table: pd.DataFrame, score: str, band: bool, **style: Any) -> None:
+    """The ROC curve of a column of a table, its AUC, interval and n in the legend."""
     rows = ranked(table)
     if not both_classes(rows):
         return
-    labels, scores = labels_and_scores(rows)
+    labels, scores = labels_and_scores(rows, score)
     false_rate, true_rate, _ = roc_curve(labels, scores, drop_intermediate=False)
-    estimate = auc_of(rows)
+    estimate = auc_of(rows, score)
     text = (
         f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}], {estimate.n_normal} + {estimate.n_abnormal}"
     )
@@ -78,19 +78,29 @@ def draw_roc(axes: Axes, name: str, table: pd.DataFrame, band: bool, **style: An
         axes.fill_between(grid, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
-def roc_figure(table: pd.DataFrame, others: dict[str, pd.DataFrame]) -> Figure:
-    """Fig. 4: ROC curves of this detector by cohort with their 95 % bands, and beside them those of the others."""
+def words_of(score: str) -> str:
+    """A score for people."""
+    return "A(x)" if score == "total" else score
+
+
+def roc_figure(table: pd.DataFrame, others: dict[str, pd.DataFrame], score: str = "total") -> Figure:
+    """Fig. 4: ROC curves of a score of this detector by cohort with their 95 % bands; and beside those of the others,
+    each by its own score, this detector's by both."""
     cohorts = {str(name): rows for name, rows in table.groupby("cohort")}
     parts = {"all cohorts": table, **cohorts} if len(cohorts) > 1 else cohorts
-    lines = max(len(parts), len(others) + 1)  # of the longer legend
+    own = dict.fromkeys([score, "total"])
+    lines = max(len(parts), len(others) + len(own))  # of the longer legend
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.8 + 0.15 * lines), layout="constrained")
     for colour, (name, rows) in zip(COLOURS, parts.items(), strict=False):
-        draw_roc(left, name, rows, True, color=colour, linewidth=1.8)
-    draw_roc(right, "this detector", table, False, color="black", linewidth=2.2)
+        draw_roc(left, name, rows, score, True, color=colour, linewidth=1.8)
+    for line, name in zip(("-", "--"), own, strict=False):
+        draw_roc(
+            right, f"this detector, {words_of(name)}", table, name, False, color="black", linestyle=line, linewidth=2
+        )
     styles = [(colour, line) for line in ("-", "--", ":") for colour in COLOURS[:-1]]
     for (colour, line), (name, rows) in zip(styles, others.items(), strict=False):
-        draw_roc(right, name, rows, False, color=colour, linestyle=line, linewidth=1.2)
-    for axes, title in ((left, "This detector, by cohort"), (right, "Beside the others")):
+        draw_roc(right, name, rows, "total", False, color=colour, linestyle=line, linewidth=1.2)
+    for axes, title in ((left, f"This detector, {words_of(score)}, by cohort"), (right, "Beside the others")):
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set(
@@ -101,7 +111,7 @@ def roc_figure(table: pd.DataFrame, others: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def lesion_figure(table: pd.DataFrame) -> Figure:
+def lesion_figure(table: pd.DataFrame, score: str = "total") -> Figure:
     """Fig. 5: precision against recall for each lesion type, against all normals; the AP of chance as dotted lines."""
     figure, axes = new_axes()
     table = ranked(table)
@@ -109,9 +119,9 @@ def lesion_figure(table: pd.DataFrame) -> Figure:
         rows = of_lesion(table, lesion)
         if not both_classes(rows):
             continue
-        labels, scores = labels_and_scores(rows)
+        labels, scores = labels_and_scores(rows, score)
         precision, recall, _ = precision_recall_curve(labels, scores)
-        estimate = ap_of(rows)
+        estimate = ap_of(rows, score)
         label = f"{lesion}: {estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}], n = {estimate.n_abnormal}"
         axes.step(recall, precision, where="post", color=colour, linewidth=1.6, label=label)
         axes.axhline(labels.mean(), color=colour, linewidth=0.8, linestyle=":")
@@ -120,7 +130,7 @@ def lesion_figure(table: pd.DataFrame) -> Figure:
         fontsize=7,
         frameon=False,
         loc="outside lower center",
-        title="AP [95 % interval]; dotted: chance",
+        title=f"{words_of(score)}, AP [95 % interval]; dotted: chance",
         title_fontsize=7,
     )
     return figure
@@ -151,21 +161,21 @@ def training_figure(numbers: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def group_figure(table: pd.DataFrame, seed: int = 0) -> Figure:
-    """Fig. 7: the logarithm of the score of every scan, by group and cohort, with each median."""
+def group_figure(table: pd.DataFrame, score: str = "total", seed: int = 0) -> Figure:
+    """Fig. 7: the logarithm of a score of every scan, by group and cohort, with each median."""
     groups = table[table["group"].isin(GROUPS)].groupby(["group", "cohort"]).ngroups
     figure, axes = new_axes(max(5.2, 1.1 * groups), 3.4)
     rng = np.random.default_rng(seed)
     places: list[str] = []
     for colour, group in zip(COLOURS, GROUPS, strict=False):
         for cohort, rows in table[table["group"] == group].groupby("cohort"):
-            values = np.log10(rows["total"].to_numpy(float).clip(1e-12))
+            values = np.log10(rows[score].to_numpy(float).clip(1e-12))
             x = len(places)
             axes.scatter(x + rng.uniform(-0.15, 0.15, len(values)), values, s=12, color=colour, alpha=0.7, linewidths=0)
             axes.plot([x - 0.25, x + 0.25], [np.median(values)] * 2, color="black", linewidth=1.5)
             places.append(f"{group}\n{cohort}\nn = {len(rows)}")
     axes.set_xticks(range(len(places)), places, fontsize=8)
-    axes.set(ylabel="log10 anomaly score", xlim=(-0.6, len(places) - 0.4))
+    axes.set(ylabel=f"log10 {words_of(score)}", xlim=(-0.6, len(places) - 0.4))
     return figure
 
 

@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from matplotlib.colors import to_rgb
 
-from anomaly3d.report.figures import BLUE, RED, RESIDUAL_LIMIT
+from anomaly3d.report.figures import BLUE, RED, RESIDUAL_LIMIT, words_of
 from anomaly3d.report.tables import auc_rows, tables
+from anomaly3d.report.viewer import DEVIATION_LIMIT
 from anomaly3d.scans.manifest import FAULTS
 from anomaly3d.scoring.familiarity import UNLIKE
 from anomaly3d.system.files import written_whole
@@ -47,10 +48,16 @@ def verdict(metrics: dict[str, Any], run: str) -> str:
         return f"Run {run}: the test split lacks normal or abnormal scans, so there is no AUC; scores are below."
     estimate = result["auc"]
     low, high = estimate["ci95"]
-    return (
+    words = (
         f"{name} of run {run} tells {estimate['n_abnormal']} abnormal from {estimate['n_normal']} normal head scans "
-        f"with an AUC of {estimate['value']:.2f} (95 % interval {low:.2f} to {high:.2f})."
+        f"with an AUC of {estimate['value']:.2f} (95 % interval {low:.2f} to {high:.2f})"
     )
+    if not (chosen := metrics["results"]["selected"]):
+        return f"{words}."
+    other = chosen["auc"]
+    by = "named by the config" if metrics["score"]["by"] == "config" else "chosen without a label"
+    low, high = other["ci95"]
+    return f"{words} by its own score A(x), and of {other['value']:.2f} ({low:.2f} to {high:.2f}) by {chosen['score']}, {by}."
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,8 @@ class Page:
 
     ``table``: test scans with their scores; ``flagged``: by the locked threshold, None where there is none;
     ``figures``: SVG or PNG files by name; ``thumbnails`` and ``volumes``: of ``report.viewer``, empty where no scan may
-    be shown; ``scale``: ``unit`` a difference of 1, and its value at 0; ``alarms``: ``phase, epoch, words``; ``made``:
-    the lineage of each phase, with its name.
+    be shown; ``scale``: ``unit`` a difference of 1, and its value at 0; ``level``: healthy spreads from which the
+    viewer shows colour; ``alarms``: ``phase, epoch, words``; ``made``: the lineage of each phase, with its name.
     """
 
     run: str
@@ -72,10 +79,12 @@ class Page:
     volumes: dict[str, dict[str, Any]]
     scale: tuple[float, float]
     unit: str
+    level: float
     alarms: list[dict[str, Any]]
     made: list[dict[str, Any]]
 
 
+P_VALUE = "p"  # the column of conformal p-values among healthy scans
 COLUMNS = ("scan_id", "cohort", "group", "lesions", "lesion_ml", "fault", "age", "sex", UNLIKE)
 
 
@@ -85,31 +94,33 @@ def found(label: str, flagged: bool) -> str:
     return words.get((label, flagged), "flagged" if flagged else "not flagged")
 
 
-def parts(row: dict[Any, Any]) -> list[str]:
+def parts(row: dict[Any, Any], score: str) -> list[str]:
     """What the viewer's title says of a scan."""
+    p = f"p = {row[P_VALUE]:.3f}" if P_VALUE in row else ""
     ml = f"{float(row['lesion_ml']):.1f} ml" if row.get("lesion_ml") else ""
     what = " and ".join(filter(None, (*row["lesions"].split(";"), *row["fault"].split(";"))))
-    return [row["scan_id"], row["group"], what, ml, f"score {row['total']:.4f}"]
+    return [row["scan_id"], row["group"], what, ml, f"{words_of(score)} {row[score]:.4f}", p]
 
 
 def scan_rows(page: Page) -> tuple[list[str], list[dict[str, Any]]]:
     """Columns of the table of scans, and its rows, the highest score first."""
-    lesions = page.table["lesions"].str.split(";")
+    lesions, score = page.table["lesions"].str.split(";"), page.metrics["score"]["chosen"]
     shown = page.table.assign(
         flagged=page.flagged if page.flagged is not None else False,
         lesions=lesions.map(lambda found: ";".join(word for word in found if word not in FAULTS)),
         fault=lesions.map(lambda found: ";".join(word for word in found if word in FAULTS)),
-    ).sort_values("total", ascending=False)
+    ).sort_values(score, ascending=False)
     columns = [c for c in COLUMNS if c in shown]
     columns = [c for c in columns if c not in ("fault", UNLIKE) or (shown[c] != "").any()]
-    distances = ["total", *page.metrics["results"]["part"]]
+    first = [score, *([P_VALUE] if P_VALUE in shown else [])]
+    distances = list(dict.fromkeys([*first, "total", *page.metrics["results"]["part"]]))
     rows = []
     for row in shown.to_dict("records"):
         outcome = found(row["label"], row["flagged"]) if page.flagged is not None else ""
         rows.append(
             {
                 "id": row["scan_id"],
-                "title": " · ".join(p for p in (*parts(row), outcome) if p),
+                "title": " · ".join(p for p in (*parts(row, score), outcome) if p),
                 "thumbnail": page.thumbnails.get(row["scan_id"], ""),
                 "cells": [
                     *(str(row[c]).replace(";", "; ") for c in columns),
@@ -153,6 +164,7 @@ def write_page(path: Path, page: Page) -> None:
         "window": [middle - half, middle + half],
         "middle": middle,
         "half": half,
+        "deviations": DEVIATION_LIMIT,
         "unit": page.unit,
     }
     templates = files("anomaly3d.report") / "templates"
@@ -168,7 +180,9 @@ def write_page(path: Path, page: Page) -> None:
         volumes=len(page.volumes),
         half=half,
         unit=page.unit,
-        limits=(f"{-high:.0f}", f"{high:+.0f}"),
+        level=round(4 * page.level) / 4,
+        deviations=DEVIATION_LIMIT,
+        limit=f"{high:.0f}",
         colours=(BLUE, RED),
         flagged=page.flagged is not None,
         columns=columns,

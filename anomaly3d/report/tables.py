@@ -43,10 +43,12 @@ def title_of(detectors: dict[str, dict[str, str]], label: str) -> str:
 def auc_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
     """The AUC table as text, one row a result."""
     results = metrics["results"]
+    chosen = (results["selected"] or {}).get("score")
     named = [
-        ("All cohorts", results["all"]),
-        ("All cohorts, the score that thresholds belong to", results["selected"]),
-        *((f"Cohort {name}", found) for name, found in results["cohort"].items()),
+        ("All cohorts, A(x)" if chosen else "All cohorts", results["all"]),
+        (f"All cohorts, {chosen}, the score of the thresholds", results["selected"]),
+        *((f"Cohort {name}" + (", A(x)" if chosen else ""), found) for name, found in results["cohort"].items()),
+        *((f"Cohort {name}, {chosen}", found) for name, found in results["cohort_selected"].items()),
         *((f"Score {name} alone", found) for name, found in results["part"].items()),
         ("All cohorts, scans that quality control set aside counted as flagged", results["rejected_flagged"]),
         *beside(metrics),

@@ -4,7 +4,6 @@ import base64
 import gzip
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib.image
@@ -13,20 +12,21 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from anomaly3d.report.figures import RESIDUAL_COLOURS, RESIDUAL_LIMIT
+from anomaly3d.report.figures import RESIDUAL_COLOURS
 from anomaly3d.scans.nifti import spacing_of, voxels
 from anomaly3d.scans.volume import mark_sides, three_planes
+from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, standardised_maps
 
 SCANS = 100  # with volumes; the others have a thumbnail only
 BUDGET = 24e6  # characters of all packed volumes
 BITS = {"brain_mask": 1, "lesion_mask": 2, "mass_effect_mask": 4}  # of the third volume; lesions as outlines
-SMOOTHED = 3  # voxels a side: a finding is more than a voxel
+DEVIATION_LIMIT = 8.0  # of the standardised map's colour scale and of its bytes
 
 
-def pick(table: pd.DataFrame, flagged: pd.Series, count: int = SCANS) -> list[str]:
+def pick(table: pd.DataFrame, score: str, flagged: pd.Series, count: int = SCANS) -> list[str]:
     """Scans worth a look, at most ``count``: in turn misses, false alarms, the highest scores, and others at random."""
     ill, well = table["label"] == "1", table["label"] == "0"
-    ordered = table.sort_values("total", ascending=False)
+    ordered = table.sort_values(score, ascending=False)
     rng = np.random.default_rng(0)
     queues = [
         ordered[(ill & ~flagged)[ordered.index]]["scan_id"].tolist(),
@@ -47,17 +47,27 @@ def eight_bits(volume: np.ndarray) -> np.ndarray:
     return np.rint((volume.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
 
+def signed_bytes(deviation: np.ndarray) -> np.ndarray:
+    """Within ``DEVIATION_LIMIT`` as 1 to 255; 0 as 128 exactly."""
+    return (np.rint(deviation.clip(-DEVIATION_LIMIT, DEVIATION_LIMIT) * 127 / DEVIATION_LIMIT) + 128).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Shown:
-    """A scan of the page: its row of the prepared manifest, and the file of its reconstruction, None for none."""
+    """A scan of the page: its row of the prepared manifest, the files of its maps, None for none, and what is usual."""
 
     row: dict[Any, Any]
-    reconstruction: Path | None
+    files: ScanMaps | None
+    healthy: Healthy
 
-    def volumes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Image and reconstruction ``(X, Y, Z)`` in [-1, 1]; without a reconstruction the image stands in."""
+    def volumes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image and reconstruction ``(X, Y, Z)`` in [-1, 1], and the standardised map of the residual, else of a map of
+        the detector's own; what does not exist is the image again, or 0."""
         image = voxels(self.row["image"])
-        return image, image if self.reconstruction is None else voxels(self.reconstruction)
+        if self.files is None:
+            return image, image, np.zeros_like(image)
+        reconstruction = voxels(self.files.reconstruction) if self.files.reconstruction else image
+        return image, reconstruction, next(iter(standardised_maps(*self.files.read(), self.healthy).values()))
 
     def mask(self, column: str) -> np.ndarray:
         """True where the mask of a column is; a single False where the scan has none."""
@@ -65,8 +75,8 @@ class Shown:
 
 
 def pack(scan: Shown) -> dict[str, Any]:
-    """A scan for the page: shape, affine, where to look first, and base64 of the gzipped bytes of input, reconstruction
-    and mask bits.
+    """A scan for the page: shape, affine, where to look first, and base64 of the gzipped bytes of input,
+    reconstruction, standardised map and mask bits.
 
     Voxels are in NIfTI's order, first axis fastest.
     """
@@ -77,30 +87,30 @@ def pack(scan: Shown) -> dict[str, Any]:
         mask = masks[column]
         drawn = ndimage.binary_dilation(mask) & ~mask if column == "lesion_mask" and mask.any() else mask
         bits |= drawn * np.uint8(bit)
-    image, reconstruction = scan.volumes()
-    data = b"".join(v.tobytes(order="F") for v in (eight_bits(image), eight_bits(reconstruction), bits))
+    image, reconstruction, deviation = scan.volumes()
+    packed = (*map(eight_bits, (image, reconstruction)), signed_bytes(deviation), bits)
+    data = b"".join(volume.tobytes(order="F") for volume in packed)
     return {
         "shape": list(header.shape),
-        "finding": finding(image - reconstruction, masks["brain_mask"], masks["lesion_mask"]),
+        "finding": finding(deviation, masks["lesion_mask"]),
         "affine": np.round(header.affine[:3], 4).tolist(),
         "data": base64.b64encode(gzip.compress(data, 9, mtime=0)).decode(),
     }
 
 
-def finding(residual: np.ndarray, brain: np.ndarray, lesion: np.ndarray) -> list[int]:
-    """The voxel to look at first: where the residual ``(X, Y, Z)`` is largest, in the lesion where one is known."""
-    large = ndimage.uniform_filter(np.abs(residual) * brain, SMOOTHED)
+def finding(deviation: np.ndarray, lesion: np.ndarray) -> list[int]:
+    """The voxel to look at first: where the map ``(X, Y, Z)`` is farthest from 0, in the lesion where one is known."""
+    large = np.abs(deviation)
     inside = large * lesion if lesion.any() else large
     return [int(i) for i in np.unravel_index((inside if inside.any() else large).argmax(), large.shape)]
 
 
 def thumbnail(scan: Shown) -> str:
-    """Base64 of a PNG: the axial slice with the largest residual, input beside signed residual."""
-    image, reconstruction = scan.volumes()
-    residual = (image - reconstruction) * scan.mask("brain_mask")
-    centre, spacing = (0, 0, int((residual**2).sum((0, 1)).argmax())), spacing_of(scan.row["image"])
+    """Base64 of a PNG: the axial slice with the largest deviation, input beside the signed standardised map."""
+    image, _, deviation = scan.volumes()
+    centre, spacing = (0, 0, int((deviation**2).sum((0, 1)).argmax())), spacing_of(scan.row["image"])
     grey, share = (
-        three_planes(v, spacing, centre)[0] for v in ((image + 1) / 2, (residual / RESIDUAL_LIMIT).clip(-1, 1))
+        three_planes(v, spacing, centre)[0] for v in ((image + 1) / 2, (deviation / DEVIATION_LIMIT).clip(-1, 1))
     )
     colour = RESIDUAL_COLOURS((share + 1) / 2)[..., :3]
     buffer = io.BytesIO()
@@ -110,18 +120,18 @@ def thumbnail(scan: Shown) -> str:
 
 
 def pictures(
-    table: pd.DataFrame, flagged: pd.Series, scans: dict[str, Shown]
+    table: pd.DataFrame, score: str, flagged: pd.Series | None, scans: dict[str, Shown]
 ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     """Thumbnails of all scans, and packed volumes of those worth a look, by ``scan_id``.
 
     Args:
-        table: test scans with ``scan_id, label, total``.
-        flagged: by the locked threshold, in the same order.
+        table: test scans with ``scan_id, label`` and ``score``, by which they are ranked.
+        flagged: by the locked threshold, in the same order; None where there is none.
     """
     thumbnails = {scan_id: thumbnail(scans[scan_id]) for scan_id in table["scan_id"]}
     packed: dict[str, dict[str, Any]] = {}
     size = 0
-    for scan_id in pick(table, flagged):
+    for scan_id in pick(table, score, flagged if flagged is not None else pd.Series(False, index=table.index)):
         made = pack(scans[scan_id])
         size += len(made["data"])
         if size > BUDGET:

@@ -11,7 +11,7 @@ from anomaly3d.errors import UserError
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps
 from anomaly3d.statistics.conformal import TOLERANCE, p_values, threshold, weights_of
 from anomaly3d.system.files import written_whole
-from anomaly3d.system.workers import Workers, run_parallel
+from anomaly3d.system.workers import Workers, run_in_threads
 
 HEALTHY = "healthy.npz"  # what is usual in the anomaly maps of healthy scans, beside the calibrations
 OWN = "own"  # the calibration split of the run's own cohort
@@ -144,7 +144,7 @@ def calibrate(
 ) -> list[Calibration]:
     """One a score, from table and maps of healthy scans that neither trained the detector nor chose its score."""
     jobs = [(scan, healthy, voxel_ml) for scan in maps]
-    levels = pd.DataFrame(run_parallel(voxel_quantiles, jobs, workers, "voxel thresholds"))
+    levels = pd.DataFrame(run_in_threads(voxel_quantiles, jobs, workers, "voxel thresholds"))
     medians = {str(name): float(value) for name, value in levels.median().items()}
     made = []
     for score in scores:

@@ -17,7 +17,7 @@ import pandas as pd
 from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.system.files import written_whole
-from anomaly3d.system.workers import Workers, run_parallel
+from anomaly3d.system.workers import Workers, run_in_threads
 
 UNLIKE = "unlike_training"  # the column that says in what a scan differs from all that the detector was trained with
 INPUTS = "inputs.json"  # beside the calibrations
@@ -47,7 +47,7 @@ def input_statistics(
         quality: ``PreparedCohort.quality``; ``numbers``: which of its columns were measured on the scan.
     """
     jobs = [(r["scan_id"], r["image"], r["brain_mask"]) for r in rows.to_dict("records")]
-    layers = pd.DataFrame(run_parallel(layer_values, jobs, workers, "what scans are like"))
+    layers = pd.DataFrame(run_in_threads(layer_values, jobs, workers, "what scans are like"))
     seen = [name for name in numbers if name not in POSITION]
     return rows[["scan_id"]].merge(layers, on="scan_id").merge(quality[["scan_id", *seen]], on="scan_id")
 

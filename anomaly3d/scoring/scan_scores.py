@@ -13,7 +13,7 @@ import pandas as pd
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, ScanMaps, anomaly_maps, standardised_name
 from anomaly3d.statistics.auc import compare_auc
 from anomaly3d.statistics.bootstrap import weighted_auc
-from anomaly3d.system.workers import Workers, run_parallel
+from anomaly3d.system.workers import Workers, run_in_threads
 
 PEAK = 100 / 64**3  # of a volume's voxels: 100 at 64^3, 1.8 ml of brain
 RARE = 3.0  # healthy spreads from which a voxel counts in ``exceedance``
@@ -53,11 +53,11 @@ def map_scores(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy) 
     return scores
 
 
-def scores_from_files(scan: ScanMaps, healthy: Healthy, left_out: ScanMaps | None) -> dict[str, Any]:
-    """``scan_id`` and ``map_scores`` of one scan, by what is usual in other scans than ``left_out``."""
+def scores_from_files(scans: list[ScanMaps], healthy: Healthy, left_out: ScanMaps | None) -> list[dict[str, Any]]:
+    """``scan_id`` and ``map_scores`` of some scans, by what is usual in other scans than ``left_out``."""
     if left_out:
         healthy = healthy.plus(*left_out.read(), -1)
-    return {"scan_id": scan.scan_id, **map_scores(*scan.read(), healthy)}
+    return [{"scan_id": scan.scan_id, **map_scores(*scan.read(), healthy)} for scan in scans]
 
 
 def part_scores(table: pd.DataFrame, healthy: Healthy) -> pd.DataFrame:
@@ -89,9 +89,12 @@ def rescore(
     found = part_scores(table, healthy)
     if not maps:
         return found
-    jobs = [(scan, healthy, (measured_on or {}).get(scan.scan_id)) for scan in maps]
-    rows = pd.DataFrame(run_parallel(scores_from_files, jobs, workers, what))
-    return found.merge(rows, on="scan_id", how="left", validate="one_to_one")
+    jobs: dict[str, tuple[list[ScanMaps], Healthy, ScanMaps | None]] = {}
+    for scan in maps:
+        left_out = (measured_on or {}).get(scan.scan_id)
+        jobs.setdefault((left_out or scan).scan_id, ([], healthy, left_out))[0].append(scan)
+    rows = [row for rows in run_in_threads(scores_from_files, list(jobs.values()), workers, what) for row in rows]
+    return found.merge(pd.DataFrame(rows), on="scan_id", how="left", validate="one_to_one")
 
 
 def score_names(table: pd.DataFrame) -> list[str]:

@@ -4,7 +4,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from concurrent.futures import TimeoutError as TooLong
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,6 +32,11 @@ class Cluster:
 Workers = int | Cluster
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def worker_count(workers: int | str | None, scheduler: str | None = None) -> Workers:
     """``workers`` and ``scheduler`` of the config; None: a process for each core that this one may use.
 
@@ -43,7 +48,7 @@ def worker_count(workers: int | str | None, scheduler: str | None = None) -> Wor
     if scheduler:
         raise UserError(f"scheduler={scheduler} is for workers=dask")
     if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores()
     if not isinstance(workers, int) or workers < 1:
         raise UserError(f"workers must be a whole number of processes or dask, not {workers!r}")
     return workers
@@ -105,6 +110,22 @@ def run_parallel(
             yield from track(results, len(jobs), what)
     except OSError as error:
         raise disk_error(error) from error
+
+
+def run_in_threads(
+    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: Workers, what: str
+) -> Iterator[Any]:
+    """As ``run_parallel``, in threads of this process and in the order of the jobs.
+
+    For short work on arrays: it starts at once, jobs share what they read, and numpy and scipy let threads run side by
+    side. On a cluster, all cores of this machine.
+    """
+    with ThreadPoolExecutor(workers if isinstance(workers, int) else cores()) as pool:
+        futures = [pool.submit(function, *job) for job in jobs]
+        try:
+            yield from track((future.result() for future in futures), len(jobs), what)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def run_in_pool(

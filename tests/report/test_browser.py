@@ -109,36 +109,45 @@ def test_the_table_sorts_and_filters(page):
     assert page.find_element(By.ID, "count").text == "1 of 5 scans"
 
 
-def test_a_scan_opens_and_its_residual_follows_the_threshold(page, tiny_run):
+def test_a_scan_opens_and_its_maps_follow_their_thresholds(page, tiny_run):
     (first, *_) = rows(page)
     scan = first.get_attribute("data-id")
     first.click()
     opened(page, scan)
     assert scan in page.find_element(By.ID, "viewer-title").text
-    low = wait_for_canvas(page)
+    wait_for_canvas(page)
     shown = page.execute_script(f"return scans.volumes['{scan}']")
     said = re.fullmatch(
-        r"input (-?\d+) HU, reconstruction (-?\d+), residual (-?\d+) at (.*) mm \(MNI\)",
+        r"input (-?\d+) HU, reconstruction (-?\d+), residual (-?\d+), (-?\d+\.\d) healthy spreads, at (.*) mm \(MNI\)",
         page.find_element(By.ID, "values").text,
     )
     at = [round(float(v)) for v in np.array(shown["affine"]) @ [*shown["finding"], 1]]
-    assert [int(v) for v in said[4].split(",")] == pytest.approx(at, abs=2)  # it opens at the finding
+    assert [int(v) for v in said[5].split(",")] == pytest.approx(at, abs=2)  # it opens at the finding
     data = HeadCTDataModule(prepared_of(choose_trained(tiny_run, None), tiny_run.parents[1] / "data"), 1)
     data.setup()
     image = voxels(data.split("test").set_index("scan_id").loc[scan, "image"])
     assert int(said[1]) == pytest.approx((image[tuple(shown["finding"])] + 1) * 60 - 20, abs=1.5)
     assert int(said[3]) == int(said[1]) - int(said[2])
-    assert page.find_element(By.CLASS_NAME, "legend").text == "darker than healthy -36 +36 HU brighter"
-    page.execute_script(
-        "const t = document.getElementById('threshold'); t.value = 34; t.dispatchEvent(new Event('input'));"
-    )
-    time.sleep(0.5)
-    high = wait_for_canvas(page)
+    legend = page.find_element(By.CLASS_NAME, "legend").text
+    assert legend == "darker than healthy brighter; to 8 healthy spreads, or 36 HU"
 
     def colourful(shot):
         return float((shot.max(2) - shot.min(2) > 0.1).mean())
 
-    assert colourful(low) > colourful(high)
+    def moved(slider, value):
+        page.execute_script(
+            f"const t = document.getElementById('{slider}'); t.value = {value}; t.dispatchEvent(new Event('input'));"
+        )
+        time.sleep(0.5)
+        return colourful(wait_for_canvas(page))
+
+    many, none = moved("deviation", 1), moved("deviation", 8)
+    assert many > none
+    assert page.find_element(By.ID, "deviation-value").text == "8 healthy spreads"
+    page.find_element(By.ID, "show-residual").click()
+    many, few = moved("threshold", 4), moved("threshold", 34)
+    assert many > few
+    assert many > none
     assert page.find_element(By.ID, "threshold-value").text == "34 HU"
     assert [e for e in page.get_log("browser") if e["level"] == "SEVERE"] == []
 

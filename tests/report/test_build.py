@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from anomaly3d.data.module import HeadCTDataModule
-from anomaly3d.evaluation.run import Evaluated
+from anomaly3d.evaluation.run import Evaluated, Scored
 from anomaly3d.report.build import choose_cases
 from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scoring.inference import prepared_of
@@ -19,8 +19,9 @@ def test_cases_are_ranked_scans_and_without_any_those_there_are(tiny_run, places
     faulty = table.assign(group=["low_quality", *table["group"][1:]])
 
     def titles(table):
-        cases = choose_cases(Evaluated(focus, focus.load(), data, out, table, {}, [], {}))
-        return [case.title.replace("\nscore", "") for case in cases]
+        scored = Scored({"test": table}, {}, None, {}, {}, "total")
+        cases = choose_cases(Evaluated(focus, focus.load(), data, out, scored, {}, {}))
+        return [case.title.replace("\nA(x)", "") for case in cases]
 
     ill = [f"abnormal {score}.000" for score in (5, 4, 3)]
     assert titles(faulty) == [*ill, "normal 2.000"]

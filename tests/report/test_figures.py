@@ -60,11 +60,27 @@ def texts(figure):
 def test_roc_shows_cohorts_with_bands_and_the_others(table):
     figure = roc_figure(table, {"mirror": table.assign(total=1.0)})
     left, right = figure.axes
-    assert [t.split(":")[0] for t in texts(figure)] == ["all cohorts", "x", "y", "this detector", "mirror"]
+    assert [t.split(":")[0] for t in texts(figure)] == ["all cohorts", "x", "y", "this detector, A(x)", "mirror"]
     assert len(left.collections) == 3
     assert "0.50" in texts(figure)[-1]
     assert len(right.collections) == 0
     plt.close(figure)
+
+
+def test_figures_show_the_score_that_they_are_asked_for(table):
+    told = table.assign(peak=table["label"].astype(float) + 1)
+    roc = roc_figure(told, {}, "peak")
+    legend = texts(roc)
+    assert [t.split(":")[0] for t in legend[-2:]] == ["this detector, peak", "this detector, A(x)"]
+    assert all(": 1.00 [" in t for t in legend[:-1])
+    assert ": 1.00 [" not in legend[-1]
+    lesions = lesion_figure(told, "peak").legends[0]
+    assert all(": 1.00 [" in t.get_text() for t in lesions.get_texts())
+    assert lesions.get_title().get_text().startswith("peak, AP")
+    (groups,) = group_figure(told, "peak").axes
+    heights = {round(float(y), 3) for drawn in groups.collections for y in drawn.get_offsets()[:, 1]}
+    assert heights == {0, 0.301}
+    plt.close("all")
 
 
 def test_recall_against_volume_counts_every_scan_once(table, calibration):

@@ -11,9 +11,10 @@ from scipy import ndimage
 
 from anomaly3d.report import viewer
 from anomaly3d.report.page import found, script_safe
-from anomaly3d.report.viewer import Shown, eight_bits, pack, pick, pictures, thumbnail
+from anomaly3d.report.viewer import Shown, eight_bits, pack, pick, pictures, signed_bytes, thumbnail
 from anomaly3d.scans.nifti import spacing_of
 from anomaly3d.scans.volume import three_planes
+from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, ScanMaps, standardised_maps
 
 SHAPE = (6, 5, 4)
 
@@ -34,67 +35,82 @@ def scan(tmp_path):
         path.parent.mkdir()
         nib.save(nib.Nifti1Image(volume, np.diag([2.5, 3, 3.5, 1])), path)
         row[name] = str(path)
-    return row, volumes
+    files = ScanMaps("a", row["image"], row["reconstruction"], row["brain_mask"])
+    healthy = Healthy(0, np.zeros(()), {}, {}, {})
+    for _ in range(3):
+        noise = rng.normal(0, 0.3, SHAPE).astype(np.float32)
+        healthy = healthy.plus({RESIDUAL: noise}, volumes["brain_mask"] > 0, 1)
+    return Shown(row, files, healthy), volumes
 
 
-def test_a_packed_scan_holds_its_volumes(scan, tmp_path):
-    row, volumes = scan
-    made = pack(Shown(row, tmp_path / "reconstruction" / "a.nii.gz"))
+def test_a_packed_scan_holds_its_volumes(scan):
+    shown, volumes = scan
+    made = pack(shown)
     data = np.frombuffer(gzip.decompress(base64.b64decode(made["data"])), np.uint8)
-    image, reconstruction, bits = (part.reshape(SHAPE, order="F") for part in data.reshape(3, -1))
+    image, reconstruction, deviation, bits = (part.reshape(SHAPE, order="F") for part in data.reshape(4, -1))
+    raw = volumes["image"] - volumes["reconstruction"]
+    z = standardised_maps({RESIDUAL: raw}, volumes["brain_mask"] > 0, shown.healthy)["standardised"]
+    assert np.abs(z).max() > 1
+    np.testing.assert_allclose((deviation.astype(float) - 128) / 127 * 8, z.clip(-8, 8), atol=8 / 254 + 1e-6)
+    assert (deviation[volumes["brain_mask"] == 0] == 128).all()
     assert made["shape"] == list(SHAPE)
     assert made["affine"][2] == [0, 0, 3.5, 0]
     np.testing.assert_allclose(image / 127.5 - 1, volumes["image"], atol=1 / 255 + 1e-6)
     np.testing.assert_array_equal(reconstruction, eight_bits(volumes["reconstruction"]))
     np.testing.assert_array_equal(bits & 1, volumes["brain_mask"])
     lesion = volumes["lesion_mask"] > 0
+    assert np.abs(z)[tuple(made["finding"])] == np.abs(z)[lesion].max()
     outline = (bits & 2) > 0
     assert not (outline & lesion).any()  # it lies around the lesion, every voxel of it beside one
     assert (outline <= ndimage.binary_dilation(lesion)).all()
     assert outline.sum() == ndimage.binary_dilation(lesion).sum() - lesion.sum()
-    assert lesion[tuple(made["finding"])]
     assert (bits & 4 == 0).all()
 
 
 def test_misses_and_false_alarms_come_first():
-    table = pd.DataFrame({"scan_id": list("abcdef"), "label": list("010101"), "total": [0.1, 0.2, 0.9, 0.3, 0.2, 0.8]})
-    flagged = table["total"] > 0.5
-    chosen = pick(table, flagged, 3)
-    assert chosen == ["d", "c", "b"] or chosen[:2] == ["d", "c"]
-    assert set(pick(table, flagged)) == set("abcdef")
+    table = pd.DataFrame({"scan_id": list("abcdef"), "label": list("010101"), "peak": [0.1, 0.2, 0.9, 0.3, 0.2, 0.8]})
+    table["total"] = -table["peak"]
+    flagged = table["peak"] > 0.5
+    assert pick(table, "peak", flagged, 2) == ["d", "c"]
+    assert pick(table, "total", flagged, 2) == ["b", "c"]
+    assert set(pick(table, "peak", flagged)) == set("abcdef")
 
 
-def test_volumes_stop_at_the_budget_and_thumbnails_do_not(scan, tmp_path, monkeypatch):
-    row, volumes = scan
+def test_volumes_stop_at_the_budget_and_thumbnails_do_not(scan, monkeypatch):
+    shown, volumes = scan
     table = pd.DataFrame({"scan_id": ["a"], "label": ["1"], "total": [1.0]})
-    scans = {"a": Shown(row, tmp_path / "reconstruction" / "a.nii.gz")}
-    thumbnails, packed = pictures(table, pd.Series([False]), scans)
+    thumbnails, packed = pictures(table, "total", None, {"a": shown})
     assert list(thumbnails) == list(packed) == ["a"]
     image = matplotlib.image.imread(io.BytesIO(base64.b64decode(thumbnails["a"])))
-    height, width = three_planes(volumes["image"], spacing_of(row["image"]))[0].shape
+    height, width = three_planes(volumes["image"], spacing_of(shown.row["image"]))[0].shape
     assert image.shape[:2] == (height, 2 * width)
     monkeypatch.setattr(viewer, "BUDGET", 10)
-    assert pictures(table, pd.Series([False]), scans)[1] == {}
+    assert pictures(table, "total", pd.Series([False]), {"a": shown})[1] == {}
 
 
-def test_without_a_reconstruction_the_residual_is_empty(scan):
-    row, volumes = scan
-    data = gzip.decompress(base64.b64decode(pack(Shown(row, None))["data"]))
-    image, reconstruction, _ = np.frombuffer(data, np.uint8).reshape(3, -1)
+def test_without_a_map_residual_and_deviation_are_empty(scan):
+    shown, volumes = scan
+    data = gzip.decompress(base64.b64decode(pack(Shown(shown.row, None, shown.healthy))["data"]))
+    image, reconstruction, deviation, _ = np.frombuffer(data, np.uint8).reshape(4, -1)
+    assert (deviation == 128).all()
     np.testing.assert_array_equal(image, reconstruction)
     np.testing.assert_array_equal(image, eight_bits(volumes["image"]).ravel(order="F"))
 
 
-def test_the_patients_right_is_on_the_left_of_a_thumbnail(scan, tmp_path, monkeypatch):
+def test_a_map_in_bytes_keeps_its_zero_and_its_sign():
+    assert signed_bytes(np.array([-99, -8, -0.01, 0, 0.01, 8, 99])).tolist() == [1, 1, 128, 128, 128, 255, 255]
+
+
+def test_the_patients_right_is_on_the_left_of_a_thumbnail(scan, monkeypatch):
     """Every plane that is shown comes from ``three_planes``: +x is the patient's right."""
-    row, volumes = scan
+    shown, volumes = scan
     monkeypatch.setattr(viewer, "mark_sides", lambda picture, value: picture)
-    made = thumbnail(Shown(row, tmp_path / "reconstruction" / "a.nii.gz"))
+    made = thumbnail(shown)
     picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(made)))[..., 0]
-    grey, spacing = (volumes["image"] + 1) / 2, spacing_of(row["image"])
-    shown = [three_planes(grey, spacing, (0, 0, z))[0] for z in range(SHAPE[2])]
-    width = shown[0].shape[1]
-    assert min(np.abs(picture[:, :width] - plane).max() for plane in shown) < 1 / 255 + 1e-3
+    grey, spacing = (volumes["image"] + 1) / 2, spacing_of(shown.row["image"])
+    planes = [three_planes(grey, spacing, (0, 0, z))[0] for z in range(SHAPE[2])]
+    width = planes[0].shape[1]
+    assert min(np.abs(picture[:, :width] - plane).max() for plane in planes) < 1 / 255 + 1e-3
 
 
 def test_outcomes_in_words():

@@ -36,7 +36,8 @@ const MASK = { cal_min: 0.5, cal_max: 1 };
 const LAYERS = [
   { name: "input", opacity: 1, options: GREY },
   { name: "reconstruction", opacity: 1, options: GREY },
-  { name: "residual", opacity: 0.75, options: { colormap: "brighter", colormapNegative: "darker", cal_min: scans.half * 2 / 15, cal_max: scans.limit } },
+  { name: "residual", opacity: 0.75, options: { colormap: "brighter", colormapNegative: "darker", cal_max: scans.limit } },
+  { name: "standardised", opacity: 0.75, options: { colormap: "brighter", colormapNegative: "darker", cal_max: scans.deviations } },
   { name: "lesion", opacity: 0.9, options: { colormap: "green", ...MASK } },
   { name: "displaced", opacity: 0.35, options: { colormap: "violet", ...MASK } },
   { name: "brain", opacity: 0.25, options: { colormap: "blue", ...MASK } },
@@ -46,14 +47,15 @@ let viewer = null, current = null;
 async function unpack(scan) {
   const zipped = Uint8Array.from(atob(scan.data), (c) => c.charCodeAt(0));
   const stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer()), count = bytes.length / 3;
+  const bytes = new Uint8Array(await new Response(stream).arrayBuffer()), count = bytes.length / 4;
   const image = Float32Array.from(bytes.subarray(0, count), physical);
   const reconstruction = Float32Array.from(bytes.subarray(count, 2 * count), physical);
-  const bits = bytes.subarray(2 * count);
+  const bits = bytes.subarray(3 * count);
   return {
     input: image,
     reconstruction,
     residual: image.map((value, i) => (bits[i] & 1 ? value - reconstruction[i] : 0)),
+    standardised: Float32Array.from(bytes.subarray(2 * count, 3 * count), (byte) => (byte - 128) / 127 * scans.deviations),
     brain: Float32Array.from(bits, (b) => b & 1),
     lesion: Float32Array.from(bits, (b) => (b & 2) / 2),
     displaced: Float32Array.from(bits, (b) => (b & 4) / 4),
@@ -83,10 +85,11 @@ const ramp = ([r, g, b]) => ({ R: [0, r], G: [0, g], B: [0, b], A: [128, 255], I
 
 // what lies under the crosshair, in physical units
 function tell({ values, mm }) {
-  if (values.length < 3) return;
+  if (values.length < 4) return;
   const [input, reconstruction] = values.map((v) => Math.round(v.value));
+  const deviation = values[3].value.toFixed(1);
   const place = [...mm].slice(0, 3).map((v) => Math.round(v)).join(", ");
-  find("values").textContent = `input ${input} ${scans.unit}, reconstruction ${reconstruction}, residual ${input - reconstruction} at ${place} mm (MNI)`;
+  find("values").textContent = `input ${input} ${scans.unit}, reconstruction ${reconstruction}, residual ${input - reconstruction}, ${deviation} healthy spreads, at ${place} mm (MNI)`;
 }
 
 async function show(id) {
@@ -123,12 +126,13 @@ async function show(id) {
 
 function settle() {
   if (!viewer || viewer.volumes.length < LAYERS.length) return;
-  const threshold = Number(find("threshold").value);
-  find("threshold-value").textContent = `${threshold} ${scans.unit}`;
+  const limit = { residual: Number(find("threshold").value), standardised: Number(find("deviation").value) };
+  find("threshold-value").textContent = `${limit.residual} ${scans.unit}`;
+  find("deviation-value").textContent = `${limit.standardised} healthy spreads`;
   LAYERS.forEach((layer, i) => {
     const box = find(`show-${layer.name}`), volume = viewer.volumes[i];
     volume.opacity = box && !box.checked ? 0 : layer.opacity;
-    if (layer.name === "residual") { volume.cal_min = threshold; volume.cal_minNeg = -layer.options.cal_max; volume.cal_maxNeg = -threshold; }
+    if (layer.name in limit) { volume.cal_min = limit[layer.name]; volume.cal_minNeg = -layer.options.cal_max; volume.cal_maxNeg = -limit[layer.name]; }
   });
   viewer.updateGLVolume();
 }
