@@ -57,7 +57,10 @@ def verdict(metrics: dict[str, Any], run: str) -> str:
     other = chosen["auc"]
     by = "named by the config" if metrics["score"]["by"] == "config" else "chosen without a label"
     low, high = other["ci95"]
-    return f"{words} by its own score A(x), and of {other['value']:.2f} ({low:.2f} to {high:.2f}) by {chosen['score']}, {by}."
+    return (
+        f"{words} by its own score A(x), and of {other['value']:.2f} ({low:.2f} to {high:.2f}) by {chosen['score']}, "
+        f"{by}."
+    )
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,12 @@ def auc_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
     """The AUC table as text, one row a result."""
     results = metrics["results"]
     chosen = (results["selected"] or {}).get("score")
+    cohorts = [(", A(x)" if chosen else "", results["cohort"])]
+    cohorts += [(f", {chosen}", results["cohort_selected"])] if chosen else []
     named = [
         ("All cohorts, A(x)" if chosen else "All cohorts", results["all"]),
         (f"All cohorts, {chosen}, the score of the thresholds", results["selected"]),
-        *((f"Cohort {name}" + (", A(x)" if chosen else ""), found) for name, found in results["cohort"].items()),
-        *((f"Cohort {name}, {chosen}", found) for name, found in results["cohort_selected"].items()),
+        *((f"Cohort {name}{words}", by_cohort[name]) for name in results["cohort"] for words, by_cohort in cohorts),
         *((f"Score {name} alone", found) for name, found in results["part"].items()),
         ("All cohorts, scans that quality control set aside counted as flagged", results["rejected_flagged"]),
         *beside(metrics),

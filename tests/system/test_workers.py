@@ -9,7 +9,7 @@ import pytest
 
 from anomaly3d.errors import UserError
 from anomaly3d.system.files import remove_leftovers, written_whole
-from anomaly3d.system.workers import run_parallel
+from anomaly3d.system.workers import run_in_threads, run_parallel
 
 SLEEPERS = (
     "import time\nfrom anomaly3d.system.workers import run_parallel\n"
@@ -19,6 +19,27 @@ SLEEPERS = (
 
 def test_every_job_is_done_once():
     assert sorted(run_parallel(pow, [(2, i) for i in range(5)], 2, "powers")) == [1, 2, 4, 8, 16]
+
+
+def test_threads_keep_the_order_and_share_what_they_read():
+    shared = []
+    found = run_in_threads(lambda n: (shared.append(n), n**2)[1], [(n,) for n in range(20)], 3, "squares")
+    assert list(found) == [n**2 for n in range(20)]
+    assert sorted(shared) == list(range(20))
+    assert list(run_in_threads(pow, [], 2, "nothing")) == []
+
+
+def test_an_error_in_a_thread_ends_the_work():
+    begun = []
+
+    def work(n):
+        begun.append(n)
+        time.sleep(0.05)
+        return 1 / (n - 1)
+
+    with pytest.raises(ZeroDivisionError):
+        list(run_in_threads(work, [(n,) for n in range(50)], 2, "divide"))
+    assert len(begun) < 10
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc, which only Linux has")

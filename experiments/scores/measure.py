@@ -1,0 +1,271 @@
+"""From residual to scan score, on the cohorts of ``study.sh``: before and after the layer, and each part taken away.
+
+``python -m experiments.scores.measure bench21 bench22 bench23`` scores what is missing, writes a file a run and the
+tables of the README. The layer is the one of ``anomaly3d.scoring``; its variants are written out here.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy import ndimage
+
+from anomaly3d.cli import CONF
+from anomaly3d.data.module import PSEUDO, HeadCTDataModule
+from anomaly3d.data.pseudo_anomalies import base_of
+from anomaly3d.evaluation.localization import locate_scan
+from anomaly3d.evaluation.metrics import LESIONS, of_lesion, ranked
+from anomaly3d.runs.folder import Trained, choose_trained, find_trained
+from anomaly3d.scans.nifti import voxels
+from anomaly3d.scoring import anomaly_maps
+from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, ScanMaps, maps_of, smooth
+from anomaly3d.scoring.calibration import calibrate
+from anomaly3d.scoring.inference import Inference, prepared_of
+from anomaly3d.scoring.scan_scores import choose, peak, rescore, score_names
+from anomaly3d.statistics.auc import auc
+from anomaly3d.system.files import written_whole
+from anomaly3d.system.progress import say
+from anomaly3d.system.workers import run_in_threads
+
+HERE = Path(__file__).parent
+DETECTORS = ("fanogan", "fanogan/encoder", "pca", "mean_volume", "zscore", "mirror")
+SPLITS = ("train", "validation", PSEUDO, "calibration", "test")
+TRAINER = yaml.safe_load((Path(CONF) / "trainer" / "auto.yaml").read_text())
+VOLUMES = (0, 2, 10, 50, np.inf)  # ml
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The layer's parts, each of which can be taken away: None and False are without."""
+
+    standardised: bool = True
+    smoothing: float = anomaly_maps.SMOOTHING
+    smoothed_first: bool = False
+    pooled: float = anomaly_maps.POOLED
+    centred: bool = True
+    scaled: bool = False
+    usual: bool = True
+    summary: Callable[[np.ndarray, tuple[int, ...]], float] = peak
+
+
+def mean_square(values: np.ndarray, shape: tuple[int, ...]) -> float:
+    """In place of ``peak``."""
+    return float(np.mean(values**2))
+
+
+def peak_of(count: int) -> Callable[[np.ndarray, tuple[int, ...]], float]:
+    """``peak`` of another number of voxels."""
+    return lambda values, shape: float(np.partition(values, len(values) - count)[-count:].mean())
+
+
+SHIPPED = Layer()
+VARIANTS = {
+    "as shipped": SHIPPED,
+    "not standardised": replace(SHIPPED, standardised=False),
+    "mean square of all voxels, not the largest": replace(SHIPPED, summary=mean_square),
+    "the largest 40 voxels": replace(SHIPPED, summary=peak_of(40)),
+    "the largest 2600 voxels (1 %)": replace(SHIPPED, summary=peak_of(2621)),
+    "not smoothed": replace(SHIPPED, smoothing=0),
+    "smoothed twice as wide": replace(SHIPPED, smoothing=2.0),
+    "smoothed before it is standardised": replace(SHIPPED, smoothed_first=True),
+    "spread of each voxel by itself": replace(SHIPPED, pooled=0),
+    "spread pooled over 1 voxel": replace(SHIPPED, pooled=1.0),
+    "not centred on the scan's median": replace(SHIPPED, centred=False),
+    "divided by the scan's own median deviation": replace(SHIPPED, scaled=True),
+    "also where brain is unusual": replace(SHIPPED, usual=False),
+}
+
+
+@dataclass(frozen=True)
+class Read:
+    """Residuals of some scans in memory."""
+
+    raw: list[np.ndarray]
+    brain: list[np.ndarray]
+
+    @classmethod
+    def of(cls, scans: list[ScanMaps]) -> "Read":
+        """From their files."""
+        both = [scan.read() for scan in scans]
+        return cls([raw[RESIDUAL] for raw, _ in both], [brain for _, brain in both])
+
+
+def statistics(found: Read, layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, spread and where brain is usual."""
+    healthy = Healthy(0, np.zeros(()), {}, {}, {})
+    for raw, brain in zip(found.raw, found.brain, strict=True):
+        healthy = healthy.plus({RESIDUAL: smooth(raw, brain) if layer.smoothed_first else raw}, brain, 1)
+    weight = np.maximum(ndimage.gaussian_filter(healthy.brains, layer.pooled), 1e-3 * healthy.count)
+    mean = ndimage.gaussian_filter(healthy.total[RESIDUAL], layer.pooled) / weight
+    square = healthy.square[RESIDUAL] - 2 * mean * healthy.total[RESIDUAL] + mean**2 * healthy.brains
+    spread = np.sqrt((ndimage.gaussian_filter(square, layer.pooled) / weight).clip(min=0)).clip(anomaly_maps.FLOOR)
+    return mean, spread, healthy.usual
+
+
+def smoothed(values: np.ndarray, where: np.ndarray, width: float) -> np.ndarray:
+    """``anomaly_maps.smooth`` with another width; 0: as it is."""
+    if not width:
+        return values * where
+    weight = ndimage.gaussian_filter(where.astype(np.float32), width)
+    return ndimage.gaussian_filter(values * where, width) / np.maximum(weight, 1e-3) * where
+
+
+def score(raw: np.ndarray, brain: np.ndarray, usual: Any, layer: Layer) -> float:
+    """Of one scan."""
+    mean, spread, place = usual
+    if not layer.standardised:
+        return layer.summary(np.abs(smoothed(raw, brain, layer.smoothing)[brain]), brain.shape)
+    where = brain & place if layer.usual else brain
+    z = ((smooth(raw, brain) if layer.smoothed_first else raw) - mean) / spread
+    z = z - np.median(z[where]) if layer.centred else z
+    z = z / (np.median(np.abs(z[where])) / 0.6745) if layer.scaled else z
+    z = z * where if layer.smoothed_first else smoothed(z, where, layer.smoothing)
+    return layer.summary(np.abs(z[brain]), brain.shape)
+
+
+def scores(test: Read, healthy: Read, layer: Layer, what: str) -> np.ndarray:
+    """Of all scans."""
+    usual = statistics(healthy, layer)
+    jobs = [(raw, brain, usual, layer) for raw, brain in zip(test.raw, test.brain, strict=True)]
+    return np.array(list(run_in_threads(score, jobs, WORKERS, what)))
+
+
+def ranks(table: pd.DataFrame, values: np.ndarray) -> dict[str, Any]:
+    """AUC of a score at sites A and B with intervals, at A by kind of bleed and by volume, and how a healthy scan of B
+    stands to one of A."""
+    rows = table.assign(score=values)
+    a, b, well = rows[rows["site"] == "A"], rows[rows["site"] == "B"], rows[rows["label"] == "0"]
+
+    def of(part: pd.DataFrame) -> dict[str, Any]:
+        return auc(part["label"].astype(int).to_numpy(), part["score"].to_numpy()).as_json()
+
+    ml = pd.to_numeric(a["lesion_ml"], errors="coerce")
+    bands = {f"{low:g}-{high:g} ml": (ml >= low) & (ml < high) for low, high in pairwise(VOLUMES)}
+    shift = auc((well["site"] == "B").astype(int).to_numpy(), well["score"].to_numpy())
+    return {
+        "A": of(a),
+        "B": of(b),
+        "by_lesion": {kind: round(of(of_lesion(a, kind))["value"], 3) for kind in LESIONS},
+        "by_volume": {name: round(of(a[(a["label"] == "0") | band])["value"], 3) for name, band in bands.items()},
+        "B_above_A": shift.as_json(),
+    }
+
+
+def measure_detector(trained: Trained, data: HeadCTDataModule, inference: Inference, out: Path) -> dict[str, Any]:
+    """Everything about one detector of one run."""
+    folders = {split: out if split == "test" else out / split for split in SPLITS}
+    tables = {s: inference.once(trained, s, folders[s], volumes=True) for s in SPLITS}
+    maps = {s: maps_of(data.split(s), folders[s]) for s in SPLITS}
+    keep = ranked(tables["test"])
+    order = {scan.scan_id: scan for scan in maps["test"]}
+    test = [order[scan_id] for scan_id in keep["scan_id"]]
+    detector = trained.load()
+    healthy = Healthy.measure(maps["validation"], tables["validation"], detector.parts)
+    base = {scan.scan_id: scan for scan in maps["validation"]}
+    left = {s.scan_id: base[base_of(s.scan_id)] for s in maps["validation"] + maps[PSEUDO]}
+    rescored = {
+        s: rescore(tables[s], maps[s], healthy, WORKERS, f"{detector.title}, {s}", left if s != "test" else None)
+        for s in ("validation", PSEUDO, "test")
+    }
+    chosen, ranking = choose(rescored["validation"], rescored[PSEUDO])
+    table = rescored["test"].set_index("scan_id").loc[keep["scan_id"]].reset_index()
+    found: dict[str, Any] = {
+        "chosen": chosen,
+        "pasted": {name: round(value, 3) for name, value in ranking.items()},
+        "scores": {name: ranks(table, table[name].to_numpy()) for name in score_names(table)},
+    }
+    read, usual = Read.of(test), Read.of(maps["validation"])
+    found["variants"] = {n: ranks(table, scores(read, usual, layer, n)) for n, layer in VARIANTS.items()}
+    trained_on = Read.of(maps["train"])
+    found["variants"]["healthy statistics from training scans"] = ranks(
+        table, scores(read, trained_on, SHIPPED, "training residuals")
+    )
+    found["rms"] = {n: round(rms(r), 4) for n, r in (("train", trained_on), ("validation", usual))}
+    found["sites"] = site_updates(read, usual, table)
+    (locked,) = calibrate("own", ["total"], tables["calibration"], maps["calibration"], healthy, 0.1, 10.0, WORKERS)
+    found["where"] = where(data, test, keep, healthy, locked.voxel_thresholds)
+    return found
+
+
+def rms(found: Read) -> float:
+    """Of residuals in the brain."""
+    return float(np.sqrt(np.mean([np.mean(r[b] ** 2) for r, b in zip(found.raw, found.brain, strict=True)])))
+
+
+def site_updates(test: Read, usual: Read, table: pd.DataFrame) -> dict[str, Any]:
+    """AUC at site B, and its healthy scans against A's, where healthy scans of B have joined the statistics.
+
+    Half of B's healthy scans join, the other half is tested.
+    """
+    well = np.flatnonzero(((table["site"] == "B") & (table["label"] == "0")).to_numpy())
+    join, found = well[: len(well) // 2], {}
+    tested = np.setdiff1d(np.arange(len(table)), join)
+    for count in (0, 5, 10, 20):
+        if count <= len(join):
+            more = Read(
+                usual.raw + [test.raw[i] for i in join[:count]], usual.brain + [test.brain[i] for i in join[:count]]
+            )
+            rest = Read([test.raw[i] for i in tested], [test.brain[i] for i in tested])
+            found[str(count)] = ranks(table.iloc[tested], scores(rest, more, SHIPPED, f"with {count} of B"))
+    return found
+
+
+def where(
+    data: HeadCTDataModule, test: list[ScanMaps], keep: pd.DataFrame, healthy: Healthy, thresholds: dict[str, float]
+) -> dict[str, Any]:
+    """Voxel AP, Dice and lesions found, of the smoothed residual and of the standardised map, at site A."""
+    rows = data.split("test").set_index("scan_id").loc[keep["scan_id"]]
+    jobs = [
+        (scan, {"lesion_mask": row["lesion_mask"]}, healthy, thresholds)
+        for scan, (_, row) in zip(test, rows.iterrows(), strict=True)
+        if row["label"] == "1" and row["site"] == "A" and voxels(row["lesion_mask"]).any()
+    ]
+    found = pd.DataFrame([r for part in run_in_threads(locate_scan, jobs, WORKERS, "voxels") for r in part])
+    return {
+        str(name): {
+            "n": len(members),
+            **{key: round(float(members[key].mean()), 4) for key in ("ap", "chance_ap", "auroc", "dice")},
+            "found": round(float(members["found"].sum() / members["lesions"].sum()), 4),
+        }
+        for name, members in found.groupby("map")
+    }
+
+
+def measure_run(run: Path, data_dir: Path) -> dict[str, Any]:
+    """All detectors of a run."""
+    data = HeadCTDataModule(prepared_of(choose_trained(run, "fanogan"), data_dir), 8)
+    data.setup()
+    inference = Inference(data, TRAINER)
+    trained = {t.label: t for t in find_trained(run)}
+    found = {}
+    for label in DETECTORS:
+        say(f"{run.name}: {label}")
+        found[label] = measure_detector(trained[label], data, inference, run / "evaluation" / label)
+    return found
+
+
+def main() -> None:
+    """Measure the runs that have no file yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    arguments = parser.parse_args()
+    for run in arguments.runs:
+        path = HERE / f"{run}.json"
+        if not path.exists():
+            found = measure_run(arguments.runs_dir / run, arguments.data_dir)
+            with written_whole(path) as beside:
+                beside.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
