@@ -11,6 +11,8 @@ import pytest
 from scipy import ndimage
 
 from anomaly3d import calibrate, score
+from anomaly3d.scoring.anomaly_maps import Healthy
+from anomaly3d.scoring.calibration import healthy_file
 from anomaly3d.system.files import sha256
 from tests.conftest import refused
 
@@ -69,6 +71,12 @@ def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_
     assert calibrate.main([*new, "false_positive_rate=0.5"]) == 3  # two scans of the folder cannot be read
     stored = json.loads((tiny_run / "fanogan" / "finetune" / "calibration" / "utrecht.json").read_text())
     assert len(stored["scores"]) == 1
+    own, site = (Healthy.load(healthy_file(tiny_run / "fanogan" / "finetune", name)) for name in ("own", "utrecht"))
+    assert site.count == own.count + 1  # the site's scan is now among what is usual
+    brain = site.brains - own.brains
+    assert set(np.unique(brain)) == {0, 1}
+    assert (site.square["residual"][brain == 1] > own.square["residual"][brain == 1]).mean() > 0.99
+    assert (site.square["residual"][brain == 0] == own.square["residual"][brain == 0]).all()
     assert score.main(new) == 3
     row = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id").loc["good"]
     assert row["score"] == pytest.approx(stored["scores"][0])

@@ -28,13 +28,13 @@ from anomaly3d.runs.lineage import require_same_data, split_hash
 from anomaly3d.scans.manifest import SPLITS, TRUTH
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, maps_of
 from anomaly3d.scoring.calibration import (
-    HEALTHY,
     OWN,
     Calibration,
     calibrate,
     calibration_folder,
     check_rate,
     check_volume,
+    healthy_file,
 )
 from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference, preprocessor_of
@@ -260,10 +260,9 @@ def score_other(
 
 def store(scored: Scored, stage: Path, out: Path) -> None:
     """Keep beside the model what ``score`` needs, and beside the evaluation every score of the test scans."""
-    folder = calibration_folder(stage)
-    scored.healthy.save(folder / HEALTHY)
+    scored.healthy.save(healthy_file(stage, OWN))
     for calibration in scored.calibrations[:1]:
-        calibration.save(folder / f"{OWN}.json")
+        calibration.save(calibration_folder(stage) / f"{OWN}.json")
     with written_whole(out / "rescored.csv") as path:
         scored.tables["test"].to_csv(path, index=False, float_format="%.9g")
 

@@ -1,6 +1,7 @@
 """Thresholds from healthy calibration scans, stored with the model, and what they say about a new scan."""
 
 import json
+from collections.abc import Container
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from anomaly3d.statistics.conformal import TOLERANCE, p_values, threshold, weigh
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.workers import Workers, run_in_threads
 
-HEALTHY = "healthy.npz"  # what is usual in the anomaly maps of healthy scans, beside the calibrations
 OWN = "own"  # the calibration split of the run's own cohort
 
 
@@ -103,6 +103,11 @@ def calibration_folder(stage: Path) -> Path:
     return stage / "calibration"
 
 
+def healthy_file(stage: Path, site: str) -> Path:
+    """What is usual in the anomaly maps of healthy scans, those of a site among them, beside its calibration."""
+    return calibration_folder(stage) / f"{site}.npz"
+
+
 def load_calibration(stage: Path, site: str) -> tuple[Healthy, Calibration] | None:
     """What was measured on healthy scans of a site, None where nothing was measured of any.
 
@@ -121,12 +126,20 @@ def load_calibration(stage: Path, site: str) -> tuple[Healthy, Calibration] | No
         )
     if site not in known:
         return None
-    return Healthy.load(folder / HEALTHY), Calibration.load(folder / f"{site}.json")
+    if not (usual := healthy_file(stage, site)).exists():
+        raise UserError(f"{usual} is missing: calibrate {site} again; {OWN} by 'python -m anomaly3d.evaluate'")
+    return Healthy.load(usual), Calibration.load(folder / f"{site}.json")
 
 
-def voxel_quantiles(scan: ScanMaps, healthy: Healthy, ml: float) -> dict[str, float]:
-    """The level that ``ml`` of the brain exceed in each anomaly map of one scan."""
+def voxel_quantiles(scan: ScanMaps, healthy: Healthy, ml: float, left_out: bool) -> dict[str, float]:
+    """The level that ``ml`` of the brain exceed in each anomaly map of one scan.
+
+    Args:
+        left_out: by what is usual in the other scans, where it is among those that ``healthy`` was measured on.
+    """
     raw, brain = scan.read()
+    if left_out:
+        healthy = healthy.plus(raw, brain, -1)
     rate = min(ml / (brain.sum() * scan.voxel_ml()), 1.0)
     maps = anomaly_maps(raw, brain, healthy)
     return {name: float(np.quantile(np.abs(m[brain]), 1 - rate)) for name, m in maps.items()}
@@ -141,9 +154,14 @@ def calibrate(
     rate: float,
     voxel_ml: float,
     workers: Workers,
+    measured_on: Container[str] = (),
 ) -> list[Calibration]:
-    """One a score, from table and maps of healthy scans that neither trained the detector nor chose its score."""
-    jobs = [(scan, healthy, voxel_ml) for scan in maps]
+    """One a score, from table and maps of healthy scans that neither trained the detector nor chose its score.
+
+    Args:
+        measured_on: ``scan_id`` of those that ``healthy`` was measured on.
+    """
+    jobs = [(scan, healthy, voxel_ml, scan.scan_id in measured_on) for scan in maps]
     levels = pd.DataFrame(run_in_threads(voxel_quantiles, jobs, workers, "voxel thresholds"))
     medians = {str(name): float(value) for name, value in levels.median().items()}
     made = []

@@ -19,7 +19,14 @@ from anomaly3d.scans.manifest import read_manifest
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, maps_of, standardised_maps
-from anomaly3d.scoring.calibration import OWN, calibrate, calibration_folder, check_rate, load_calibration
+from anomaly3d.scoring.calibration import (
+    OWN,
+    calibrate,
+    calibration_folder,
+    check_rate,
+    healthy_file,
+    load_calibration,
+)
 from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference
 from anomaly3d.scoring.scan_scores import rescore, score_names
@@ -213,6 +220,8 @@ def in_words(row: dict) -> str:
 def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     """Set a site's threshold from its own healthy scans, the job's, and return the command's exit code.
 
+    What is usual in healthy scans is measured anew with them: each of them is scored by all the others.
+
     Args:
         rate: share of them that may be flagged; None: as in the run's evaluation.
 
@@ -239,11 +248,16 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     if same := copies(new.prepared.quality):
         raise UserError(f"the same voxels are there under several names: {'; '.join(same)}: keep one file of each")
     workers, rate = job.study.workers, before.rate if rate is None else rate
-    table = rescore(new.table, new.maps, healthy, workers, "scores")
-    (made,) = calibrate(site, [before.score], table, new.maps, healthy, rate, before.voxel_ml, workers)
+    earlier = rescore(new.table, new.maps, healthy, workers, "scores")
+    for scan in new.maps:
+        healthy = healthy.plus(*scan.read(), 1)
+    left_out = {scan.scan_id: scan for scan in new.maps}
+    table = rescore(new.table, new.maps, healthy, workers, "scores, each by what is usual in the others", left_out)
+    (made,) = calibrate(site, [before.score], table, new.maps, healthy, rate, before.voxel_ml, workers, left_out)
     path = calibration_folder(stage) / f"{site}.json"
+    healthy.save(healthy_file(stage, site))
     made.save(path)
-    flagged = before.flags(table[before.score])
+    flagged = before.flags(earlier[before.score])
     known = "has none" if flagged is None else f"{before.threshold:.4g} flags {flagged.mean():.0%}"
     say(f"{len(table)} healthy scans of {site}: the run's own threshold {known}")
     if made.possible:

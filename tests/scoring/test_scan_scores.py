@@ -135,6 +135,18 @@ def test_a_voxel_threshold_is_a_volume_of_the_median_healthy_scan(maps):
     assert made.voxel_ml == 0.06
 
 
+def test_a_scan_that_is_usual_itself_sets_its_voxel_threshold_by_the_others(maps):
+    table = distances().assign(subject_id=list("abc"), peak=1.0)
+    every, others = (Healthy.measure(scans, distances(), ()) for scans in (maps, maps[1:]))
+
+    def level(healthy, measured_on):
+        (made,) = calibrate("own", ["peak"], table[:1], maps[:1], healthy, 0.5, 0.06, 1, measured_on)
+        return made.voxel_thresholds["standardised"]
+
+    assert level(every, {"a"}) == pytest.approx(level(others, ()), rel=1e-5)
+    assert level(every, ()) != pytest.approx(level(others, ()), rel=1e-3)
+
+
 def test_maps_are_signed(maps):
     raw, brain = maps[2].read()
     for signed in anomaly_maps(raw, brain, usual(0.1)).values():
