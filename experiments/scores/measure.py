@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from scipy import ndimage
+from scipy.stats import spearmanr
 
 from anomaly3d.cli import CONF
 from anomaly3d.data.module import PSEUDO, HeadCTDataModule
@@ -35,7 +36,7 @@ from anomaly3d.system.progress import say
 from anomaly3d.system.workers import run_in_threads
 
 HERE = Path(__file__).parent
-DETECTORS = ("fanogan", "fanogan/encoder", "pca", "mean_volume", "zscore", "mirror")
+DETECTORS = ("fanogan", "fanogan/encoder", "pca", "mean_volume", "zscore", "mirror", "bright_volume")
 SPLITS = ("train", "validation", PSEUDO, "calibration", "test")
 TRAINER = yaml.safe_load((Path(CONF) / "trainer" / "auto.yaml").read_text())
 VOLUMES = (0, 2, 10, 50, np.inf)  # ml
@@ -239,6 +240,17 @@ def where(
     }
 
 
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def fill(readme: Path, mark: str, text: str) -> None:
+    """Put a table between its marks."""
+    before, rest = readme.read_text().split(f"<!-- {mark} -->\n")
+    readme.write_text(f"{before}<!-- {mark} -->\n{text}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}")
+
+
 def measure_run(run: Path, data_dir: Path) -> dict[str, Any]:
     """All detectors of a run."""
     data = HeadCTDataModule(prepared_of(choose_trained(run, "fanogan"), data_dir), 8)
@@ -250,6 +262,100 @@ def measure_run(run: Path, data_dir: Path) -> dict[str, Any]:
         say(f"{run.name}: {label}")
         found[label] = measure_detector(trained[label], data, inference, run / "evaluation" / label)
     return found
+
+
+def mean_of(estimates: list[dict[str, Any]]) -> str:
+    """Mean over independent cohorts with its 95 % interval."""
+    values = np.array([e["value"] for e in estimates])
+    errors = np.array([e["ci95"][1] - e["ci95"][0] for e in estimates]) / 2
+    mean, error = values.mean(), np.sqrt((errors**2).sum()) / len(errors)
+    return f"{mean:.3f} [{mean - error:.3f}, {min(mean + error, 1):.3f}]"
+
+
+def change(before: list[float], after: list[float]) -> str:
+    """Two means."""
+    return f"{np.mean(before):.2f} -> {np.mean(after):.2f}"
+
+
+def fill_readme(runs: list[dict[str, Any]]) -> None:
+    """All tables, from what ``measure_run`` found in each cohort."""
+    of = {label: [run[label] for run in runs] for label in DETECTORS}
+
+    def scores_of(label: str, name: str | None, key: str = "A") -> list[dict[str, Any]]:
+        """A score in each cohort; None: the chosen one."""
+        return [f["scores"][name or f["chosen"]][key] for f in of[label]]
+
+    rows = [
+        [
+            label,
+            mean_of(scores_of(label, "total")),
+            mean_of(scores_of(label, None)),
+            ", ".join(f["chosen"] for f in found),
+            mean_of(scores_of(label, "peak")),
+            mean_of([max((s["A"] for s in f["scores"].values()), key=lambda a: a["value"]) for f in found]),
+            mean_of(scores_of(label, "total", "B")),
+            mean_of(scores_of(label, None, "B")),
+            f"{np.mean([agreement(f) for f in found]):.2f}",
+        ]
+        for label, found in of.items()
+    ]
+    head = ["detector", "own score", "chosen", "which", "`peak`", "best on the test, oracle", "B, own", "B, chosen"]
+    fill(HERE / "README.md", "scores", markdown([*head, "Spearman"], rows))
+    strata = [*LESIONS, *next(iter(runs[0].values()))["scores"]["total"]["by_volume"]]
+    rows = []
+    for label in of:
+        before, after = ([{**s["by_lesion"], **s["by_volume"]} for s in both] for both in whole(of[label]))
+        rows.append([label, *(change([b[s] for b in before], [a[s] for a in after]) for s in strata)])
+    fill(HERE / "README.md", "kinds", markdown(["detector", *strata], rows))
+    shown = ("fanogan", "fanogan/encoder", "pca", "mean_volume")
+    rows = []
+    for name in runs[0]["pca"]["variants"]:
+        found = {label: [f["variants"][name] for f in of[label]] for label in shown}
+        rows.append(
+            [
+                name,
+                *(f"{np.mean([v['A']['value'] for v in found[label]]):.3f}" for label in shown),
+                *(f"{np.mean([v['B']['value'] for v in found[label]]):.3f}" for label in ("fanogan", "pca")),
+                *(f"{np.mean([v['B_above_A']['value'] for v in found[label]]):.2f}" for label in ("fanogan", "pca")),
+            ]
+        )
+    head = ["layer", *(f"{label}, A" for label in shown), "fanogan, B", "pca, B", "B above A, fanogan", "pca"]
+    fill(HERE / "README.md", "layer", markdown(head, rows))
+    rows = [
+        [
+            label,
+            str(sum(f["where"]["residual"]["n"] for f in found)),
+            f"{np.mean([f['where']['residual']['chance_ap'] for f in found]):.3f}",
+            *(
+                change([f["where"]["residual"][key] for f in found], [f["where"]["standardised"][key] for f in found])
+                for key in ("ap", "auroc", "dice", "found")
+            ),
+        ]
+        for label, found in of.items()
+    ]
+    head = ["detector", "scans", "chance AP", "voxel AP", "voxel AUROC", "Dice", "lesions found"]
+    fill(HERE / "README.md", "where", markdown(head, rows))
+    joined = list(runs[0]["pca"]["sites"])
+    rows = []
+    for label, found in of.items():
+        sites = {n: [f["sites"][n] for f in found] for n in joined}
+        by = (f"{mean_of([s['B'] for s in sites[n]])}; {mean_of([s['B_above_A'] for s in sites[n]])}" for n in joined)
+        rows.append([label, mean_of([f["scores"]["total"]["B_above_A"] for f in found]), *by])
+    head = ["detector", "own score: B above A", *(f"with {n} of B: AUC at B; B above A" for n in joined)]
+    fill(HERE / "README.md", "sites", markdown(head, rows))
+
+
+def whole(found: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Own and chosen score in each cohort."""
+    return [f["scores"]["total"] for f in found], [f["scores"][f["chosen"]] for f in found]
+
+
+def agreement(found: dict[str, Any]) -> float:
+    """Spearman's correlation of the ranking by pasted anomalies with the one by test labels."""
+    names = list(found["pasted"])
+    return float(
+        spearmanr([found["pasted"][n] for n in names], [found["scores"][n]["A"]["value"] for n in names]).statistic
+    )
 
 
 def main() -> None:
@@ -265,6 +371,7 @@ def main() -> None:
             found = measure_run(arguments.runs_dir / run, arguments.data_dir)
             with written_whole(path) as beside:
                 beside.write_text(json.dumps(found, indent=1) + "\n")
+    fill_readme([json.loads((HERE / f"{run}.json").read_text()) for run in arguments.runs])
 
 
 if __name__ == "__main__":
