@@ -3,11 +3,13 @@
 0 done; 2 a mistake in config, manifest or command; 3 done, but some scans could not be used; 130 interrupted.
 """
 
+import math
 import os
 import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -59,6 +62,7 @@ class Command:
     def __init__(self, config_name: str, task: Callable[[DictConfig], Done]) -> None:
         self.config_name, self.task = config_name, task
         self.codes: list[int] = []
+        self.failed: list[str] = []  # jobs of a multirun, which goes on without them
         self.failure: Exception | None = None
 
     def job(self, config: DictConfig) -> float | None:
@@ -73,13 +77,20 @@ class Command:
             refuse_closed_places(config)
             done = self.task(config)
         except (UserError, HydraException, OmegaConfBaseException) as error:
-            # here, because Hydra would print a line of its own; it also ends a multirun
-            raise SystemExit(refuse(error, self.config_name)) from error
+            code = refuse(error, self.config_name)  # here, because Hydra would print a line of its own
+            if not sweeping():
+                raise SystemExit(code) from error
         except Exception as error:
-            self.failure = error  # Hydra's launcher would go on with the next job of a multirun
-            raise SystemExit(1) from error
-        self.codes.append(done.code)
-        return done.value
+            if not sweeping():
+                self.failure = error
+                raise SystemExit(1) from error
+            code = disk_full(error, self.config_name, fatal=False)
+        else:
+            self.codes.append(done.code)
+            return done.value
+        self.codes.append(code)
+        self.failed.append(" ".join(typed()))
+        return math.nan  # a sweeper takes it for a trial without a result
 
     def run(self, argv: list[str] | None) -> int:
         """Compose and run; returns the exit code."""
@@ -109,6 +120,9 @@ class Command:
             if alone:
                 signal.signal(signal.SIGTERM, before)
             GlobalHydra.instance().clear()
+        if self.failed:
+            print(f"{len(self.failed)} of {len(self.codes)} jobs failed, for the reasons above:", file=sys.stderr)
+            print(*(f"  {job}" for job in self.failed), sep="\n", file=sys.stderr)
         return max(self.codes, default=0)
 
 
@@ -150,14 +164,17 @@ def interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def disk_full(error: Exception, config_name: str) -> int:
-    """Exit code 2 with a sentence for a full disk; any other error is ours and is raised."""
+def disk_full(error: Exception, config_name: str, fatal: bool = True) -> int:
+    """Exit code 2 with a sentence for a full disk; any other error is ours and is raised, or shown where not fatal."""
     from anomaly3d.system.workers import disk_error
 
     mistake = disk_error(error) if isinstance(error, OSError) else error
     if isinstance(mistake, UserError):
         return refuse(mistake, config_name)
-    raise error
+    if fatal:
+        raise error
+    traceback.print_exception(error)
+    return 1
 
 
 def refuse(error: Exception, config_name: str) -> int:
@@ -170,6 +187,11 @@ def refuse(error: Exception, config_name: str) -> int:
         text = unknown_key(unknown[1], composed_keys(config_name))
     print(f"error: {text}", file=sys.stderr)
     return 2
+
+
+def sweeping() -> bool:
+    """Whether this is a job of a multirun."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def typed() -> list[str]:

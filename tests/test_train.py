@@ -44,6 +44,29 @@ def test_a_finished_phase_is_left_alone(tiny_run, places, capsys):
     assert (tiny_run / "fanogan" / "gan" / "model.pt").stat().st_mtime_ns == before
 
 
+def test_a_failed_job_of_a_sweep_is_listed_and_does_not_stop_the_others(places, capsys):
+    small = [*places, *TINY, "logger=none", "trainer.fast_dev_run=true", "run=sweep"]
+    assert train.main(["-m", "+phase=gan", *small, "++phase.batch=0,2"]) == 2
+    told = capsys.readouterr()
+    assert "nothing is kept" in told.out  # the second job, after the first
+    refused_line, count, listed = told.err.splitlines()[-3:]
+    assert refused_line.startswith("error: phase.batch=0: ")
+    assert count == "1 of 2 jobs failed, for the reasons above:"
+    assert "++phase.batch=0" in listed
+    assert "run=sweep" in listed
+
+    def fails(config):
+        raise ZeroDivisionError(config.seed)
+
+    broken = cli.command("train")(fails)
+    assert broken(["-m", "seed=4,5", *small]) == 1  # an error of ours: shown, and the next job begins
+    told = capsys.readouterr().err
+    assert [f"ZeroDivisionError: {seed}" in told for seed in (4, 5)] == [True, True]
+    assert "2 of 2 jobs failed" in told
+    with pytest.raises(ZeroDivisionError):
+        broken(["seed=4", *small])
+
+
 def test_more_steps_resume_and_give_what_one_go_gives(tiny_run, places):
     """4 + 4 steps equal 8 steps bit for bit in float32."""
     exact = [*places, *TINY, "trainer.precision=32-true", "logger=none", "+phase=gan"]

@@ -107,6 +107,8 @@ def check(job: Job) -> Start:
         raise UserError(
             f"detector={detector['name']} has no phase {name}: its phases are {', '.join(detector['phases'])}"
         )
+    if not isinstance(phase["batch"], int) or phase["batch"] < 1:
+        raise UserError(f"phase.batch={phase['batch']}: a batch is a whole number of volumes, at least 1")
     steps, per_epoch = phase["steps"], phase["steps_per_epoch"]
     if per_epoch < 1 or steps < 1:
         raise UserError("phase.steps and phase.steps_per_epoch must be at least 1")
