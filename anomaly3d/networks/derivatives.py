@@ -16,6 +16,8 @@ from torch.autograd import Function
 
 STRIDE, PADDING = 2, 1
 CONV = {4: F.conv2d, 5: F.conv3d}  # by number of axes
+# whether the engine will run a node in this pass: private, tried with torch 2.8 to 2.13, and absent one day
+asked = getattr(torch._C, "_will_engine_execute_node", None)
 TRANSPOSED = {4: F.conv_transpose2d, 5: F.conv_transpose3d}
 
 
@@ -49,10 +51,13 @@ def as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 def wanted(ctx: Any) -> list[bool]:
     """Which tensors of an operation's arguments get a gradient in this backward pass: not all that require one.
 
-    ``autograd.grad(y, x)`` wants none of the kernels. Of a leaf torch cannot tell, so it counts as wanted.
+    ``autograd.grad(y, x)`` wants none of the kernels. Of a leaf torch cannot tell, so it counts as wanted; where torch
+    tells nothing, all that require a gradient do, which costs time only.
     """
+    if asked is None:
+        return list(ctx.needs_input_grad)
     nodes = [node for node, _ in ctx.next_functions]
-    return [n is not None and (hasattr(n, "variable") or torch._C._will_engine_execute_node(n)) for n in nodes]
+    return [n is not None and (hasattr(n, "variable") or asked(n)) for n in nodes]
 
 
 class Halve(Function):

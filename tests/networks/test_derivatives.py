@@ -38,6 +38,25 @@ def test_derivatives_of_first_and_second_order(dims, large):
         assert gradgradcheck(function, inputs, fast_mode=True)
 
 
+def test_a_torch_that_does_not_tell_what_is_asked_for_gives_the_same(monkeypatch):
+    """The penalty's gradients, which are of second order, by the slower public path."""
+    whole, _, kernel, bias = arguments(3, 2, 3)
+
+    def penalty():
+        score = leaky_relu(halve(whole, kernel, bias), 0.2).square().sum()
+        (slope,) = torch.autograd.grad(score, whole, create_graph=True)
+        return torch.autograd.grad((slope.norm() - 1) ** 2, (kernel, bias))
+
+    calls = []
+    kept = derivatives.KernelGradient.apply
+    monkeypatch.setattr(derivatives.KernelGradient, "apply", lambda *a: (calls.append(1), kept(*a))[1])
+    told, needed = penalty(), len(calls)
+    monkeypatch.setattr(derivatives, "asked", None)
+    for found, wanted in zip(penalty(), told, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
+    assert len(calls) - needed > needed  # some of them for nothing
+
+
 @pytest.mark.parametrize("large", [1, 8])
 def test_autocast_rounds_to_bfloat16_and_gradients_stay_float32(large):
     whole, half, kernel, bias = arguments(3, large, 16, torch.float32)
