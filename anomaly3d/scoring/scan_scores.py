@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, ScanMaps, anomaly_maps, standardised_name
 from anomaly3d.statistics.auc import compare_auc
@@ -17,6 +18,8 @@ from anomaly3d.system.workers import Workers, run_in_threads
 
 PEAK = 100 / 64**3  # of a volume's voxels: 100 at 64^3, 1.8 ml of brain
 RARE = 3.0  # healthy spreads from which a voxel counts in ``exceedance``
+EXTENT, HEIGHT = 0.5, 2.0  # exponents of cluster enhancement, those of Smith and Nichols 2009
+HEIGHTS = np.arange(1.5, 20, 0.5)  # healthy spreads at which clusters are looked for
 KAPPAS = (0.1, 10.0)  # other weights of the second part of a score of two
 FEWEST = 10  # validation subjects from which the paired test over subjects can be trusted
 ONE_SIGN = ("_brighter", "_darker")  # scores that end so see half of what could be wrong: named, never chosen
@@ -29,12 +32,28 @@ def peak(values: np.ndarray, shape: tuple[int, ...]) -> float:
     return float(np.partition(values, len(values) - count)[-count:].mean())
 
 
+def enhanced(z: np.ndarray) -> np.ndarray:
+    """A standardised map ``(D, H, W)`` with what is large and in one place raised: threshold-free cluster enhancement.
+
+    Smith and Nichols 2009: at each voxel the sum of extent^0.5 h^2 dh over heights h below |z|, where the extent is
+    that of the voxel's cluster of one sign at this height, here in units of ``PEAK``.
+    """
+    found = np.zeros(z.shape)
+    for signed in (z, -z):
+        for height in HEIGHTS[signed.max() > HEIGHTS]:
+            above = signed > height
+            cluster = ndimage.label(above)[0][above]
+            extent = np.bincount(cluster)[cluster] / (PEAK * z.size)
+            found[above] += extent**EXTENT * height**HEIGHT * (HEIGHTS[1] - HEIGHTS[0])
+    return found
+
+
 def map_scores(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy) -> dict[str, float]:
     """Scores of one scan's maps; those of the residual by their plain names, others after the map's.
 
     ``masked`` and ``smoothed`` are mean squares of the raw map, ``standardised`` of the standardised one, z; ``peak``
     is the mean of the largest |z|, ``peak_brighter`` and ``peak_darker`` of one sign; ``exceedance`` the mean of what
-    |z| has above ``RARE``.
+    |z| has above ``RARE``; ``clustered`` the mean of the largest values of ``enhanced``.
     """
     maps = anomaly_maps(raw, brain, healthy)
     scores: dict[str, float] = {}
@@ -48,6 +67,7 @@ def map_scores(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy) 
             "peak_brighter": peak(z, brain.shape),
             "peak_darker": peak(-z, brain.shape),
             "exceedance": float(np.mean((np.abs(z) - RARE).clip(min=0))),
+            "clustered": peak(enhanced(maps[standardised_name(name)])[brain], brain.shape),
         }
         scores |= {score if name == RESIDUAL else f"{name}_{score}": value for score, value in found.items()}
     return scores

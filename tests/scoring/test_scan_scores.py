@@ -7,7 +7,7 @@ from scipy import ndimage
 from anomaly3d.errors import UserError
 from anomaly3d.scoring.anomaly_maps import FLOOR, POOLED, Healthy, ScanMaps, anomaly_maps, smooth
 from anomaly3d.scoring.calibration import calibrate
-from anomaly3d.scoring.scan_scores import PEAK, RARE, choose, choose_without_each, peak, rescore
+from anomaly3d.scoring.scan_scores import PEAK, RARE, choose, choose_without_each, enhanced, peak, rescore
 
 SHAPE = (12, 10, 9)
 
@@ -49,7 +49,7 @@ def test_scores_see_what_they_are_for(maps):
     assert table["balanced"].tolist() == pytest.approx([1 / 2 + 2, 1 + 1, 3 / 2])
     assert table["kappa_10"].tolist() == pytest.approx([21, 12, 3])
     assert table["total"].tolist() == [3, 3, 3]
-    for name in ("peak", "smoothed", "exceedance"):
+    for name in ("peak", "smoothed", "exceedance", "clustered"):
         assert table[name]["b"] > 3 * table[name]["a"]
         assert table[name]["c"] > 3 * table[name]["a"]
     assert table["peak_brighter"]["b"] > 3 * table["peak_brighter"]["c"]
@@ -151,6 +151,21 @@ def test_maps_are_signed(maps):
     raw, brain = maps[2].read()
     for signed in anomaly_maps(raw, brain, usual(0.1)).values():
         assert signed[5, 5, 4] < 0
+
+
+def test_cluster_enhancement_is_the_published_sum():
+    """A cube of 8 at 2.2 inside a plate of 24 at 1.6 and, apart from it, one voxel at -3.1."""
+    z = np.zeros(SHAPE)
+    z[2:8, 2:4, 2:4] = 1.6
+    z[2:4, 2:4, 2:4] = 2.2
+    z[10, 8, 7] = -3.1
+    unit = PEAK * z.size
+    low, high, alone = (n / unit for n in (24, 8, 1))
+    found = enhanced(z)
+    assert found[6, 3, 3] == pytest.approx(low**0.5 * 1.5**2 * 0.5)
+    assert found[2, 2, 2] == pytest.approx((low**0.5 * 1.5**2 + high**0.5 * 2**2) * 0.5)
+    assert found[10, 8, 7] == pytest.approx(alone**0.5 * sum(h**2 for h in (1.5, 2, 2.5, 3)) * 0.5)
+    assert np.count_nonzero(found) == 25
 
 
 def test_the_peak_is_the_mean_of_the_largest():
