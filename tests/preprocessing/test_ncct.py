@@ -35,7 +35,7 @@ def mni(affine, shape, to_mni=np.eye(4)):  # noqa: B008
 
 @pytest.fixture(scope="module")
 def scan():
-    """Brain with a wave, a bright lump, a rim that is 25 HU brighter than it should be, bone in it at one end; skull."""
+    """Brain with a wave, a bright lump, a rim that is 25 HU brighter than it should be, bone in it above; skull."""
     place = mni(AFFINE, SHAPE, np.linalg.inv(POSE))
     x, y, z = place
     r = np.sqrt((((place - CENTRE[:, None, None, None]) / RADII[:, None, None, None]) ** 2).sum(0))
