@@ -52,7 +52,7 @@ def original_of(shape, affine):
 
 
 def places(shape, affine, pose):
-    """Where a scan's voxels lie in those of the small grid ``(3, X, Y, Z)``, and which are surely inside and outside."""
+    """Where a scan's voxels lie in those of the small grid ``(3, X, Y, Z)``, and which are surely inside, outside."""
     voxels = np.indices(shape).reshape(3, -1)
     chain = np.linalg.inv(small_grid()) @ np.linalg.inv(pose) @ affine
     place = ((chain @ np.vstack([voxels, np.ones(voxels.shape[1])]))[:3]).reshape(3, *shape)
