@@ -7,7 +7,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.plugins import MixedPrecision, Precision
+from lightning.pytorch.plugins import Precision
 from sklearn.metrics import roc_auc_score
 from torch.nn import Module, Parameter
 from torch.utils.data import DataLoader
@@ -290,22 +290,3 @@ def test_a_method_that_learns_at_once_gets_its_splits_and_too_few_scans_are_a_se
     stacks["labelled"] = volumes(2)
     with pytest.raises(UserError, match="at once needs at least 3 labelled scans, and data/somewhere holds 2"):
         trainer().fit(FitPhase(copy.deepcopy(detector)), datamodule=Data(stacks))
-
-
-def test_the_penaltys_norm_is_taken_in_float32_under_bfloat16(toy):
-    """The paper's step in autocast: the same loss to bfloat16's digits, and weights that stay float32."""
-    phase, x = GANPhase(toy, SGD, 10.0, 1, seed=7), volumes(4, 4)
-    expected, _ = trained(GANPhase(copy.deepcopy(toy), SGD, 10.0, 1, seed=7), [x])
-
-    class RecordingMixed(MixedPrecision):
-        losses: list[float] = []  # noqa: RUF012
-
-        def backward(self, tensor, *rest, **more):
-            assert tensor.dtype == torch.float32
-            self.losses.append(float(tensor))
-            super().backward(tensor, *rest, **more)
-
-    mixed = RecordingMixed("bf16-mixed", "cpu")
-    trainer(mixed).fit(phase, loader([{"image": x}]))
-    assert mixed.losses == pytest.approx(expected, rel=0.05, abs=0.05)
-    assert toy.critic.a.dtype == torch.float32
