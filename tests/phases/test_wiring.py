@@ -22,6 +22,7 @@ from anomaly3d.phases.gan import CRITIC, EPSILON, GENERATOR, SAMPLES, GANPhase
 
 SHAPE, LATENT, KAPPA, RATE = (1, 2, 3, 4), 3, 0.25, 0.1
 NETWORKS = ("generator", "critic", "encoder")
+MOVED_BY_GAN = (("generator", "w"), ("critic", "a"), ("critic", "b"))
 SGD = partial(torch.optim.SGD, lr=RATE)
 
 
@@ -145,9 +146,6 @@ def test_a_gan_phase_is_equations_2_and_3_in_turn(toy):
     assert torch.equal(toy.encoder.u, before["encoder.u"])
     for name, value in {**last, "critic_loss": expected[-1], "generator_loss": expected[2]}.items():
         assert logged[f"gan/{name}"] == pytest.approx(float(value), rel=1e-3), name
-
-
-MOVED_BY_GAN = (("generator", "w"), ("critic", "a"), ("critic", "b"))
 
 
 def test_noise_is_normal_and_epsilon_uniform_and_one_a_volume(toy, monkeypatch):
