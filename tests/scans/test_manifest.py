@@ -181,6 +181,13 @@ def test_paths_from_windows_and_from_home(manifest, tmp_path, monkeypatch):
     assert list(read_manifest(path)["image"])[:2] == [str(tmp_path / "ct" / "a.nii.gz"), str(tmp_path / "b.nii.gz")]
 
 
+def test_paths_come_back_absolute_from_wherever_the_manifest_is_named(manifest, tmp_path, monkeypatch):
+    manifest((1, "image", "ct/../b.nii.gz"))
+    (tmp_path / "ct").mkdir()
+    monkeypatch.chdir(tmp_path / "ct")
+    assert list(read_manifest(Path("../manifest.csv"))["image"])[:2] == [str(tmp_path / f"{n}.nii.gz") for n in "ab"]
+
+
 @pytest.mark.parametrize("header", ["Label", " label ", "label"])
 def test_a_column_that_is_there_twice_is_a_mistake(manifest, tmp_path, header):
     path = manifest()
