@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, Phase, settings
 
 from anomaly3d.cli import CONF
 from anomaly3d.cohorts.phantom.cohort import PARTS
@@ -16,6 +17,14 @@ from anomaly3d.system.instantiate import build
 
 torch.set_num_threads(1)
 
+QUICK = settings(  # of properties: the same few examples each time, and no minutes of shrinking where one fails
+    max_examples=40,
+    phases=[Phase.explicit, Phase.generate],
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 SCANS = Path(os.environ.get("ANOMALY3D_SCANS", Path(__file__).parents[2] / "shared" / "scans"))
 
 

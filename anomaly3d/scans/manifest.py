@@ -6,7 +6,9 @@ not known is a mistake, with the nearest known value.
 
 import difflib
 import io
+import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -89,7 +91,9 @@ def read_manifest(path: Path) -> pd.DataFrame:
         UserError: lists every problem with its row number (the header is row 1).
     """
     table = read_table(path)
-    table.columns = [re.sub(r"[ -]+", "_", str(c).strip().lower()) for c in table.columns]
+    table.columns = [column_name(str(c)) for c in table.columns]
+    if twice := sorted(set(table.columns[table.columns.duplicated()])):
+        raise UserError(f"manifest {path} has the column(s) {', '.join(twice)} twice: rename or remove one of each")
     table = table.apply(lambda column: column.str.strip())
     table = table[(table != "").any(axis=1)]
     table = table[[c for c in table if not (c.startswith("unnamed") and (table[c] == "").all())]]
@@ -121,25 +125,41 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     try:
         raw = path.expanduser().read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"manifest {path} is not a file: give the path of a CSV with dataset.manifest=...") from error
+    except (OSError, RuntimeError) as error:  # absent, a folder, locked; nobody's home folder
+        raise UserError(
+            f"manifest {path} is not a file that can be read: give the path of a CSV with dataset.manifest=..."
+        ) from error
     if raw[:2] == b"PK":
         raise UserError(f"manifest {path} is a workbook, not a CSV: save the sheet as CSV from the spreadsheet")
     text = decoded(raw)
     header = text.split("\n", 1)[0]
     separator = max(SEPARATORS, key=header.count)
     try:
-        return pd.read_csv(
-            io.StringIO(text),
-            sep=separator,
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            skipinitialspace=True,
-            index_col=False,
-        ).fillna("")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas leaves values out and only warns
+            return pd.read_csv(
+                io.StringIO(text),
+                sep=separator,
+                dtype=str,
+                keep_default_na=False,
+                skip_blank_lines=False,
+                skipinitialspace=True,
+                index_col=False,
+            ).fillna("")
+    except pd.errors.ParserWarning as error:
+        raise UserError(
+            f"manifest {path} has rows with more values than the header has columns: put quotes around values that "
+            f"hold {separator!r}"
+        ) from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"manifest {path} is not a CSV table: {error}") from error
+
+
+def column_name(written: str) -> str:
+    """A column's name as this program writes it; pandas has numbered those that are there twice."""
+    name = re.sub(r"[ -]+", "_", written.strip().lower())
+    first = re.sub(r"\.\d+$", "", name)
+    return first if first in (*REQUIRED, *OPTIONAL) else name
 
 
 def decoded(raw: bytes) -> str:
@@ -181,10 +201,13 @@ def tidy(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 def located(text: str, folder: Path) -> Path:
     """A path of a manifest in ``folder``; ``~`` is the home folder, and a relative one may be written as on Windows."""
-    path = folder / Path(text).expanduser()
-    if not path.exists() and "\\" in text:
-        path = folder / text.replace("\\", "/")
-    return path.resolve()
+    try:
+        path = folder / Path(text).expanduser()
+        if not os.path.exists(path) and "\\" in text:
+            path = folder / text.replace("\\", "/")
+        return path.resolve()
+    except (RuntimeError, ValueError):  # nobody's home folder, a character that no path has
+        return folder / text
 
 
 def find_problems(table: pd.DataFrame) -> list[str]:
@@ -237,7 +260,7 @@ def find_problems(table: pd.DataFrame) -> list[str]:
         group = table.loc[other, "group"].iloc[0]
         problems.append(f"row {rows(other)}: scans of the group {group} belong to the test split only")
     for column in PATHS:
-        gone = pd.Series([bool(p) and not Path(p).exists() for p in table[column]], index=table.index)
+        gone = pd.Series([bool(p) and not os.path.exists(p) for p in table[column]], index=table.index)
         if gone.any():
             first = Path(table.loc[gone, column].iloc[0]).name
             problems.append(f"row {rows(gone)}: {column} not found ({first})")

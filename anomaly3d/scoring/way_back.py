@@ -25,7 +25,6 @@ def on_own_grid(
         back = np.rint(back)
     header = original.header.copy()
     header.set_data_dtype(dtype)
-    header.set_slope_inter(1, 0)
     return nib.nifti1.Nifti1Image(back.astype(dtype), original.affine, header)
 
 

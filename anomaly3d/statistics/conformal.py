@@ -31,7 +31,7 @@ def p_values(
     ordered = (np.ones(len(calibration)) if weights is None else np.asarray(weights))[order]
     at_least = np.r_[np.cumsum(ordered[::-1])[::-1], 0.0]
     place = np.searchsorted(calibration[order], scores, side="left")
-    return (1 + at_least[place]) / (1 + ordered.sum())
+    return (1 + at_least[place]) / (1 + at_least[0])  # no other sum of the weights: rounding must not lead above 1
 
 
 def threshold(calibration: np.ndarray, rate: float, weights: Sequence[float] | np.ndarray | None = None) -> float:

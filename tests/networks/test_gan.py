@@ -54,3 +54,66 @@ def test_default_norms_do_not_depend_on_the_batch(make):
 def test_impossible_resolutions_are_refused(resolution):
     with pytest.raises(ValueError, match="power of two"):
         base_and_doublings(resolution)
+
+
+def normalised(layer, norm, x):
+    """The paper's norms by their definitions, of a layer with its own weights and biases."""
+    axes = tuple(range(2, x.ndim))
+    if norm == "none":
+        return x
+    if norm == "group":
+        groups = x.unflatten(1, (min(8, x.shape[1]), -1))
+        over = tuple(range(2, groups.ndim))
+        mean, variance = groups.mean(over, keepdim=True), groups.var(over, unbiased=False, keepdim=True)
+        x = ((groups - mean) / (variance + 1e-5).sqrt()).flatten(1, 2)
+    elif layer.training:
+        over = (0, *axes)
+        x = (x - x.mean(over, keepdim=True)) / (x.var(over, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    else:
+        mean, variance = (v.view(-1, *(1,) * len(axes)) for v in (layer.running_mean, layer.running_var))
+        x = (x - mean) / (variance + 1e-5).sqrt()
+    return x * layer.weight.view(-1, *(1,) * len(axes)) + layer.bias.view(-1, *(1,) * len(axes))
+
+
+def uneven(network):
+    """Norms whose weights and running statistics are not those they begin with."""
+    for name, values in [*network.named_parameters(), *network.named_buffers()]:
+        if values.ndim == 1 and values.is_floating_point():
+            torch.nn.init.uniform_(values, *((0.5, 1.5) if name.endswith(("weight", "var")) else (-0.5, 0.5)))
+    return network.double()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_critic_and_encoder_are_the_papers_table(norm, training):
+    """Convolutions of kernel 4 that halve, a norm after each but the first, slope 0.2; then one linear map."""
+    torch.manual_seed(0)
+    sizes = dict(channels=12, resolution=16, norm=norm)
+    x = torch.rand(3, 1, 16, 16, 16, dtype=torch.double) * 2 - 1
+    critic = uneven(Critic(**sizes)).train(training)
+    tanh, linear = (uneven(Encoder(latent=5, output=output, **sizes)).train(training) for output in ("tanh", "linear"))
+    for network, end in ((critic, torch.flatten), (tanh, torch.tanh), (linear, torch.clone)):
+        first, _, second, layer, _ = network.trunk.layers
+        y = F.leaky_relu(F.conv3d(x, first.weight, first.bias, stride=2, padding=1), 0.2)
+        y = F.conv3d(y, second.weight, second.bias, stride=2, padding=1)
+        y = F.leaky_relu(normalised(layer, norm, y), 0.2)
+        expected = end(F.linear(y.flatten(1), network.head.weight, network.head.bias))
+        torch.testing.assert_close(network(x), expected, rtol=1e-9, atol=1e-9)
+        if network is critic:
+            torch.testing.assert_close(critic.features(x), y, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_the_generator_is_the_papers_table(norm, training):
+    """A linear map to 4^3; nearest x2, kernel 3 without bias, norm and ReLU; the last ends in tanh without a norm."""
+    torch.manual_seed(0)
+    generator = uneven(Generator(channels=16, latent=5, resolution=16, norm=norm)).train(training)
+    z = torch.randn(3, 5, dtype=torch.double)
+    x = F.linear(z, generator.seed.weight).view(3, 32, 4, 4, 4)
+    x = F.relu(normalised(generator.seed_norm, norm, x))
+    convolve, layer, _ = generator.blocks
+    x = F.conv3d(F.interpolate(x, scale_factor=2.0), convolve.weight, padding=1)
+    x = F.relu(normalised(layer, norm, x))
+    x = torch.tanh(F.conv3d(F.interpolate(x, scale_factor=2.0), generator.to_image.weight, padding=1))
+    torch.testing.assert_close(generator(z), x, rtol=1e-9, atol=1e-9)

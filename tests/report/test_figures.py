@@ -9,9 +9,11 @@ from anomaly3d.report.figures import (
     lesion_figure,
     roc_band,
     roc_figure,
+    training_figure,
     volume_figure,
 )
 from anomaly3d.scoring.calibration import Calibration
+from anomaly3d.statistics.auc import share
 
 
 @pytest.fixture
@@ -108,4 +110,106 @@ def test_lesions_and_groups_are_all_there(table):
         ["tbi", "x"],
         ["tbi", "y"],
     ]
+    plt.close(figure)
+
+
+@pytest.fixture
+def few():
+    """Scores 5 and 3 of abnormal, 4, 2 and 1 of normal scans; one after surgery, which no curve is about."""
+    return pd.DataFrame(
+        {
+            "scan_id": list("abcdef"),
+            "subject_id": list("abcdef"),
+            "cohort": "x",
+            "label": list("100101"),
+            "group": ["tbi", "normal", "normal", "tbi", "normal", "postoperative"],
+            "lesions": ["epidural", "", "", "subdural", "", "craniectomy"],
+            "total": [5.0, 4.0, 2.0, 3.0, 1.0, 100.0],
+        }
+    )
+
+
+def test_the_points_of_a_roc_curve(few):
+    figure = roc_figure(few, {"upside down": few.assign(total=-few["total"])})
+    expected = [[0, 0], [0, 1 / 2], [1 / 3, 1 / 2], [1 / 3, 1], [2 / 3, 1], [1, 1]]
+    for line in (figure.axes[0].lines[0], figure.axes[1].lines[0]):
+        np.testing.assert_allclose(line.get_xydata(), expected)
+    assert all("0.83 [" in text and text.endswith("3 + 2") for text in texts(figure)[:2])
+    other = figure.axes[1].lines[1].get_xydata()
+    np.testing.assert_allclose(other, 1 - np.array(expected[::-1]))
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() >= 0
+    assert band[:, 1].max() == 1
+    plt.close(figure)
+
+
+def test_the_points_of_precision_against_recall(few):
+    figure = lesion_figure(few)
+    epidural, chance, subdural, _ = figure.axes[0].lines
+    np.testing.assert_allclose(subdural.get_xydata(), [[1, 1 / 4], [1, 1 / 3], [1, 1 / 2], [0, 0], [0, 1]])
+    np.testing.assert_allclose(epidural.get_xydata()[-2:], [[1, 1], [0, 1]])
+    assert subdural.get_drawstyle() == "steps-post"
+    assert list(chance.get_ydata()) == [1 / 4, 1 / 4]
+    assert [t.get_text().split("[")[0] for t in figure.legends[0].get_texts()] == ["epidural: 1.00 ", "subdural: 0.50 "]
+    plt.close(figure)
+
+
+def test_the_groups_scores_are_drawn_as_their_logarithms(few):
+    scores = [1000.0, 10.0, 0.01, 10.0**0.5, 0.0, 1e5]
+    figure = group_figure(few.assign(total=scores, cohort=list("xxyxyx")))
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_xticklabels()] == [
+        *("normal\nx\nn = 1", "normal\ny\nn = 2", "tbi\nx\nn = 2", "postoperative\nx\nn = 1"),
+    ]
+    expected = [[1], [-2, -12], [3, 0.5], [5]]  # a score of nothing is as small as can be drawn
+    for place, (drawn, values) in enumerate(zip(axes.collections, expected, strict=True)):
+        offsets = drawn.get_offsets()
+        np.testing.assert_allclose(offsets[:, 1], values)
+        assert (np.abs(offsets[:, 0] - place) <= 0.15).all()
+        middle = axes.lines[place]
+        np.testing.assert_allclose(middle.get_ydata(), np.median(values))
+        np.testing.assert_allclose(middle.get_xdata(), [place - 0.25, place + 0.25])
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylabel() == "log10 A(x)"
+    plt.close(figure)
+
+
+def test_the_bands_of_recall_against_volume():
+    """The threshold lies above 18 of the calibration scores 1 to 19."""
+    calibration = Calibration("own", "total", 0.1, list(map(float, range(1, 20))), 0.01, {})
+    ml, scores = [0.05, 1.99, 2.0, 4.0, 60.0], [19.0, 18.0, 20.0, 30.0, 1.0]
+    table = pd.DataFrame({"total": [50.0, *scores], "lesion_ml": ["", *map(str, ml)], "label": list("011111")})
+    table = table.assign(subject_id=list("abcdef"), group=["normal"] + ["tbi"] * 5)
+    figure = volume_figure(table, calibration)
+    (axes,) = figure.axes
+    bands = [([0.1, 2], [True, False]), ([2, 5], [True, True]), ([50, 60], [False])]
+    *areas, ticks = axes.collections
+    for (ends, found), line, area, text in zip(bands, axes.lines, areas, axes.texts, strict=True):
+        np.testing.assert_allclose(line.get_xydata(), [[end, np.mean(found)] for end in ends])
+        corners = area.get_paths()[0].vertices
+        limits = share(np.array(found), np.arange(len(found)))["ci95"]
+        np.testing.assert_allclose([corners.min(0), corners.max(0)], np.transpose([ends, limits]))
+        assert text.get_text() == f"n = {len(found)}"
+    np.testing.assert_allclose(ticks.get_offsets()[:, 0], [0.1, *ml[1:]])
+    assert (ticks.get_offsets()[:, 1] > 0.5).tolist() == [True, False, True, True, False]
+    assert axes.get_xscale() == "log"
+    plt.close(figure)
+
+
+def test_the_steps_of_the_promise():
+    calibration = Calibration("own", "total", 0.1, [1.0, 2, 3, 4], 0.01, {})
+    table = pd.DataFrame({"total": [0.0, 3.5, 9.0], "label": list("001"), "group": ["normal", "normal", "tbi"]})
+    figure = conformal_figure(table.assign(site="A"), calibration)
+    np.testing.assert_allclose(figure.axes[0].lines[1].get_xydata(), [[0, 0], [2 / 5, 1 / 2], [1, 1], [1, 1]])
+    plt.close(figure)
+
+
+def test_the_numbers_of_training_are_drawn_as_they_are():
+    numbers = {"encoder": pd.DataFrame({"step": [2, 4], "val_loss": [0.5, 0.25], "loss": [0.4, 0.1]})}
+    figure = training_figure(numbers)
+    (axes,) = figure.axes
+    validation, training = (line.get_xydata().tolist() for line in axes.lines)
+    assert validation == [[2, 0.5], [4, 0.25]]
+    assert training == [[2, 0.4], [4, 0.1]]
+    assert axes.get_title() == "encoder: loss"
     plt.close(figure)

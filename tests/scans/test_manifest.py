@@ -1,8 +1,15 @@
+import csv
+import io
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anomaly3d.errors import UserError
-from anomaly3d.scans.manifest import read_manifest, write_manifest
+from anomaly3d.scans.manifest import LESIONS, NOTHING, OPTIONAL, PATHS, REQUIRED, read_manifest, write_manifest
+from tests.conftest import QUICK
 
 ROWS = [
     {"scan_id": "a", "subject_id": "p1", "image": "a.nii.gz", "label": "0", "split": "train"},
@@ -172,3 +179,108 @@ def test_paths_from_windows_and_from_home(manifest, tmp_path, monkeypatch):
     (tmp_path / "ct" / "a.nii.gz").touch()
     monkeypatch.setenv("HOME", str(tmp_path))
     assert list(read_manifest(path)["image"])[:2] == [str(tmp_path / "ct" / "a.nii.gz"), str(tmp_path / "b.nii.gz")]
+
+
+def test_paths_come_back_absolute_from_wherever_the_manifest_is_named(manifest, tmp_path, monkeypatch):
+    manifest((1, "image", "ct/../b.nii.gz"))
+    (tmp_path / "ct").mkdir()
+    monkeypatch.chdir(tmp_path / "ct")
+    assert list(read_manifest(Path("../manifest.csv"))["image"])[:2] == [str(tmp_path / f"{n}.nii.gz") for n in "ab"]
+
+
+@pytest.mark.parametrize("header", ["Label", " label ", "label"])
+def test_a_column_that_is_there_twice_is_a_mistake(manifest, tmp_path, header):
+    path = manifest()
+    path.write_text(path.read_text().replace("split\n", f"split,{header}\n").replace("train\n", "train,1\n"))
+    with pytest.raises(UserError, match=r"the column\(s\) label twice"):
+        read_manifest(path)
+
+
+def test_a_comma_without_quotes_is_a_mistake_and_loses_nothing(manifest):
+    path = manifest((0, "lesions", ""), (1, "lesions", ""))
+    path.write_text(path.read_text().replace("train,\n", "train,epidural,subdural\n"))
+    with pytest.raises(UserError, match="more values than the header has columns: put quotes around values that hold"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize("image", ["~nobody-of-that-name/a.nii.gz", "a" * 5000 + ".nii.gz", "a\0.nii.gz"])
+def test_a_path_that_no_system_has_is_not_found(manifest, image):
+    with pytest.raises(UserError, match="row 2: image not found"):
+        read_manifest(manifest((0, "image", image)))
+
+
+def test_a_manifest_that_is_no_file_is_a_sentence(tmp_path):
+    for path in (tmp_path, tmp_path / "gone.csv", tmp_path / ("a" * 5000), Path("~nobody-of-that-name/a.csv")):
+        with pytest.raises(UserError, match="is not a file that can be read"):
+            read_manifest(path)
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp"]), max_size=6).filter(
+    lambda text: text.lower() not in NOTHING
+)
+ROW = st.fixed_dictionaries(
+    {
+        "scan_id": st.from_regex(r"[A-Za-z0-9._-]{1,6}", fullmatch=True).filter(lambda name: name not in (".", "..")),
+        "subject_id": WORDS,
+        "image": st.sampled_from(["a.nii.gz", "b.nii.gz", "of p1/c, 2.nii.gz"]),
+        "split": st.sampled_from(["train", "validation", "calibration", "test"]),
+        "lesion_mask": st.sampled_from(["", "a.nii.gz"]),
+        "site": WORDS,
+        "cohort": WORDS,
+        "age": st.sampled_from(["", "0", "61.5", "130"]),
+        "sex": st.sampled_from(["", "F", "M"]),
+        "lesions": st.lists(st.sampled_from(LESIONS), max_size=3).map(";".join),
+    }
+)
+
+
+@QUICK
+@given(rows=st.lists(ROW, min_size=1, max_size=5, unique_by=lambda row: row["scan_id"].lower()))
+def test_written_rows_come_back(tmp_path, rows):
+    """A label and group that suit the split; one split a person."""
+    (tmp_path / "of p1").mkdir(exist_ok=True)
+    for name in ("a.nii.gz", "b.nii.gz", "of p1/c, 2.nii.gz"):
+        (tmp_path / name).touch()
+    table = pd.DataFrame(rows).reindex(columns=[*REQUIRED, *OPTIONAL], fill_value="")
+    table["subject_id"] = [f"p{i}-{name}" for i, name in enumerate(table["subject_id"])]
+    ill = table["split"] == "test"
+    table["label"], table["group"] = ill.map({True: "1", False: "0"}), ill.map({True: "tbi", False: "normal"})
+    table["cohort"] = table["cohort"].replace("", "study")
+    for column in PATHS:
+        table[column] = [str(tmp_path / path) if path else "" for path in table[column]]
+    write_manifest(table, tmp_path / "manifest.csv")
+    pd.testing.assert_frame_equal(read_manifest(tmp_path / "manifest.csv"), table, check_dtype=False)
+    split = table["split"].replace({"train": "validation"})
+    if (table["split"] == "train").any():  # the same person in another split
+        other = table.assign(split=split, scan_id=[f"{name}-2" for name in table["scan_id"]])
+        write_manifest(pd.concat([table, other]), tmp_path / "manifest.csv")
+        with pytest.raises(UserError, match="all scans of a person belong to one split"):
+            read_manifest(tmp_path / "manifest.csv")
+
+
+CELLS = st.text(max_size=5) | st.sampled_from(
+    ["a.nii.gz", "~x", "0", "1e400", "nan", "train", "\0", '"', "1;2", "\r\n"]
+)
+HEADS = st.sampled_from([*REQUIRED, *OPTIONAL, "Label", "scan id", "", "label.1", "Unnamed: 0"]) | st.text(max_size=4)
+
+
+@QUICK
+@given(
+    header=st.lists(HEADS, max_size=8),
+    whole=st.booleans(),
+    rows=st.lists(st.lists(CELLS, max_size=12), max_size=4),
+    separator=st.sampled_from(",;\t|"),
+    encoding=st.sampled_from(["utf-8", "utf-16", "utf-8-sig", "cp1252"]),
+    junk=st.binary(max_size=20),
+)
+def test_junk_is_a_sentence_and_never_a_traceback(tmp_path, header, whole, rows, separator, encoding, junk):
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator).writerows([[*(REQUIRED if whole else ()), *header], *rows])
+    for raw in (text.getvalue().encode(encoding, "ignore"), text.getvalue().encode("utf-8", "ignore") + junk, junk):
+        (tmp_path / "junk.csv").write_bytes(raw)
+        try:
+            table = read_manifest(tmp_path / "junk.csv")
+        except UserError as error:
+            assert "junk.csv" in str(error)  # noqa: PT017  either is right, but nothing else
+        else:
+            assert set(table) >= {*REQUIRED, *OPTIONAL}

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anomaly3d.statistics.conformal import discoveries, p_values, threshold, weights_of
+from tests.conftest import QUICK
 
 
 def test_p_values_by_hand():
@@ -60,3 +63,68 @@ def test_few_subjects_with_many_scans_keep_the_promise():
     unweighted, weighted = np.mean(rates, 0)
     assert unweighted > 0.12
     assert weighted < 0.11
+
+
+SCORES = st.lists(st.integers(0, 6), min_size=2, max_size=12).map(lambda found: np.array(found, float))  # with ties
+PEOPLE = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=3, max_size=14).filter(
+    lambda found: len({person for person, _ in found}) > 1
+)
+RATES = st.sampled_from([0.05, 0.1, 0.2, 0.25, 1 / 3, 0.5, 0.9])
+
+
+@QUICK
+@given(scores=SCORES)
+def test_each_of_exchangeable_scores_in_turn_keeps_the_promise_exactly(scores):
+    """Each is once the new one: at most a share alpha has p <= alpha; without ties p is uniform."""
+    n = len(scores)
+    p = np.array([p_values(np.delete(scores, i), scores[i : i + 1])[0] for i in range(n)])
+    assert ((p > 0) & (p <= 1)).all()
+    for alpha in p:
+        assert np.mean(p <= alpha + 1e-12) <= alpha + 1e-12
+    order = np.random.default_rng(n).permutation(n).astype(float)
+    untied = [p_values(np.delete(order, i), order[i : i + 1])[0] for i in range(n)]
+    np.testing.assert_allclose(np.sort(untied), np.arange(1, n + 1) / n)
+
+
+@QUICK
+@given(people=PEOPLE)
+def test_each_of_exchangeable_subjects_in_turn_keeps_the_promise_exactly(people):
+    """Each person is once the new one, by any of their scans: people count alike, however many scans they have."""
+    subjects, scores = np.array(people, float).T
+    share = weights_of(subjects) / len(np.unique(subjects))
+    p = np.empty(len(scores))
+    for person in np.unique(subjects):
+        new = subjects == person
+        p[new] = p_values(scores[~new], scores[new], weights_of(subjects[~new]))
+    for alpha in p:
+        assert share[p <= alpha + 1e-12].sum() <= alpha + 1e-9
+
+
+@QUICK
+@given(people=PEOPLE, new=SCORES, rate=RATES)
+def test_p_values_fall_with_the_score_and_thresholds_agree(people, new, rate):
+    subjects, calibration = np.array(people, float).T
+    ordered = np.sort(new)
+    for weights in (None, weights_of(subjects)):
+        p = p_values(calibration, ordered, weights)
+        assert (np.diff(p) <= 0).all()
+        assert p_values(calibration, np.array([-1.0]), weights) == 1
+        flagged = ordered >= threshold(calibration, rate, weights)
+        assert (flagged == (p <= rate + 1e-9)).all()
+    plain = [(1 + (calibration >= score).sum()) / (1 + len(calibration)) for score in ordered]
+    np.testing.assert_allclose(p_values(calibration, ordered), plain)
+
+
+def test_rounding_does_not_lead_above_1():
+    """Of which nothing could be discovered: scipy refuses such p-values."""
+    p = p_values(np.zeros(7), np.zeros(1), weights_of(np.array(list("aaaaaab"))))
+    assert p == 1
+    assert discoveries(p, 0.1).tolist() == [False]
+
+
+@QUICK
+@given(calibration=SCORES, new=SCORES, times=st.integers(1, 4))
+def test_scanning_everybody_more_often_changes_nothing(calibration, new, times):
+    subjects = np.tile(np.arange(len(calibration)), times)
+    again = p_values(np.tile(calibration, times), new, weights_of(subjects))
+    np.testing.assert_allclose(again, p_values(calibration, new))

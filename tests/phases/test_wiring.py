@@ -1,0 +1,290 @@
+"""Each phase's own steps by a real trainer, against the paper's equations written out for networks of a few weights."""
+
+import copy
+from functools import partial
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.plugins import Precision
+from sklearn.metrics import roc_auc_score
+from torch.nn import Module, Parameter
+from torch.utils.data import DataLoader
+
+from anomaly3d.detectors.base import Detector, Findings
+from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
+from anomaly3d.errors import UserError
+from anomaly3d.phases.encoder import EncoderPhase
+from anomaly3d.phases.finetune import FinetunePhase
+from anomaly3d.phases.fit import DRAWN, FitPhase
+from anomaly3d.phases.gan import CRITIC, EPSILON, GENERATOR, SAMPLES, GANPhase
+
+SHAPE, LATENT, KAPPA, RATE = (1, 2, 3, 4), 3, 0.25, 0.1
+NETWORKS = ("generator", "critic", "encoder")
+MOVED_BY_GAN = (("generator", "w"), ("critic", "a"), ("critic", "b"))
+SGD = partial(torch.optim.SGD, lr=RATE)
+
+
+class LinearGenerator(Module):
+    """G(z) = z W."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = Parameter(torch.randn(LATENT, 24) / 3)
+
+    def forward(self, z):
+        return (z @ self.w).unflatten(1, SHAPE)
+
+
+class QuadraticCritic(Module):
+    """f(x) = a x^2 / 2 at each voxel, D(x) = sum f(x) + <b, x>; so grad D(x) = a x + b."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = Parameter(torch.rand(24)), Parameter(torch.randn(24) / 5)
+
+    def features(self, x, halvings=None):
+        return self.a * x.flatten(1).square() / 2
+
+    def forward(self, x):
+        return self.features(x).sum(1) + x.flatten(1) @ self.b
+
+
+class LinearEncoder(Module):
+    """E(x) = x U."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u = Parameter(torch.randn(24, LATENT) / 5)
+
+    def forward(self, x):
+        return x.flatten(1) @ self.u
+
+
+class Recording(Precision):
+    """Lightning's own way through ``backward``, which divides gradients among processes, and who took it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses = []
+
+    def backward(self, tensor, *rest, **more):
+        self.losses.append(float(tensor))
+        super().backward(tensor, *rest, **more)
+
+
+@pytest.fixture
+def toy():
+    torch.manual_seed(0)
+    detector = FAnoGAN(ModelConfig(1, LATENT, 8, "none", "none", "none", "linear"), KAPPA)
+    detector.generator, detector.critic, detector.encoder = LinearGenerator(), QuadraticCritic(), LinearEncoder()
+    return detector
+
+
+def volumes(count, seed=1):
+    return torch.rand((count, *SHAPE), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def trainer(*plugins):
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    return L.Trainer(accelerator="cpu", devices=1, max_epochs=1, plugins=[*plugins], log_every_n_steps=1, **quiet)
+
+
+def loader(batches):
+    """Batches as they are."""
+    return DataLoader(list(batches), batch_size=None)
+
+
+def trained(phase, batches):
+    """The losses that went through Lightning's ``backward``, and what was logged last, of one pass over batches."""
+    recording = Recording()
+    fitting = trainer(recording)
+    fitting.fit(phase, loader({"image": x} for x in batches))
+    return recording.losses, {name: float(value) for name, value in fitting.callback_metrics.items()}
+
+
+def weights(detector):
+    return {f"{n}.{k}": v.clone() for n in NETWORKS for k, v in getattr(detector, n).state_dict().items()}
+
+
+def stepped(loss, parameters, rate):
+    """Plain gradient descent."""
+    gradients = torch.autograd.grad(loss, parameters)
+    return [(p - rate * g).detach().requires_grad_() for p, g in zip(parameters, gradients, strict=True)]
+
+
+def test_a_gan_phase_is_equations_2_and_3_in_turn(toy):
+    """Three batches, a generator step after the second; each batch of another size."""
+    w, a, b = (getattr(toy.get_submodule(n), k).detach().clone().requires_grad_() for n, k in MOVED_BY_GAN)
+    phase = GANPhase(toy, SGD, 10.0, 2, partial(torch.optim.SGD, lr=0.5), seed=7)
+    before, batches = weights(toy), [volumes(n, n) for n in (4, 3, 2)]
+    losses, logged = trained(phase, batches)
+
+    def d(x, a, b):
+        return x.square() @ a / 2 + x @ b
+
+    expected = []
+    for step, x in enumerate(x.flatten(1) for x in batches):
+        z = torch.randn(len(x), LATENT, generator=phase.noise(step, CRITIC))
+        epsilon = torch.rand(len(x), generator=phase.noise(step, EPSILON))[:, None]
+        fake = (z @ w).detach()
+        between = epsilon * x + (1 - epsilon) * fake
+        norm = (a * between + b).square().sum(1).sqrt()
+        wasserstein = d(x, a, b).mean() - d(fake, a, b).mean()
+        expected.append(-wasserstein + 10 * (norm - 1).square().mean())  # eq. 2
+        last = {"wasserstein": wasserstein, "gradient_norm": norm.mean(), "penalty": (norm - 1).square().mean()}
+        a, b = stepped(expected[-1], [a, b], RATE)
+        if step == 1:
+            z = torch.randn(len(x), LATENT, generator=phase.noise(step + 1, GENERATOR))
+            expected.append(-d(z @ w, a, b).mean())  # eq. 3
+            (w,) = stepped(expected[-1], [w], 0.5)
+    assert losses == pytest.approx([float(loss) for loss in expected], rel=1e-4)
+    for (network, name), value in zip(MOVED_BY_GAN, (w, a, b), strict=True):
+        torch.testing.assert_close(getattr(toy.get_submodule(network), name), value, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(value, before[f"{network}.{name}"])
+    assert torch.equal(toy.encoder.u, before["encoder.u"])
+    for name, value in {**last, "critic_loss": expected[-1], "generator_loss": expected[2]}.items():
+        assert logged[f"gan/{name}"] == pytest.approx(float(value), rel=1e-3), name
+
+
+def test_noise_is_normal_and_epsilon_uniform_and_one_a_volume(toy, monkeypatch):
+    phase = GANPhase(toy, SGD, 10.0, 1, seed=2)
+    z = torch.cat([phase.latent(500, step, CRITIC) for step in range(4)]).flatten()
+    assert float(z.mean()) == pytest.approx(0, abs=0.05)
+    assert float(z.std()) == pytest.approx(1, abs=0.05)
+    assert float((z.abs() > 1).float().mean()) == pytest.approx(0.317, abs=0.02)
+    drawn = []
+    loss = phase.critic_loss
+    monkeypatch.setattr(phase, "critic_loss", lambda *of: drawn.append(of[2]) or loss(*of))
+    trained(phase, [volumes(200), volumes(200)])
+    for epsilon in drawn:
+        assert epsilon.shape == (200,)
+        assert np.ptp(epsilon.numpy()) > 0.9
+        assert float(epsilon.mean()) == pytest.approx(0.5, abs=0.1)
+    assert not torch.equal(*drawn)
+
+
+@pytest.mark.parametrize(
+    ("make", "moved"),
+    [
+        (EncoderPhase, ["encoder.u"]),
+        (FinetunePhase, ["generator.w", "encoder.u"]),
+        (partial(FinetunePhase, trained=("generator", "critic")), ["generator.w", "critic.a"]),
+    ],
+)
+def test_encoder_and_finetune_descend_on_equations_4_to_6(toy, make, moved):
+    phase, before = make(toy, SGD, seed=3), weights(toy)
+    batches = [volumes(4, 5), volumes(2, 6)]
+    losses, logged = trained(phase, batches)
+    now = {name: value.clone().requires_grad_() for name, value in before.items()}
+    expected = []
+    for x in (x.flatten(1) for x in batches):
+        again = x @ now["encoder.u"] @ now["generator.w"]
+        image = (x - again).square().mean(1)  # eq. 4
+        f, f_again = (now["critic.a"] * v.square() / 2 for v in (x, again))
+        feature = (f - f_again).square().mean(1)  # eq. 5
+        expected.append((image + KAPPA * feature).mean())  # eq. 6
+        now |= dict(zip(moved, stepped(expected[-1], [now[name] for name in moved], RATE), strict=True))
+    assert losses == pytest.approx([float(loss) for loss in expected], rel=1e-4)
+    for name, value in weights(toy).items():
+        if name in moved:
+            torch.testing.assert_close(value, now[name], rtol=1e-4, atol=1e-6)
+            assert not torch.equal(value, before[name])
+        else:
+            assert torch.equal(value, before[name]), name
+    for name, value in {"loss": expected[-1], "image": image.mean(), "feature": feature.mean()}.items():
+        assert logged[f"{phase.name}/{name}"] == pytest.approx(float(value), rel=1e-4)
+
+
+def test_validation_logs_the_loss_of_healthy_scans_and_the_auc_of_pasted_ones(toy):
+    """Two batches of unequal size: means over scans, the AUC over all of them together."""
+    phase = EncoderPhase(toy, SGD)
+    healthy, pseudo = volumes(5, 8), 1.3 * volumes(5, 9)
+    batches = [{"image": healthy[part], "pseudo": pseudo[part]} for part in (slice(0, 3), slice(3, 5))]
+    (logged,) = trainer().validate(phase, loader(batches), verbose=False)
+    scores = [toy.examine({"image": x}).scores["total"].detach() for x in (healthy, pseudo)]
+    assert logged["encoder/val_loss"] == pytest.approx(float(scores[0].mean()), rel=1e-5)
+    assert logged["encoder/val_pseudo_auc"] == pytest.approx(roc_auc_score([0] * 5 + [1] * 5, torch.cat(scores)))
+    phase = GANPhase(toy, SGD, 10.0, 1)
+    (logged,) = trainer().validate(phase, loader(batches), verbose=False)
+    of_fake = [toy.critic(toy.generator(phase.latent(n, i, SAMPLES))).mean() for i, n in enumerate((3, 2))]
+    expected = toy.critic(healthy).mean() - (3 * of_fake[0] + 2 * of_fake[1]) / 5
+    assert logged["gan/val_wasserstein"] == pytest.approx(float(expected), rel=1e-5)
+
+
+class Shift(Detector):
+    """Its one weight should be the mean of what it sees, with noise on top."""
+
+    title = "shift"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = Parameter(torch.tensor(0.5))
+
+    def examine(self, batch):
+        return Findings({"total": (batch["image"] - self.mean).abs().flatten(1).mean(1)})
+
+    def loss(self, batch):
+        x = batch["image"]
+        return {"loss": (x + torch.randn_like(x) - self.mean).square().mean()}
+
+
+def test_fit_minimises_the_detectors_loss_and_draws_by_step():
+    detector, batches = Shift(), [volumes(3, 2), volumes(2, 3)]
+    phase = FitPhase(detector, SGD, seed=5)
+    losses, logged = trained(phase, batches)
+    mean, expected = 0.5, []
+    for step, x in enumerate(batches):
+        with torch.random.fork_rng():
+            torch.manual_seed(phase.noise(step, DRAWN).initial_seed())
+            seen = x + torch.randn(x.shape)
+        expected.append(float((seen - mean).square().mean()))
+        mean += RATE * 2 * float((seen - mean).mean())
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert logged["fit/loss"] == pytest.approx(expected[-1], rel=1e-5)
+    assert float(detector.mean) == pytest.approx(mean, rel=1e-5)
+    torch.manual_seed(11)
+    undisturbed = torch.rand(3)
+    torch.manual_seed(11)
+    phase.losses({"image": batches[0]}, 0)
+    assert torch.equal(torch.rand(3), undisturbed)  # what a method draws leaves the others' numbers alone
+
+
+class AtOnce(Detector):
+    """Keeps what it was given."""
+
+    title, learns_from, fewest = "at once", "labelled", 3
+
+    def examine(self, batch):
+        return Findings({"total": batch["image"].flatten(1).mean(1)})
+
+    def fit(self, train, validation):
+        self.given = train, validation
+
+
+class Data(L.LightningDataModule):
+    """The volumes of two splits."""
+
+    learns_from = "labelled"
+
+    def __init__(self, stacks):
+        super().__init__()
+        self.stacks = stacks
+        self.prepared = type("Prepared", (), {"folder": "data/somewhere"})
+
+    def volumes(self, split):
+        return self.stacks[split]
+
+    def train_dataloader(self):
+        return loader([{"image": self.stacks["labelled"]}] * 2)
+
+
+def test_a_method_that_learns_at_once_gets_its_splits_and_too_few_scans_are_a_sentence():
+    detector, stacks = AtOnce(), {"labelled": volumes(3, 1), "validation": volumes(2, 2)}
+    trainer().fit(FitPhase(detector), datamodule=Data(stacks))
+    assert torch.equal(detector.given[0], stacks["labelled"])
+    assert torch.equal(detector.given[1], stacks["validation"])
+    stacks["labelled"] = volumes(2)
+    with pytest.raises(UserError, match="at once needs at least 3 labelled scans, and data/somewhere holds 2"):
+        trainer().fit(FitPhase(copy.deepcopy(detector)), datamodule=Data(stacks))
