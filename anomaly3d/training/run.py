@@ -16,11 +16,11 @@ import yaml
 from hydra.utils import get_object
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from anomaly3d.data.module import HeadCTDataModule, data_of
 from anomaly3d.detectors.base import Detector, build_detector, load_detector
 from anomaly3d.errors import UserError
+from anomaly3d.networks.batch_norm import share_statistics
 from anomaly3d.phases.base import Phase
 from anomaly3d.preprocessing.cohort import PreparedCohort, Study
 from anomaly3d.runs.folder import PhaseFolder
@@ -171,17 +171,10 @@ def trainer_settings(job: Job, detector: Detector) -> dict[str, Any]:
     """``conf/trainer`` for this detector.
 
     Raises:
-        UserError: several processes with BatchNorm, whose statistics would differ.
+        UserError: options that do not fit the machine.
     """
     options = resolve_trainer(job.config["trainer"])
-    if detector.fits_at_once:
-        return {**options, "devices": 1, "num_nodes": 1, "strategy": "auto"}
-    if several_processes(options) and any(isinstance(module, _BatchNorm) for module in detector.modules()):
-        raise UserError(
-            "a model with BatchNorm trains on one process only, because its statistics would differ between processes: "
-            "take model=paper, whose norms do not depend on the batch, or trainer=auto"
-        )
-    return options
+    return {**options, "devices": 1, "num_nodes": 1, "strategy": "auto"} if detector.fits_at_once else options
 
 
 class Record(L.Callback):
@@ -283,6 +276,8 @@ def train_alone(job: Job) -> float | None:
     if job.config["gradient_checkpointing"]:
         phase.detector.recompute_activations()
     options = trainer_settings(job, phase.detector)
+    if several_processes(options):
+        share_statistics(phase.detector)
     best, record = best_checkpoint(job), Record(job, start, options)
     logger = None
     if not job.dry:
