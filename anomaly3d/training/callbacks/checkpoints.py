@@ -1,8 +1,10 @@
 """The state of a training after each epoch, for going on after whatever ended it."""
 
 import os
+from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from anomaly3d.runs.folder import PhaseFolder
@@ -11,11 +13,21 @@ from anomaly3d.runs.folder import PhaseFolder
 class KeepLast(Checkpoint):
     """The state at the end of each epoch as ``last.ckpt``; the one before it stays beside it as ``previous.ckpt``.
 
-    Lightning's ``ModelCheckpoint`` writes its ``last.ckpt`` only when it has also found a better one.
+    Lightning's ``ModelCheckpoint`` writes its ``last.ckpt`` only when it has also found a better one. Torch's random
+    generators, which Lightning leaves out, are in it too.
     """
 
     def __init__(self, folder: PhaseFolder) -> None:
         self.folder = folder
+
+    def state_dict(self) -> dict[str, Any]:
+        on_gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        return {"cpu": torch.get_rng_state(), "cuda": on_gpu}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        torch.set_rng_state(state_dict["cpu"].cpu())
+        if state_dict["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state_dict["cuda"].cpu())
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = self.folder.last_checkpoint
