@@ -278,12 +278,12 @@ def train_alone(job: Job) -> float | None:
     options = trainer_settings(job, phase.detector)
     if several_processes(options):
         share_statistics(phase.detector)
-    best, record = best_checkpoint(job), Record(job, start, options)
+    best, last, record = best_checkpoint(job), KeepLast(job.folder), Record(job, start, options)
     logger = None
     if not job.dry:
         before = ((job.folder.read() or {}) if start.resume else {}).get("wandb")
         logger = make_logger(job.config["logger"], job.run, f"{job.detector['name']}/{job.phase['name']}", before)
-    keep = [] if job.dry else [*([best] if best else []), KeepLast(job.folder)]
+    keep = [] if job.dry else [*([best] if best else []), last]
     trainer = build_trainer(job, phase.detector, options, [record, *keep], logger)
     try:
         checkpoint = job.folder.whole_checkpoint() if start.resume else None
@@ -293,10 +293,9 @@ def train_alone(job: Job) -> float | None:
         if job.dry:
             say(f"{name}: a few batches went through; nothing is kept (trainer.fast_dev_run)")
             return None
-        if best and best.best_model_path:
-            stored = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-            phase.load_state_dict(stored["state_dict"])
         if trainer.is_global_zero:
+            chosen = (best and best.best_model_path) or job.folder.last_checkpoint  # it holds averages, where they are
+            phase.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
             phase.detector.save(job.folder.model)
             job.folder.write({**record.lineage, "finished": True})
             log_model(logger, job.folder, start.parent, may_log(logger, "models", job.synthetic))
@@ -305,13 +304,15 @@ def train_alone(job: Job) -> float | None:
     finally:
         close_logger(logger)
     tell_next(job)
-    return optimised(job, phase, trainer)
+    return optimised(job, phase, last.metrics)
 
 
 def best_checkpoint(job: Job) -> ModelCheckpoint | None:
     """The best state by ``phase.monitor``; None where the last one is kept."""
     monitor, folder = job.phase["monitor"], job.folder.last_checkpoint.parent
-    return ModelCheckpoint(folder, "best", monitor=monitor, mode=job.phase["mode"]) if monitor else None
+    if not monitor:
+        return None
+    return ModelCheckpoint(folder, "best", monitor=monitor, mode=job.phase["mode"], enable_version_counter=False)
 
 
 def build_trainer(
@@ -367,14 +368,12 @@ def tell_next(job: Job) -> None:
         say(f"  next: python -m anomaly3d.train +phase={following[0]} {shlex.join([*words, *job.again])}")
 
 
-def optimised(job: Job, phase: Phase, trainer: L.Trainer) -> float | None:
+def optimised(job: Job, phase: Phase, metrics: Mapping[str, float]) -> float | None:
     """``optimized_metric`` of the config, else what checkpoints are kept by, else the first of the phase's monitors."""
     names = [job.config["optimized_metric"], job.phase["monitor"], *(f"{phase.name}/{m}" for m in phase.monitors)]
     name = next((n for n in names if n), None)
     if name is None:
         return None
-    if name not in trainer.callback_metrics:
-        raise UserError(
-            f"optimized_metric={name} is not logged: there are {', '.join(sorted(trainer.callback_metrics))}"
-        )
-    return float(trainer.callback_metrics[name])
+    if name not in metrics:
+        raise UserError(f"optimized_metric={name} is not logged: there are {', '.join(sorted(metrics))}")
+    return metrics[name]

@@ -16,10 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra import compose, initialize_config_dir
 
-from anomaly3d import train
+from anomaly3d.cli import CONF, plain
 from anomaly3d.cohorts.phantom.cohort import PARTS
+from anomaly3d.prepare import build_study
+from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.system.progress import Bar, say
+from anomaly3d.training.run import Job, train_phase
 
 HERE = Path(__file__).parent
 WORK = Path("runs/experiments/reliability").absolute()
@@ -27,13 +31,16 @@ KILLS = 100
 DATED = ("lineage.json", "config.yaml", "overrides.yaml")  # they hold the date and the run's own path
 PHASES = {"gan": "fanogan", "encoder": "fanogan", "finetune": "fanogan", "fit": "supervised"}
 COUNTS = {"train": 6, "validation": 3, "labelled_normal": 3, "labelled_lesion": 3}
-SMALL = [
+COHORT = [
     "dataset.counts={" + ", ".join(f"{part}: {COUNTS.get(part, 0)}" for part in PARTS) + "}",
     "dataset.name=drill",
     "dataset.matrix=64",
     "dataset.slices=24",
     "preprocessing.resolution=32",
     "preprocessing.registration_enough=0",
+]
+SMALL = [
+    *COHORT,
     "model.channels=4",
     "model.latent=16",
     "++phase.batch=2",
@@ -41,23 +48,30 @@ SMALL = [
     "++phase.steps_per_epoch=3",
     "trainer.precision=32-true",
     "logger=none",
-    "workers=2",
 ]
+Kill = dict[str, Any]  # phase, seconds after its start, and validations before it
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["anomaly3d.prepare", "anomaly3d.training.run", "wandb"])
+processes.set_forkserver_preload(["anomaly3d.training.run"])
 
 
-def quietly(arguments: list[str]) -> None:
-    """``anomaly3d.train`` in a process of its own, which ends with the command's exit code."""
+def job_of(phase: str, run: str, prepared: PreparedCohort, *overrides: str) -> Job:
+    """A phase to train on a cohort that has been prepared."""
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = plain(compose("train", [f"+phase={phase}", f"detector={PHASES[phase]}", *overrides]))
+    return Job(prepared, config["preprocessing"]["resolution"], True, WORK / run, config)
+
+
+def quietly(job: Job) -> None:
+    """Train a phase in a process of its own."""
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(train.main(arguments))
+    train_phase(job)
 
 
-def begin(arguments: list[str]) -> Any:
-    """Start ``anomaly3d.train``; torch is there already, so that a start takes no time."""
-    process = processes.Process(target=quietly, args=(arguments,))
+def begin(job: Job) -> Any:
+    """Start ``quietly``; torch is there already, so that a start takes no time."""
+    process = processes.Process(target=quietly, args=(job,))
     process.start()
     return process
 
@@ -98,29 +112,24 @@ def differences(calm: Path, killed: Path) -> list[str]:
     return found
 
 
-def arguments(phase: str, run: str) -> list[str]:
-    """Of ``anomaly3d.train``."""
-    where = [f"data_dir={WORK / 'data'}", f"runs_dir={WORK}"]
-    return [f"+phase={phase}", f"detector={PHASES[phase]}", f"run={run}", *where, *SMALL]
-
-
-def killed_and_finished(phase: str, moments: list[float]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Kill a phase so many seconds after each start, let it finish; what the kills found, and what came out other."""
-    place = Path(PHASES[phase]) / phase
+def killed_and_finished(phase: str, prepared: PreparedCohort, moments: list[float]) -> tuple[list[Kill], list[str]]:
+    """Kill a phase so many seconds after each start, and let it finish: the kills, and what came out other."""
+    job = job_of(phase, "killed", prepared, *SMALL)
+    place = job.folder.path.relative_to(WORK / "killed")
     shutil.rmtree(WORK / "killed", ignore_errors=True)
     shutil.copytree(WORK / "calm", WORK / "killed")
     shutil.rmtree(WORK / "killed" / place)
-    kills = []
+    kills: list[Kill] = []
     for moment in moments:
-        process = begin(arguments(phase, "killed"))
+        process = begin(job)
         process.join(moment)
         if process.is_alive():
             process.kill()
             process.join()
             table = WORK / "killed" / place / "training.csv"
-            epochs = len(table.read_text().splitlines()) - 1 if table.exists() else 0
-            kills.append({"phase": phase, "seconds": round(moment, 2), "validations": epochs})
-    process = begin(arguments(phase, "killed"))
+            validations = len(table.read_text().splitlines()) - 1 if table.exists() else 0
+            kills.append({"phase": phase, "seconds": round(moment, 2), "validations": validations})
+    process = begin(job)
     process.join()
     if process.exitcode:
         return kills, [f"exit code {process.exitcode}"]
@@ -131,20 +140,25 @@ def main(wanted: int = KILLS) -> None:
     """Kill, finish, compare, over all phases in turn."""
     rng = np.random.default_rng(0)
     shutil.rmtree(WORK / "calm", ignore_errors=True)
+    with initialize_config_dir(CONF, version_base="1.3"):
+        prepared = build_study(compose("prepare", [f"data_dir={WORK / 'data'}", "workers=2", *COHORT])).prepare()
+    idle = processes.Process(target=time.sleep, args=(0,))  # the first start imports torch
+    idle.start()
+    idle.join()
     seconds = {}
-    for phase in ("gan", *PHASES):  # the first start also imports torch
-        shutil.rmtree(WORK / "calm" / PHASES[phase] / phase, ignore_errors=True)
+    for phase in PHASES:
+        job = job_of(phase, "calm", prepared, *SMALL)
         started = time.monotonic()
-        process = begin(arguments(phase, "calm"))
+        process = begin(job)
         process.join()
         assert process.exitcode == 0, phase
         seconds[phase] = time.monotonic() - started
-    kills: list[dict[str, Any]] = []
-    table = {phase: {"kills": 0, "finished": 0, "differences": []} for phase in PHASES}
+    kills: list[Kill] = []
+    table: dict[str, Any] = {phase: {"kills": 0, "finished": 0, "differences": []} for phase in PHASES}
     bar = Bar("kills", wanted)
     for phase in cycle(PHASES):
         moments = rng.uniform(0, 1, rng.integers(1, 4)) * seconds[phase]
-        new, different = killed_and_finished(phase, moments.tolist()[: wanted - len(kills)])
+        new, different = killed_and_finished(phase, prepared, moments.tolist()[: wanted - len(kills)])
         kills += new
         row = table[phase]
         table[phase] = {

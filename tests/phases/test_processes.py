@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import lightning as L
-import nibabel as nib
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -22,9 +20,9 @@ from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.fit import FitPhase
 from anomaly3d.phases.gan import GANPhase
 from anomaly3d.preprocessing.cohort import PreparedCohort
-from anomaly3d.scans.manifest import OPTIONAL
 from anomaly3d.system.quiet import hush
 from anomaly3d.training.callbacks.numbers import FILE, KeepNumbers
+from tests.writers import noise_cohort
 
 SGD = partial(torch.optim.SGD, lr=0.01)
 SIDE, STEPS, VOLUMES = 16, 3, 4  # voxels; steps; volumes a step, over all processes
@@ -37,24 +35,6 @@ CASES = {
     "gan, BatchNorm": (GAN, "batch"),
     "encoder, BatchNorm": (EncoderPhase, "batch"),
 }
-
-
-def cohort(folder: Path) -> PreparedCohort:
-    """Seven scans to train with and five to validate with, of which every other one is ill."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for number, split in enumerate(["train"] * 7 + ["validation"] * 5):
-        row = {"scan_id": f"s{number}", "subject_id": f"p{number}", "label": str(number % 2), "split": split}
-        for kind in ("image", "brain_mask", "lesion_mask"):
-            data = rng.uniform(-1, 1, (SIDE,) * 3)
-            path = folder / kind / f"s{number}.nii.gz"
-            path.parent.mkdir(exist_ok=True)
-            made = data.astype(np.float32) if kind == "image" else (data < 0.5).astype(np.uint8)
-            nib.save(nib.Nifti1Image(made, np.diag([2, 3, 5, 1])), path)
-            row[kind] = str(path)
-        rows.append(row)
-    table = pd.DataFrame(rows).reindex(columns=[*rows[0], *(c for c in OPTIONAL if c not in rows[0])], fill_value="")
-    return PreparedCohort(folder, table, pd.DataFrame())
 
 
 class Gradients(L.Callback):
@@ -114,7 +94,7 @@ def train_all(rank: int, prepared: PreparedCohort, folder: Path, port: int) -> N
 def both(tmp_path_factory):
     """By case: what one process found and what two did, and their tables of numbers."""
     folder = tmp_path_factory.mktemp("processes")
-    prepared = cohort(folder)
+    prepared = noise_cohort(folder, SIDE, train=7, validation=5)
     one = [train(case, prepared, folder / f"one{number}", 1) for number, case in enumerate(CASES)]
     arguments = prepared, folder, find_free_network_port()
     torch.multiprocessing.start_processes(train_all, arguments, nprocs=2, start_method="spawn")
