@@ -26,7 +26,7 @@ from anomaly3d.preprocessing.cohort import PreparedCohort, Study
 from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.runs.lineage import can_resume, describe, find_parent, is_replacing, require_same_data
 from anomaly3d.runs.tracking import close_logger, log_model, make_logger, may_log, scrub
-from anomaly3d.system.files import locked, written_whole
+from anomaly3d.system.files import locked, remove_leftovers, written_whole
 from anomaly3d.system.instantiate import build, check_targets
 from anomaly3d.system.progress import is_leader, say
 from anomaly3d.system.quiet import hush
@@ -219,6 +219,7 @@ class Record(L.Callback):
                 say(f"{name_of(self.job)}: {words}")
                 if not self.start.resume:
                     clear(folder.path)
+            remove_leftovers(folder.path)
             folder.write(self.lineage)
             write_yaml(folder.path / "config.yaml", dict(self.job.config))
             write_yaml(folder.path / "overrides.yaml", list(self.job.typed))
