@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python -m
 # without an NVIDIA GPU, torch's CPU wheel instead of gigabytes of CUDA
 CONSTRAINTS := $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test drill lint clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/'
@@ -24,6 +24,9 @@ demo: install    ## phantom cohort, three phases, evaluation, report (a quarter 
 
 test: install    ## the whole test suite
 	$(RUN) pytest -n 2
+
+drill: install   ## kill training a hundred times at random and compare with undisturbed runs
+	$(RUN) experiments.reliability.kill
 
 lint: install    ## ruff and mypy
 	$(RUN) ruff check

@@ -1,6 +1,7 @@
 """What the commands share: Hydra composes the config, a user's mistake becomes one sentence and an exit code.
 
-0 done; 2 a mistake in config, manifest or command; 3 done, but some scans could not be used; 130 interrupted.
+0 done; 2 a mistake in config, manifest or command; 3 done, but some scans could not be used; interrupted: 128 and the
+signal's number, which is 130 for Ctrl-C and 143 for SIGTERM.
 """
 
 import math
@@ -30,8 +31,8 @@ from anomaly3d.arguments import CONF, SCANS, completed, key_of, names_of, unknow
 from anomaly3d.errors import UserError
 from anomaly3d.system.instantiate import allow, parameters
 from anomaly3d.system.memory import keep_freed_memory, release_memory
+from anomaly3d.system.slurm import REQUEUE, in_job, requeue
 
-INTERRUPTED = 130
 NAMES = ("run", "site")
 
 
@@ -64,6 +65,7 @@ class Command:
         self.codes: list[int] = []
         self.failed: list[str] = []  # jobs of a multirun, which goes on without them
         self.failure: Exception | None = None
+        self.signal: int = signal.SIGINT  # that interrupted it, if any did
 
     def job(self, config: DictConfig) -> float | None:
         """A job as Hydra calls it."""
@@ -96,7 +98,7 @@ class Command:
         """Compose and run; returns the exit code."""
         program = sys.argv
         alone = threading.current_thread() is threading.main_thread()  # only there may signals be handled
-        before = signal.signal(signal.SIGTERM, interrupt) if alone else None  # schedulers end a job with it
+        before = {number: signal.signal(number, self.interrupt) for number in ending_signals()} if alone else {}
         keep_freed_memory()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
         name, arguments = (sys.argv[0], sys.argv[1:]) if argv is None else (f"anomaly3d.{self.config_name}", argv)
@@ -113,17 +115,24 @@ class Command:
                 return disk_full(self.failure, self.config_name)
             return stop.code if isinstance(stop.code, int) else 1
         except KeyboardInterrupt:
-            print("interrupted: run the same command again to go on from where it stopped", file=sys.stderr)
-            return INTERRUPTED
+            again = self.signal == REQUEUE and requeue()
+            how = "SLURM runs this job again, which goes on" if again else "run the same command again to go on"
+            print(f"interrupted: {how} from where it stopped", file=sys.stderr)
+            return 128 + self.signal
         finally:
             sys.argv = program
-            if alone:
-                signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             GlobalHydra.instance().clear()
         if self.failed:
             print(f"{len(self.failed)} of {len(self.codes)} jobs failed, for the reasons above:", file=sys.stderr)
             print(*(f"  {job}" for job in self.failed), sep="\n", file=sys.stderr)
         return max(self.codes, default=0)
+
+    def interrupt(self, number: int, frame: object) -> None:
+        """What a signal does: the same as Ctrl-C."""
+        self.signal = number
+        raise KeyboardInterrupt
 
 
 def refuse_closed_places(config: DictConfig) -> None:
@@ -159,9 +168,12 @@ def refuse_missing_inputs(config: DictConfig) -> None:
                     raise UserError(f"{prefix}{key}={place}: there is no such file or folder")
 
 
-def interrupt(number: int, frame: object) -> None:
-    """What a signal does: the same as Ctrl-C."""
-    raise KeyboardInterrupt
+def ending_signals() -> list[signal.Signals]:
+    """What schedulers end a job with, beside Ctrl-C; on all of them a phase goes on from its last whole epoch.
+
+    Lightning's own answer to SLURM's is a checkpoint in the middle of an epoch, from which nothing repeats exactly.
+    """
+    return [signal.SIGTERM, *([REQUEUE] if REQUEUE and in_job() else [])]
 
 
 def disk_full(error: Exception, config_name: str, fatal: bool = True) -> int:

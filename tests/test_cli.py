@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 import anomaly3d
 from anomaly3d import evaluate, score, train
 from anomaly3d.arguments import completed
+from anomaly3d.cli import Command
 from tests.conftest import TINY, refused
 
 ROOT = Path(__file__).parents[1]
@@ -120,6 +123,45 @@ def test_help_is_quick_to_import():
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+def end_by(number):
+    """The exit code of a command that gets a signal in the middle of its work."""
+
+    def work(config):
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    return Command("evaluate", work).run([])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_a_sentence_and_its_exit_code(capsys, number, code):
+    assert end_by(number) == code
+    assert capsys.readouterr().err == "interrupted: run the same command again to go on from where it stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [
+        ({"SLURM_JOB_ID": "7"}, "7"),
+        ({"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}, "5_3"),
+        ({"SLURM_JOB_ID": "7", "SLURM_PROCID": "1"}, None),  # the first process asks
+    ],
+)
+def test_slurms_signal_asks_for_another_run(monkeypatch, tmp_path, capsys, job, name):
+    asked = tmp_path / "asked"
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for key, value in job.items():
+        monkeypatch.setenv(key, value)
+    assert end_by(signal.SIGUSR1) == 128 + signal.SIGUSR1
+    assert capsys.readouterr().err == "interrupted: SLURM runs this job again, which goes on from where it stopped\n"
+    assert (asked.read_text() if asked.exists() else None) == (name and f"requeue {name}\n")
+    (tmp_path / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    end_by(signal.SIGUSR1)
+    assert ("run the same command again" in capsys.readouterr().err) == (name is not None)
 
 
 def test_the_makefile_runs_what_the_readme_says():

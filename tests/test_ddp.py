@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from anomaly3d import evaluate, train
 from anomaly3d.runs.lineage import flatten
@@ -17,25 +18,53 @@ from anomaly3d.scoring.writer import read_scores
 from tests.conftest import TINY
 
 
-def command(module, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def command(*arguments, processes=1, **environment):
+    """Run Python with these arguments, in ``processes`` at once where they know each other by the environment only."""
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", **environment}
+    calls = [
+        subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            env={**common, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} if processes > 1 else common,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    for call in calls:
+        out = call.communicate(timeout=300)[0]
+        assert call.returncode == 0, out
 
 
-def test_each_phase_trains_on_two_processes_and_resumes_on_one(tiny_run, places):
+SLURM = {  # of srun with two tasks
+    "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_NODELIST": "localhost",
+    "SLURM_NODEID": "0",
+    "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "2",
+}
+
+
+def test_phases_train_on_two_processes_however_they_are_started_and_resume_on_one(tiny_run, places):
+    """By Lightning, also in a multirun; by torchrun; by SLURM."""
     shared = ["run=two", *places, *TINY, "logger=none", "trainer.precision=32-true"]
     two = ["trainer=ddp", "trainer.devices=2", *shared]
-    for phase in ("gan", "encoder", "finetune"):
-        command("anomaly3d.train", f"+phase={phase}", *two)
+    finetune = ["anomaly3d.train", "+phase=finetune", *two]
     run = Path(places[1].split("=")[1]) / "two"
-    before = torch.load(run / "fanogan" / "finetune" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert train.main(["+phase=finetune", *shared, "++phase.steps=6"]) == 0
-    after = torch.load(run / "fanogan" / "finetune" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert (before["epoch"], after["epoch"]) == (1, 2)
+
+    def epochs():
+        return torch.load(run / "fanogan" / "finetune" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] + 1
+
+    command("anomaly3d.train", "-m", "+phase=gan,encoder", *two)
+    port = str(find_free_network_port())
+    command("torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", "-m", *finetune)
+    assert epochs() == 2
+    port = str(find_free_network_port())
+    command(*finetune, "++phase.steps=6", processes=2, MASTER_PORT=port, **SLURM)
+    assert epochs() == 3
+    assert train.main(["+phase=finetune", *shared, "++phase.steps=8"]) == 0
+    assert epochs() == 4
 
 
 def test_scores_of_two_processes_are_those_of_one(tiny_run, places):

@@ -182,7 +182,7 @@ def test_a_signal_ends_prepare_at_once_with_a_sentence(tmp_path, number):
             time.sleep(0.1)
         call.send_signal(number)
         _, error = call.communicate(timeout=30)
-    assert call.returncode == 130
+    assert call.returncode == 128 + number
     assert error.strip() == "interrupted: run the same command again to go on from where it stopped"
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -329,6 +330,29 @@ def interrupt_second_epoch(phase):
     """Ctrl-C after the first validation and its checkpoint."""
     if phase.current_epoch == 1:
         raise KeyboardInterrupt
+
+
+def test_slurms_signal_leaves_the_last_whole_epoch_to_go_on_from(tiny_run, places, monkeypatch):
+    """Lightning would save in the middle of an epoch, and take that checkpoint before all others."""
+    exact = [*places, *TINY, "trainer.precision=32-true", "logger=none", "+phase=gan"]
+    for name, value in {"JOB_ID": "7", "NTASKS": "1", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with monkeypatch.context() as patch:
+        patch.setattr(GANPhase, "on_train_batch_end", end_third_batch)
+        patch.setattr("anomaly3d.cli.requeue", lambda: True)
+        assert train.main([*exact, "run=requeued"]) == 128 + signal.SIGUSR1
+    folder = tiny_run.parent / "requeued" / "fanogan" / "gan"
+    assert not list(folder.rglob("hpc_ckpt*"))
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["batches_seen"] == 2
+    assert train.main([*exact, "run=requeued"]) == 0
+    assert train.main([*exact, "run=once"]) == 0
+    assert len({sha256(tiny_run.parent / run / "fanogan" / "gan" / "model.pt") for run in ("requeued", "once")}) == 1
+
+
+def end_third_batch(phase, *_):
+    """SLURM's signal in the middle of the second epoch."""
+    if phase.batches_seen == 3:
+        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def test_schedules_averages_and_early_ends_by_config(tiny_run, places):

@@ -1,4 +1,4 @@
-"""What tests read: a small head, and DICOM as scanners, archives and anonymizers write it."""
+"""What tests read: a small head, prepared noise, and DICOM as scanners, archives and anonymizers write it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,11 +6,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from anomaly3d.cohorts.phantom.generate import generate
+from anomaly3d.preprocessing.cohort import PreparedCohort
+from anomaly3d.scans.manifest import OPTIONAL
 
 LPS = np.diag([-1.0, -1.0, 1.0])
 PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}  # column, row, slice axis
@@ -21,6 +24,24 @@ def small_head(seed: int = 1, *lesions: str) -> nib.nifti1.Nifti1Image:
     phantom = generate((77, seed), list(lesions), matrix=64, slices=24)
     image = nib.as_closest_canonical(nib.nifti1.Nifti1Image(phantom.hu, phantom.affine))
     return nib.nifti1.Nifti1Image(np.rint(np.asarray(image.dataobj)).astype(np.int16), image.affine)
+
+
+def noise_cohort(folder: Path, side: int, **splits: int) -> PreparedCohort:
+    """So many prepared scans a split, of noise; every other one is ill."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, split in enumerate(name for name, count in splits.items() for _ in range(count)):
+        row = {"scan_id": f"s{number}", "subject_id": f"p{number}", "label": str(number % 2), "split": split}
+        for kind in ("image", "brain_mask", "lesion_mask"):
+            data = rng.uniform(-1, 1, (side,) * 3)
+            path = folder / kind / f"s{number}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            made = data.astype(np.float32) if kind == "image" else (data < 0.5).astype(np.uint8)
+            nib.save(nib.nifti1.Nifti1Image(made, np.diag([2, 3, 5, 1])), path)
+            row[kind] = str(path)
+        rows.append(row)
+    table = pd.DataFrame(rows).reindex(columns=[*rows[0], *(c for c in OPTIONAL if c not in rows[0])], fill_value="")
+    return PreparedCohort(folder, table, pd.DataFrame())
 
 
 def write_series(

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pandas as pd
+import torch
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose
 from torch import Tensor
@@ -124,11 +125,12 @@ class HeadCTDataModule(L.LightningDataModule):
         """Scans of the split ``learns_from`` in steps."""
         data = self.dataset(self.learns_from, self.transforms)
         sampler = StepSampler(len(data), self.batch, self.steps_per_epoch, self.seed, *self.place())
-        return DataLoader(data, batch_sampler=sampler)
+        return DataLoader(data, batch_sampler=sampler, generator=torch.Generator())  # else it draws from torch's
 
     def val_dataloader(self) -> DataLoader:
         """Healthy validation scans, each process its share."""
-        return DataLoader(Subset(self.dataset("validation"), self.share("validation")), batch_size=self.batch)
+        mine = Subset(self.dataset("validation"), self.share("validation"))
+        return DataLoader(mine, batch_size=self.batch, generator=torch.Generator())
 
     def predict_dataloader(self) -> DataLoader:
         """The scans of the split ``predicted``, each once over all processes, in batches of one size.

@@ -1,9 +1,12 @@
 """Which scans a training step sees."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
+
+from anomaly3d.system.processes import place
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -45,3 +48,13 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
                     passes[number] = self.permutation(number)
                 batch.append((passes[number][place], position))
             yield batch
+
+
+def dealt(draw: Callable[[int], Tensor], size: int) -> Tensor:
+    """This process's ``size`` rows of what ``draw(n)`` draws for the n volumes that all processes train on in a step.
+
+    They are dealt as ``StepSampler`` deals scans, and every process draws all of them, from a generator in the same
+    state. So what is drawn for a volume does not depend on the number of processes.
+    """
+    rank, world = place()
+    return draw(world * size)[rank * size :][:size]

@@ -73,7 +73,11 @@ class Detector(nn.Module, ABC):
         """Scores, and where the method has them reconstruction and maps, of a batch."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss``, a scalar to minimise over the detector's parameters, and its parts; for the phase ``fit``."""
+        """``loss``, a scalar to minimise over the detector's parameters, and its parts; for the phase ``fit``.
+
+        Torch's generator is seeded by the step; what a volume needs of its own is drawn with ``dealt``, so that it is
+        the same on any number of processes.
+        """
         raise NotImplementedError
 
     def fit(self, train: Tensor, validation: Tensor) -> None:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anomaly3d.data.batch import Batch
+from anomaly3d.data.sampler import dealt
 from anomaly3d.detectors.base import Detector, Findings
 
 LARGEST = 8  # places whose mean evidence counts
@@ -88,7 +89,7 @@ class Supervised(Detector):
 
 def augment(x: Tensor, lesion: Tensor) -> tuple[Tensor, Tensor]:
     """Volumes and masks ``(B, 1, D, H, W)``, each scan mirrored by chance, all moved by up to a voxel."""
-    mirrored = (torch.rand(len(x)) < 0.5).view(-1, 1, 1, 1, 1).to(x.device)
+    mirrored = (dealt(torch.rand, len(x)) < 0.5).view(-1, 1, 1, 1, 1).to(x.device)
     step = torch.randint(-1, 2, (3,)).tolist()
     moved = [torch.where(mirrored, v.flip(2), v).roll(step, (2, 3, 4)) for v in (x, lesion)]
     return moved[0], moved[1]

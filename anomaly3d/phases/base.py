@@ -171,8 +171,11 @@ class Phase(L.LightningModule):
         self.detector.to(memory_format=memory_format(self.trainer.strategy.root_device))  # type: ignore[call-overload]
 
     def noise(self, step: int, purpose: int) -> torch.Generator:
-        """A generator that depends on seed, step, purpose and process only, so that a resumed run repeats."""
-        key = (((self.seed * 10_000_019 + step) * 8 + purpose) * 1024 + self.global_rank) % 2**63
+        """A generator that depends on seed, step and purpose only, so that a resumed run repeats.
+
+        It is the same on every process: ``dealt`` gives each what belongs to its volumes.
+        """
+        key = ((self.seed * 10_000_019 + step) * 8 + purpose) * 1024 % 2**63
         return torch.Generator().manual_seed(key)
 
     def log_mean(self, name: str, mean: Tensor, scans: int) -> None:

@@ -60,7 +60,7 @@ class FitPhase(Phase):
         self.detector.fit(train, data.volumes("validation"))
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The detector's loss; what it draws at random depends on the step, so that a resumed run repeats."""
+        """The detector's loss; what it draws at random depends on the step only, so that a resumed run repeats."""
         with torch.random.fork_rng():
             torch.manual_seed(self.noise(step, DRAWN).initial_seed())
             return self.detector.loss(batch)

@@ -10,9 +10,11 @@ from monai.metrics import MMDMetric, MultiScaleSSIMMetric
 from torch import Tensor
 
 from anomaly3d.data.batch import Batch
-from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.data.module import HeadCTDataModule, data_of
+from anomaly3d.data.sampler import dealt
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.detectors.losses import gradient_norm, gradient_penalty, interpolate
+from anomaly3d.networks.batch_norm import mixes_volumes
 from anomaly3d.phases.base import Alarm, OptimizerConfig, Phase
 
 CRITIC, GENERATOR, EPSILON, SAMPLES = range(4)  # what random numbers are for
@@ -118,10 +120,16 @@ class GANPhase(Phase):
         return z.to(self.device)
 
     def critic_loss(self, real: Tensor, fake: Tensor, epsilon: Tensor) -> dict[str, Tensor]:
-        """Eq. 2 as ``critic_loss``, and its parts. Real and generated volumes pass the critic together."""
+        """Eq. 2 as ``critic_loss``, and its parts.
+
+        Real and generated volumes pass the critic together, which is faster, unless its BatchNorm would then see both.
+        """
         critic = self.detector.critic
         norm = gradient_norm(critic, interpolate(real, fake, epsilon))
-        of_real, of_fake = critic(torch.cat([real, fake])).float().chunk(2)
+        if mixes_volumes(critic):
+            of_real, of_fake = critic(real).float(), critic(fake).float()
+        else:
+            of_real, of_fake = critic(torch.cat([real, fake])).float().chunk(2)
         wasserstein, penalty = of_real.mean() - of_fake.mean(), gradient_penalty(norm)
         return {
             "critic_loss": -wasserstein + self.lambda_gp * penalty,
@@ -139,8 +147,9 @@ class GANPhase(Phase):
         step, size = self.batches_seen, len(real)
         self.toggle_optimizer(optimizer)
         with torch.no_grad():
-            fake = self.detector.generator(self.latent(size, step, CRITIC)).to(real.dtype)
-        epsilon = torch.rand(size, generator=self.noise(step, EPSILON)).to(real.device)
+            z = dealt(lambda volumes: self.latent(volumes, step, CRITIC), size)
+            fake = self.detector.generator(z).to(real.dtype)
+        epsilon = dealt(lambda volumes: torch.rand(volumes, generator=self.noise(step, EPSILON)), size).to(real.device)
         values = self.critic_loss(real, fake, epsilon)
         optimizer.zero_grad()
         self.manual_backward(values["critic_loss"])
@@ -151,7 +160,8 @@ class GANPhase(Phase):
     def generator_step(self, size: int, optimizer: Any) -> None:
         """Minimise eq. 3."""
         self.toggle_optimizer(optimizer)
-        loss = self.generator_loss(self.latent(size, self.batches_seen, GENERATOR))
+        z = dealt(lambda volumes: self.latent(volumes, self.batches_seen, GENERATOR), size)
+        loss = self.generator_loss(z)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
@@ -160,8 +170,9 @@ class GANPhase(Phase):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The critic's Wasserstein estimate on healthy validation scans: a growing gap to training is overfitting."""
-        real = batch["image"]
-        fake = self.detector.generator(self.latent(len(real), batch_idx, SAMPLES))
+        real, (rank, world) = batch["image"], data_of(self.trainer).place()
+        z = self.latent(world * data_of(self.trainer).batch, batch_idx, SAMPLES)
+        fake = self.detector.generator(z[rank::world][: len(real)])  # as ``share`` deals validation scans
         estimate = self.detector.critic(real).float().mean() - self.detector.critic(fake).float().mean()
         self.log_mean("val_wasserstein", estimate, len(real))
 

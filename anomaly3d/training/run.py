@@ -16,17 +16,17 @@ import yaml
 from hydra.utils import get_object
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from anomaly3d.data.module import HeadCTDataModule, data_of
 from anomaly3d.detectors.base import Detector, build_detector, load_detector
 from anomaly3d.errors import UserError
+from anomaly3d.networks.batch_norm import share_statistics
 from anomaly3d.phases.base import Phase
 from anomaly3d.preprocessing.cohort import PreparedCohort, Study
 from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.runs.lineage import can_resume, describe, find_parent, is_replacing, require_same_data
 from anomaly3d.runs.tracking import close_logger, log_model, make_logger, may_log, scrub
-from anomaly3d.system.files import locked, written_whole
+from anomaly3d.system.files import locked, remove_leftovers, written_whole
 from anomaly3d.system.instantiate import build, check_targets
 from anomaly3d.system.progress import is_leader, say
 from anomaly3d.system.quiet import hush
@@ -173,17 +173,10 @@ def trainer_settings(job: Job, detector: Detector) -> dict[str, Any]:
     """``conf/trainer`` for this detector.
 
     Raises:
-        UserError: several processes with BatchNorm, whose statistics would differ.
+        UserError: options that do not fit the machine.
     """
     options = resolve_trainer(job.config["trainer"])
-    if detector.fits_at_once:
-        return {**options, "devices": 1, "num_nodes": 1, "strategy": "auto"}
-    if several_processes(options) and any(isinstance(module, _BatchNorm) for module in detector.modules()):
-        raise UserError(
-            "a model with BatchNorm trains on one process only, because its statistics would differ between processes: "
-            "take model=paper, whose norms do not depend on the batch, or trainer=auto"
-        )
-    return options
+    return {**options, "devices": 1, "num_nodes": 1, "strategy": "auto"} if detector.fits_at_once else options
 
 
 class Record(L.Callback):
@@ -228,6 +221,7 @@ class Record(L.Callback):
                 say(f"{name_of(self.job)}: {words}")
                 if not self.start.resume:
                     clear(folder.path)
+            remove_leftovers(folder.path)
             folder.write(self.lineage)
             write_yaml(folder.path / "config.yaml", dict(self.job.config))
             write_yaml(folder.path / "overrides.yaml", list(self.job.typed))
@@ -285,12 +279,14 @@ def train_alone(job: Job) -> float | None:
     if job.config["gradient_checkpointing"]:
         phase.detector.recompute_activations()
     options = trainer_settings(job, phase.detector)
-    best, record = best_checkpoint(job), Record(job, start, options)
+    if several_processes(options):
+        share_statistics(phase.detector)
+    best, last, record = best_checkpoint(job), KeepLast(job.folder), Record(job, start, options)
     logger = None
     if not job.dry:
         before = ((job.folder.read() or {}) if start.resume else {}).get("wandb")
         logger = make_logger(job.config["logger"], job.run, f"{job.detector['name']}/{job.phase['name']}", before)
-    keep = [] if job.dry else [*([best] if best else []), KeepLast(job.folder)]
+    keep = [] if job.dry else [*([best] if best else []), last]
     trainer = build_trainer(job, phase.detector, options, [record, *keep], logger)
     try:
         checkpoint = job.folder.whole_checkpoint() if start.resume else None
@@ -300,10 +296,9 @@ def train_alone(job: Job) -> float | None:
         if job.dry:
             say(f"{name}: a few batches went through; nothing is kept (trainer.fast_dev_run)")
             return None
-        if best and best.best_model_path:
-            stored = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-            phase.load_state_dict(stored["state_dict"])
         if trainer.is_global_zero:
+            chosen = (best and best.best_model_path) or job.folder.last_checkpoint  # it holds averages, where they are
+            phase.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
             phase.detector.save(job.folder.model)
             job.folder.write({**record.lineage, "finished": True})
             log_model(logger, job.folder, start.parent, may_log(logger, "models", job.synthetic))
@@ -312,13 +307,15 @@ def train_alone(job: Job) -> float | None:
     finally:
         close_logger(logger)
     tell_next(job)
-    return optimised(job, phase, trainer)
+    return optimised(job, phase, last.metrics)
 
 
 def best_checkpoint(job: Job) -> ModelCheckpoint | None:
     """The best state by ``phase.monitor``; None where the last one is kept."""
     monitor, folder = job.phase["monitor"], job.folder.last_checkpoint.parent
-    return ModelCheckpoint(folder, "best", monitor=monitor, mode=job.phase["mode"]) if monitor else None
+    if not monitor:
+        return None
+    return ModelCheckpoint(folder, "best", monitor=monitor, mode=job.phase["mode"], enable_version_counter=False)
 
 
 def build_trainer(
@@ -374,14 +371,12 @@ def tell_next(job: Job) -> None:
         say(f"  next: python -m anomaly3d.train +phase={following[0]} {shlex.join([*words, *job.again])}")
 
 
-def optimised(job: Job, phase: Phase, trainer: L.Trainer) -> float | None:
+def optimised(job: Job, phase: Phase, metrics: Mapping[str, float]) -> float | None:
     """``optimized_metric`` of the config, else what checkpoints are kept by, else the first of the phase's monitors."""
     names = [job.config["optimized_metric"], job.phase["monitor"], *(f"{phase.name}/{m}" for m in phase.monitors)]
     name = next((n for n in names if n), None)
     if name is None:
         return None
-    if name not in trainer.callback_metrics:
-        raise UserError(
-            f"optimized_metric={name} is not logged: there are {', '.join(sorted(trainer.callback_metrics))}"
-        )
-    return float(trainer.callback_metrics[name])
+    if name not in metrics:
+        raise UserError(f"optimized_metric={name} is not logged: there are {', '.join(sorted(metrics))}")
+    return metrics[name]

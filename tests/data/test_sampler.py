@@ -1,6 +1,8 @@
 from itertools import chain
 
-from anomaly3d.data.sampler import StepSampler
+import torch
+
+from anomaly3d.data.sampler import StepSampler, dealt
 
 
 def test_every_scan_is_seen_equally_often():
@@ -23,3 +25,15 @@ def test_processes_share_the_stream_of_one_with_a_larger_batch():
     one = list(StepSampler(9, 4, 5, seed=2))
     two = [list(StepSampler(9, 2, 5, seed=2, rank=r, world=2)) for r in range(2)]
     assert [a + b for a, b in zip(*two, strict=True)] == one
+
+
+def test_what_is_drawn_for_a_volume_does_not_depend_on_the_number_of_processes(monkeypatch):
+    def drawn(rank, world):
+        monkeypatch.setattr("anomaly3d.data.sampler.place", lambda: (rank, world))
+        generator = torch.Generator().manual_seed(1)
+        return dealt(lambda volumes: torch.randn(volumes, 5, generator=generator), 4 // world)
+
+    one = drawn(0, 1)
+    assert one.shape == (4, 5)
+    assert torch.equal(torch.cat([drawn(0, 2), drawn(1, 2)]), one)
+    assert torch.equal(torch.cat([drawn(rank, 4) for rank in range(4)]), one)

@@ -1,11 +1,8 @@
 import copy
-import os
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from anomaly3d.detectors.base import load_detector
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
@@ -123,6 +120,22 @@ def test_a_critic_step_minimises_equation_2(linear_gan):
     torch.testing.assert_close(w.detach(), before - 0.1 * gradient, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("norm", "together"), [("batch", False), ("group", True)])
+def test_a_critic_with_batchnorm_sees_real_and_generated_volumes_apart(norm, together):
+    """Its statistics are those of each half alone; without BatchNorm one pass is the faster."""
+    module = GANPhase(tiny(critic=norm), SGD, lambda_gp=10.0, critic_steps=1)
+    critic = module.detector.critic
+    real, fake = torch.rand(3, 1, 16, 16, 16), -torch.rand(3, 1, 16, 16, 16)
+    alone = critic(real).mean() - critic(fake).mean()
+    mixed = critic(torch.cat([real, fake])).chunk(2)
+    passes = []
+    critic.register_forward_pre_hook(lambda _, x: passes.append(len(x[0])))
+    found = module.critic_loss(real, fake, torch.rand(3))["wasserstein"]
+    torch.testing.assert_close(found, alone)
+    assert ((mixed[0].mean() - mixed[1].mean() - alone).abs() < 1e-5) == together
+    assert passes == ([3, 6] if together else [3, 3, 3])
+
+
 def test_a_generator_step_raises_the_critics_value(linear_gan):
     module, logged = linear_gan
     optimizer = torch.optim.SGD(module.detector.generator.parameters(), lr=1e-3)
@@ -152,40 +165,3 @@ def test_generator_keeps_running_statistics_while_it_is_finetuned():
     assert not detector.generator.training
     assert all(p.requires_grad for p in detector.generator.parameters())
     assert detector.encoder.training
-
-
-def validated(rank, folder, scans, port):
-    """One process's validation of ``scans[rank]`` by a real trainer; the epoch's mean goes to a file."""
-    import lightning as L
-
-    class Loader(torch.utils.data.Dataset):
-        def __len__(self):
-            return len(scans[rank])
-
-        def __getitem__(self, index):
-            return torch.full((1, 16, 16, 16), scans[rank][index])
-
-    class Probe(EncoderPhase):
-        def validation_step(self, batch, batch_idx):
-            self.log_mean("val_loss", batch.mean(), len(batch))
-
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank)
-    )
-    os.environ["NODE_RANK"] = "0"
-    torch.set_num_threads(1)
-    more = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = L.Trainer(accelerator="cpu", devices=2, strategy="ddp", use_distributed_sampler=False, **more)
-    loader = torch.utils.data.DataLoader(Loader(), batch_size=2)
-    (found,) = trainer.validate(Probe(tiny(), SGD, seed=0), loader, verbose=False)
-    (Path(folder) / f"{rank}.txt").write_text(str(found["encoder/val_loss"]))
-    torch.distributed.destroy_process_group()  # its threads would abort a process that ends before them
-
-
-def test_validation_is_a_mean_over_scans_also_where_processes_have_unequal_shares(tmp_path):
-    """5 scans in batches of 2: three on one process, two on the other."""
-    scans = [[0.0, 0.1, 0.9], [0.2, 0.4]]
-    arguments = str(tmp_path), scans, find_free_network_port()
-    torch.multiprocessing.start_processes(validated, arguments, nprocs=2, start_method="spawn")
-    for rank in range(2):
-        assert float((tmp_path / f"{rank}.txt").read_text()) == pytest.approx(sum(map(sum, scans)) / 5)

@@ -1,9 +1,11 @@
 """The state of a training after each epoch, for going on after whatever ended it."""
 
 import os
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint
+import torch
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from anomaly3d.runs.folder import PhaseFolder
 
@@ -11,13 +13,31 @@ from anomaly3d.runs.folder import PhaseFolder
 class KeepLast(Checkpoint):
     """The state at the end of each epoch as ``last.ckpt``; the one before it stays beside it as ``previous.ckpt``.
 
-    Lightning's ``ModelCheckpoint`` writes its ``last.ckpt`` only when it has also found a better one.
+    Lightning's ``ModelCheckpoint`` writes its ``last.ckpt`` only when it has also found a better one. Torch's random
+    generators, and the numbers last logged, ``metrics``, which Lightning leaves out, are in it too.
     """
 
     def __init__(self, folder: PhaseFolder) -> None:
         self.folder = folder
+        self.metrics: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        on_gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        return {"cpu": torch.get_rng_state(), "cuda": on_gpu, "metrics": self.metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.metrics = state_dict["metrics"]
+        torch.set_rng_state(state_dict["cpu"].cpu())
+        if state_dict["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state_dict["cuda"].cpu())
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What had been stopped early stays so, though it was ended before its model was written."""
+        stops = (c for c in trainer.callbacks if isinstance(c, EarlyStopping))  # type: ignore[attr-defined]
+        trainer.should_stop = trainer.should_stop or any(stop.stopped_epoch > 0 for stop in stops)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         last = self.folder.last_checkpoint
         beside = last.with_name(f".{last.name}")
         trainer.save_checkpoint(beside)

@@ -17,7 +17,7 @@ FILE = "training.csv"
 class KeepNumbers(L.Callback):
     """A row in ``training.csv`` of the phase after each validation: the step, and the phase's numbers by name.
 
-    Those of training steps are means since the row before; a resumed phase goes on with the table.
+    Those of training steps are means since the row before, over all processes; a resumed phase goes on with the table.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,10 @@ class KeepNumbers(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         step = (trainer.current_epoch + 1) * data_of(trainer).steps_per_epoch
-        means = {name: float(total) / self.batches for name, total in self.sums.items()}
+        means = {
+            name: float(trainer.strategy.reduce(total, reduce_op="mean")) / self.batches
+            for name, total in self.sums.items()
+        }
         measured = {name: float(v) for name, v in of_phase(trainer, pl_module).items() if name not in means}
         self.rows = [row for row in self.rows if row["step"] < step]
         self.rows.append({"step": step, **means, **measured})
