@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from anomaly3d.data.batch import Batch
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.errors import UnreadableScan
 from anomaly3d.phases.base import Predicting, freeze
@@ -23,6 +24,8 @@ from anomaly3d.scoring.inference import preprocessor_of, round_weights
 from anomaly3d.scoring.scan_scores import map_scores, part_scores
 from anomaly3d.scoring.way_back import Found, own_grid_maps
 from anomaly3d.system.device import fast_bfloat16
+
+Volumes = np.ndarray | Tensor | Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,24 @@ class Scorer:
         preprocessor.setup(Path(data_dir))
         return cls(trained.load(), preprocessor, load_calibration(trained.folder.path, site))
 
-    def examine(self, volumes: np.ndarray | Tensor | Sequence[np.ndarray]) -> Findings:
-        """Findings on prepared volumes ``(B, 1, D, H, W)``, ``(B, D, H, W)`` or ``(D, H, W)`` in [-1, 1]."""
-        x = torch.as_tensor(np.asarray(volumes), dtype=torch.float32, device=self.device)
-        x = x.reshape(-1, 1, *x.shape[-3:])
+    def examine(self, volumes: Volumes, brains: Volumes | None = None) -> Findings:
+        """Findings on prepared volumes ``(B, 1, D, H, W)``, ``(B, D, H, W)`` or ``(D, H, W)`` in [-1, 1].
+
+        Args:
+            brains: their brain masks. Methods that judge the brain only take what is not empty for it without one.
+        """
+        x = self.stack(volumes)
+        batch: Batch = {"image": x, "scan_id": [str(i) for i in range(len(x))]}
+        if brains is not None:
+            batch["brain"] = self.stack(brains).to(torch.uint8)
         gradients = self.module.detector.needs_gradients
         with torch.inference_mode(not gradients), torch.autocast(self.device.type, torch.bfloat16, self.rounded):
-            return self.module.predict_step({"image": x, "scan_id": [str(i) for i in range(len(x))]}, 0)
+            return self.module.predict_step(batch, 0)
+
+    def stack(self, volumes: Volumes) -> Tensor:
+        """Volumes in any of the forms of ``examine`` as ``(B, 1, D, H, W)`` float32 on the device."""
+        x = torch.as_tensor(np.asarray(volumes), dtype=torch.float32, device=self.device)
+        return x.reshape(-1, 1, *x.shape[-3:])
 
     def prepare(self, path: str | Path) -> Prepared:
         """A scan as the detector's training data were prepared.
@@ -108,7 +122,7 @@ class Scorer:
             return Result("unreadable", str(error))
         if reasons := self.preprocessor.judge(prepared.quality):
             return Result("rejected", "; ".join(reasons), prepared.quality)
-        found = self.examine(prepared.image)
+        found = self.examine(prepared.image, prepared.brain_mask)
         scores = {name: float(value[0]) for name, value in found.scores.items()}
         one = on_one_grid(prepared, found)
         raw = one.maps if one.reconstruction is None else {RESIDUAL: one.image - one.reconstruction, **one.maps}
