@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anomaly3d.data.batch import Batch
+from anomaly3d.data.sampler import dealt
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.detectors.brain import brain_of, mean_inside, residual_findings
 from anomaly3d.networks.unet import VolumeUNet
@@ -15,7 +16,7 @@ def coarse_noise(x: Tensor, nodes: int, spread: float) -> Tensor:
 
     ``spread`` is that at the points; between them it is smaller.
     """
-    points = spread * torch.randn(len(x), 1, nodes, nodes, nodes, device=x.device)
+    points = spread * dealt(lambda volumes: torch.randn(volumes, 1, nodes, nodes, nodes), len(x)).to(x.device)
     fine = F.interpolate(points, size=x.shape[2:], mode="trilinear", align_corners=True)
     shifts = [int(torch.randint(side, ())) for side in x.shape[2:]]
     return fine.roll(shifts, (2, 3, 4))

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from anomaly3d.data.batch import Batch
+from anomaly3d.data.sampler import dealt
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.detectors.brain import brain_of, mean_inside
 from anomaly3d.detectors.likelihood import deviance, gaussian_findings, mean_and_log_variance
@@ -54,7 +55,11 @@ class MaskedPrediction(Detector):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean deviance over what is hidden of the brain: one part of a partition drawn for each scan."""
         x = batch["image"]
-        parts = torch.stack([partition(x.shape[2:], self.block, self.passes) for _ in x])[:, None]
+
+        def partitions(volumes: int) -> Tensor:
+            return torch.stack([partition(x.shape[2:], self.block, self.passes) for _ in range(volumes)])
+
+        parts = dealt(partitions, len(x))[:, None]
         hidden = (parts.to(x.device) == 0) & brain_of(batch)
         return {"loss": mean_inside(deviance(x, *self.predict(x, hidden)), hidden).mean()}
 

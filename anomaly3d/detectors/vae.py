@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from anomaly3d.data.batch import Batch
+from anomaly3d.data.sampler import dealt
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.detectors.brain import brain_of, completed, mean_inside, voxels_inside
 from anomaly3d.detectors.likelihood import deviance
@@ -61,7 +62,8 @@ class VAE(Detector):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The bound with one z a scan, reparametrised."""
         mean, log_variance = self.posterior(batch["image"])
-        z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+        drawn = dealt(lambda volumes: torch.randn(volumes, *mean.shape[1:]), len(mean)).to(mean.device)
+        z = mean + torch.exp(log_variance / 2) * drawn
         total, *parts = (self.bound(batch, z, kl_to_standard(mean, log_variance))[0][k] for k in ("total", *self.parts))
         return {"loss": total.mean(), **{k: v.mean() for k, v in zip(self.parts, parts, strict=True)}}
 
