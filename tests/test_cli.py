@@ -132,7 +132,11 @@ def end_by(number):
         os.kill(os.getpid(), number)
         time.sleep(10)
 
-    return Command("evaluate", work).run([])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes jobs in its background deaf to it
+    try:
+        return Command("evaluate", work).run([])
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

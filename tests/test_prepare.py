@@ -18,6 +18,7 @@ from anomaly3d import prepare, train
 from anomaly3d.cohorts.folder import FolderCohort
 from anomaly3d.preprocessing.cohort import Study
 from anomaly3d.preprocessing.ncct import NCCT
+from anomaly3d.runs.folder import PhaseFolder
 from tests.conftest import counts, refused
 from tests.writers import small_head, write_series
 
@@ -73,11 +74,11 @@ def test_a_scan_on_which_the_program_fails_does_not_take_the_others_with_it(bad_
 
 
 def test_a_killed_prepare_goes_on_and_gives_the_same_bytes(tiny_run, tmp_path):
-    data = tiny_run.parents[1] / "data"
+    data, lineage = tiny_run.parents[1] / "data", PhaseFolder(tiny_run / "fanogan" / "gan").read()
     folder = tmp_path / "scans"
     folder.mkdir()
     for i in range(3):
-        shutil.copy(next(data.glob(f"raw/*/ct/train-{i:04d}.nii.gz")), folder)
+        shutil.copy(data / "raw" / lineage["cohort"] / "ct" / f"train-{i:04d}.nii.gz", folder)
     arguments = ["dataset=folder", f"dataset.root={folder}", f"data_dir={tmp_path}/data", "workers=1"]
     arguments += ["preprocessing.resolution=32", "preprocessing.registration_enough=0"]
     with subprocess.Popen(
@@ -94,7 +95,7 @@ def test_a_killed_prepare_goes_on_and_gives_the_same_bytes(tiny_run, tmp_path):
     for i in range(3):
         name = f"image/train-{i:04d}.nii.gz"
         (made,) = tmp_path.glob(f"data/folder-*/*/{name}")
-        assert made.read_bytes() == next(data.glob(f"phantom-*/*/{name}")).read_bytes()
+        assert made.read_bytes() == (data / lineage["cohort"] / lineage["prepared"] / name).read_bytes()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
