@@ -63,7 +63,8 @@ class Command:
     def __init__(self, config_name: str, task: Callable[[DictConfig], Done]) -> None:
         self.config_name, self.task = config_name, task
         self.codes: list[int] = []
-        self.failed: list[str] = []  # jobs of a multirun, which goes on without them
+        self.failed: list[str] = []  # jobs of a multirun, which goes on without them ...
+        self.broken: set[tuple[str, str]] = set()  # ... but trains nothing further of the same run and detector
         self.failure: Exception | None = None
         self.signal: int = signal.SIGINT  # that interrupted it, if any did
 
@@ -77,6 +78,8 @@ class Command:
                 if name in config and config[name] is not None:
                     config[name] = str(config[name])
             refuse_closed_places(config)
+            if trained_of(config) in self.broken:
+                raise UserError(f"an earlier job of run={config.run} failed, and this one may build on it")
             done = self.task(config)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             code = refuse(error, self.config_name)  # here, because Hydra would print a line of its own
@@ -92,6 +95,8 @@ class Command:
             return done.value
         self.codes.append(code)
         self.failed.append(" ".join(typed()))
+        if trained := trained_of(config):
+            self.broken.add(trained)
         return math.nan  # a sweeper takes it for a trial without a result
 
     def run(self, argv: list[str] | None) -> int:
@@ -204,6 +209,11 @@ def refuse(error: Exception, config_name: str) -> int:
 def sweeping() -> bool:
     """Whether this is a job of a multirun."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def trained_of(config: DictConfig) -> tuple[str, str] | None:
+    """Run and detector that a job trains; None for other commands."""
+    return (str(config.run), str(OmegaConf.select(config, "detector.name"))) if "phase" in config else None
 
 
 def typed() -> list[str]:

@@ -46,21 +46,29 @@ def test_a_finished_phase_is_left_alone(tiny_run, places, capsys):
 
 
 def test_a_failed_job_of_a_sweep_is_listed_and_does_not_stop_the_others(places, capsys):
-    small = [*places, *TINY, "logger=none", "trainer.fast_dev_run=true", "run=sweep"]
-    assert train.main(["-m", "+phase=gan", *small, "++phase.batch=0,2"]) == 2
+    small = [*places, *TINY, "logger=none", "trainer.fast_dev_run=true"]
+    assert train.main(["-m", "+phase=gan", *small, "run=sweep-${phase.batch}", "++phase.batch=0,2"]) == 2
     told = capsys.readouterr()
     assert "nothing is kept" in told.out  # the second job, after the first
     refused_line, count, listed = told.err.splitlines()[-3:]
     assert refused_line.startswith("error: phase.batch=0: ")
     assert count == "1 of 2 jobs failed, for the reasons above:"
     assert "++phase.batch=0" in listed
-    assert "run=sweep" in listed
+    assert "run=sweep-" in listed
+
+    assert train.main(["-m", "+phase=gan,encoder", *small, "run=chain", "++phase.batch=0,2"]) == 2
+    told = capsys.readouterr()
+    assert "nothing is kept" not in told.out  # what comes after a failed phase may build on it
+    assert told.err.count("an earlier job of run=chain failed") == 3
+    assert "4 of 4 jobs failed" in told.err
 
     def fails(config):
         raise ZeroDivisionError(config.seed)
 
     broken = cli.command("train")(fails)
-    assert broken(["-m", "seed=4,5", *small]) == 1  # an error of ours: shown, and the next job begins
+    assert (
+        broken(["-m", "seed=4,5", "run=sweep-${seed}", *small]) == 1
+    )  # an error of ours: shown, and the next job begins
     told = capsys.readouterr().err
     assert [f"ZeroDivisionError: {seed}" in told for seed in (4, 5)] == [True, True]
     assert "2 of 2 jobs failed" in told

@@ -16,9 +16,9 @@ from torch.autograd import Function
 
 STRIDE, PADDING = 2, 1
 CONV = {4: F.conv2d, 5: F.conv3d}  # by number of axes
-# whether the engine will run a node in this pass: private, tried with torch 2.8 to 2.13, and absent one day
-asked = getattr(torch._C, "_will_engine_execute_node", None)
 TRANSPOSED = {4: F.conv_transpose2d, 5: F.conv_transpose3d}
+# whether the engine will run a node in this pass: private, tried with torch 2.13, and absent one day
+asked = getattr(torch._C, "_will_engine_execute_node", None)
 
 
 def halve(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,8 +1,8 @@
 """How hard the phantom cohort is: AUC of the controls on the cohorts of ``experiments/scores``.
 
-``python -m experiments.phantom_difficulty.measure`` writes ``table.json`` and the tables of the README from the runs of
-``experiments/scores/study.sh`` and from the supervised control of ``supervised.sh``, which learned from labelled scans
-of a seed that no other cohort uses.
+``python -m experiments.phantom_difficulty.measure`` writes ``table-v4.json`` and the first table of the README from the
+runs of ``experiments/scores/study.sh`` and from the supervised control of ``supervised.sh``, which learned from labelled
+scans of a seed that no other cohort uses.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def main() -> None:
         "own_score": {name: over_cohorts(found) for name, found in own.items()},
         "chosen_score": {name: over_cohorts(found) for name, found in layered.items()},
     }
-    (HERE / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+    (HERE / "table-v4.json").write_text(json.dumps(table, indent=1) + "\n")
     lines = []
     for name, (words, bound) in ROWS.items():
         values, after = table["own_score"][name], table["chosen_score"].get(name)

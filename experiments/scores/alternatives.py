@@ -5,7 +5,6 @@ combinations by conformal p-values.
 and writes ``alternatives.json``.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from anomaly3d.scoring.anomaly_maps import POOLED, RESIDUAL, Healthy, anomaly_ma
 from anomaly3d.scoring.inference import prepared_of
 from anomaly3d.scoring.scan_scores import map_scores, peak
 from anomaly3d.system.progress import track
-from experiments.scores.measure import HERE, ranks
+from experiments.scores.measure import HERE, options, ranks
 
 DETECTORS = ("pca", "mean_volume")
 FOLDS = 4
@@ -128,11 +127,7 @@ def measure(run: Path, name: str, data_dir: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="+")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
-    arguments = parser.parse_args()
+    arguments = options(__doc__)
     found = {
         name: [measure(arguments.runs_dir / run, name, arguments.data_dir) for run in arguments.runs]
         for name in DETECTORS

@@ -358,13 +358,18 @@ def agreement(found: dict[str, Any]) -> float:
     )
 
 
-def main() -> None:
-    """Measure the runs that have no file yet."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def options(what: str | None) -> argparse.Namespace:
+    """Which ``runs``, and where they and their data lie."""
+    parser = argparse.ArgumentParser(description=what)
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure the runs that have no file yet."""
+    arguments = options(__doc__)
     for run in arguments.runs:
         path = HERE / f"{run}.json"
         if not path.exists():
