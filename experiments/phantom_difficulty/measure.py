@@ -1,8 +1,8 @@
 """How hard the phantom cohort is: AUC of the controls on the cohorts of ``experiments/scores``.
 
 ``python -m experiments.phantom_difficulty.measure`` writes ``table-v4.json`` and the first table of the README from the
-runs of ``experiments/scores/study.sh`` and from the supervised control of ``supervised.sh``, which learned from labelled
-scans of a seed that no other cohort uses.
+runs of ``experiments/scores/study.sh`` and from the supervised control of ``supervised.sh``, which learned from
+labelled scans of a seed that no other cohort uses.
 """
 
 import argparse
