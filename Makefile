@@ -2,20 +2,24 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-# without an NVIDIA GPU, torch's CPU wheel instead of gigabytes of CUDA
-CONSTRAINTS := $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
+PIP := $(RUN) pip install --quiet --disable-pip-version-check
+# without an NVIDIA GPU, torch's CPU wheel where pip finds it: the usual one for Linux brings gigabytes of CUDA
+CPU := $(if $(shell command -v nvidia-smi),,$(filter Linux,$(shell uname)))
 
-.PHONY: help install demo test drill lint clean
+.PHONY: help install demo test drill lint audit sbom lock clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/'
 
-$(VENV)/installed: pyproject.toml constraints-cpu.txt
+$(VENV)/installed: pyproject.toml $(wildcard locks/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	$(PIP) --require-hashes -r locks/pip.txt
+	$(if $(CPU),$(PIP) --require-hashes --no-deps -r locks/torch-cpu.txt 2> /dev/null || echo "pip finds no CPU wheel of torch")
+	$(PIP) --require-hashes -r locks/packages.txt -c locks/torch.txt
+	$(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-install: $(VENV)/installed  ## make .venv
+install: $(VENV)/installed  ## make .venv from locks/, every file checked by its SHA-256
 
 demo: install    ## phantom cohort, three phases, evaluation, report (a quarter of an hour on two CPU cores)
 	$(RUN) anomaly3d.prepare
@@ -28,10 +32,23 @@ test: install    ## the whole test suite
 drill: install   ## kill training a hundred times at random and compare with undisturbed runs
 	$(RUN) experiments.reliability.kill
 
-lint: install    ## ruff and mypy
+lint: install    ## ruff, mypy, and make audit where its service is in reach
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
+	@if $(MAKE) --silent audit > .audit.log 2>&1; then tail -n 1 .audit.log; \
+	elif grep -qE "requests.exceptions|Could not connect" .audit.log; then echo "audit: not done, its service is out of reach"; \
+	else cat .audit.log; exit 1; fi
+
+LOCKED := locks/packages.txt locks/torch.txt
+audit: install   ## known vulnerabilities of what is locked; asks a service in the network
+	$(RUN) pip_audit --vulnerability-service osv --strict --disable-pip --require-hashes $(LOCKED:%=-r %)
+
+sbom: install    ## sbom.json: all that is locked with its digests, as CycloneDX
+	cat $(LOCKED) | $(RUN) cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible -o sbom.json -
+
+lock: install    ## write locks/ anew from pyproject.toml; UPGRADE=--upgrade takes the newest versions
+	PATH="$(VENV)/bin:$$PATH" locks/write.sh $(UPGRADE)
 
 clean:           ## remove .venv; data and runs stay
 	rm -rf $(VENV) *.egg-info

@@ -13,6 +13,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from anomaly3d.errors import UserError
+from anomaly3d.system.files import is_name
 from anomaly3d.system.progress import say
 
 HERE = Path(__file__).parent
@@ -22,10 +23,12 @@ ADDED = ("phase", "experiment")  # groups of train that its list of defaults doe
 COMMAS = re.compile(r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")  # outside of quotes
 SCANS = ("root", "scans", "manifest")
 PATHS = (*SCANS, *(f"dataset.{key}" for key in SCANS), "out", "data_dir", "runs_dir")
-QUOTED = (*PATHS, "study", "preprocessing.mask_command")  # keys whose values are quoted for Hydra
+QUOTED = (*PATHS, "study", "mask_command", "preprocessing.mask_command")  # keys whose values are quoted for Hydra
+CHOICE = re.compile(r"[\w-]+(/[\w-]+)*")  # of a group: a file's name, and no way to files elsewhere
 SIMPLE = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./-]*|\s*")
 ONCE = ("phase", "overwrite", "parent", "run", "runs_dir", "optimized_metric", "hparams_search")
-ANEW = ("trainer", "workers", "scheduler", "memory_gb", "plugins")  # where and how fast it runs, and whose code may run
+CODE = ("plugins", "mask_command", "preprocessing.mask_command")  # whose code may run: typed for each call, or nothing
+ANEW = ("trainer", "workers", "scheduler", "memory_gb")  # where and how fast it runs
 SIZES = ("phase.steps", "phase.steps_per_epoch", "phase.batch")  # what one phase takes over from another
 KEPT = ("data_dir",)  # what other commands take over from the training
 
@@ -144,7 +147,7 @@ def read_study(command: str, path: Path) -> list[str]:
     A line is what one would type, ``dataset: manifest`` for ``dataset=manifest``, ``model.latent: 64`` or nested.
 
     Raises:
-        UserError: it is not there, is no YAML of keys, or has a key that no command knows.
+        UserError: it is not there, is no YAML of keys, has a key that no command knows, or says whose code may run.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -164,9 +167,16 @@ def read_study(command: str, path: Path) -> list[str]:
         if top not in known:
             continue  # of another command
         if key in groups and not isinstance(value, Mapping):
+            if value is not None and not CHOICE.fullmatch(str(value)):
+                raise UserError(f"study={path}: {key}: {value} is not the name of a file in conf/{key}")
             overrides.append(f"{'+' if key in ADDED else ''}{key}={'null' if value is None else value}")
             continue
         for name, leaf in leaves({key: value}):
+            if name in CODE or top in CODE:
+                raise UserError(
+                    f"study={path}: {name} says whose code may run, and a file may come from somebody else: give it on "
+                    "the command line"
+                )
             overrides.append(f"{'++' if '.' in name else ''}{name}={as_hydra(placed(name, leaf, path.parent))}")
     return overrides
 
@@ -182,8 +192,9 @@ def placed(key: str, value: Any, folder: Path) -> Any:
 
 
 def said_anew(text: str) -> bool:
-    """Whether each call of a run says an argument anew, because it does not decide what comes out."""
-    return key_of(text).split(".")[0] in ANEW and key_of(text) != "trainer.precision"
+    """Whether each call of a run says an argument anew: it does not decide what comes out, or it lets code run."""
+    key = key_of(text)
+    return key in CODE or (key.split(".")[0] in (*ANEW, *CODE) and key != "trainer.precision")
 
 
 def remembered(command: str, typed: Sequence[str]) -> list[str]:
@@ -193,10 +204,11 @@ def remembered(command: str, typed: Sequence[str]) -> list[str]:
         typed: the arguments of this call.
     """
     run, place = value_of(typed, "run", "demo"), value_of(typed, "runs_dir", "runs")
-    if command not in ("train", "evaluate", "score", "calibrate") or "${" in f"{run}{place}" or "," in str(run):
+    unsettled = "${" in f"{run}{place}" or "," in str(run) or not is_name(str(run))  # a sweep, or refused later
+    if command not in ("train", "evaluate", "score", "calibrate") or unsettled:
         return []
     files = sorted(Path(str(place), str(run)).glob("*/*/overrides.yaml"), key=lambda path: -path.stat().st_mtime)
-    trained = {path: words for path in files if (words := yaml.safe_load(path.read_text()))}
+    trained = {path: words for path in files if (words := read_words(path, names_of("train")[0]))}
     if command != "train":
         words = next(iter(trained.values()), [])
         return without([text for text in words if key_of(text) in KEPT], typed)
@@ -214,3 +226,24 @@ def remembered(command: str, typed: Sequence[str]) -> list[str]:
     own = value_of(trained[source], "phase") in (None, phase)
     words = [text for text in words if own or not key_of(text).startswith("phase.") or key_of(text) in SIZES]
     return without(words, typed)
+
+
+def read_words(path: Path, groups: Iterable[str]) -> list[str]:
+    """What was typed for a phase, as ``overrides.yaml`` keeps it.
+
+    Raises:
+        UserError: it holds what nobody types for a phase: Hydra's own keys and options, which can name any code.
+    """
+    try:
+        words = yaml.safe_load(path.read_text()) or []
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged: remove it, and type again what the phase was trained with") from error
+    words = [str(word) for word in (words if isinstance(words, list) else [words])]
+    for word in words:
+        name, value = key_of(word), word.partition("=")[2]
+        foreign = not re.fullmatch(r"[A-Za-z_][\w.-]*", name) or name.split(".")[0] == "hydra"
+        if foreign or (name in groups and not CHOICE.fullmatch(value)):
+            raise UserError(
+                f"{path} holds {word!r}, which is no setting of a phase: remove it there, or type run=NAME anew"
+            )
+    return words

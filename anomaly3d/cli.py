@@ -29,11 +29,12 @@ from omegaconf.errors import OmegaConfBaseException
 import anomaly3d
 from anomaly3d.arguments import CONF, SCANS, completed, key_of, names_of, unknown_key
 from anomaly3d.errors import UserError
+from anomaly3d.system.files import LONGEST, is_name
 from anomaly3d.system.instantiate import allow, parameters
 from anomaly3d.system.memory import keep_freed_memory, release_memory
 from anomaly3d.system.slurm import REQUEUE, in_job, requeue
 
-NAMES = ("run", "site")
+NAMES = ("run", "site", "dataset.name", "detector.name", "phase.name")  # of folders and files
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,8 @@ class Command:
         try:
             allow(config.plugins)
             refuse_unknown_keys(self.config_name, config)
-            for name in NAMES:  # run=2024 is a name, not a number
-                if name in config and config[name] is not None:
-                    config[name] = str(config[name])
+            for name in NAMES:
+                settle_name(config, name)
             refuse_closed_places(config)
             if trained_of(config) in self.broken:
                 raise UserError(f"an earlier job of run={config.run} failed, and this one may build on it")
@@ -138,6 +138,22 @@ class Command:
         """What a signal does: the same as Ctrl-C."""
         self.signal = number
         raise KeyboardInterrupt
+
+
+def settle_name(config: DictConfig, key: str) -> None:
+    """Make a name a text, as ``run=2024`` is no number, and refuse one that leads out of its folder.
+
+    Raises:
+        UserError: names the key.
+    """
+    if (value := OmegaConf.select(config, key)) is None:
+        return
+    OmegaConf.update(config, key, str(value))
+    if not is_name(str(value)):
+        raise UserError(
+            f'{key}={value!r} must be a plain name: no slash, backslash or any of :*?"<>|, no dot in front, at most '
+            f"{LONGEST} letters; places are data_dir=..., runs_dir=... and out=..."
+        )
 
 
 def refuse_closed_places(config: DictConfig) -> None:

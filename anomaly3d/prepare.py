@@ -23,12 +23,14 @@ def build_study(config: DictConfig) -> "Study":
 
     refuse_missing_inputs(config)  # before what takes long to import
 
+    from anomaly3d.cohorts.base import Cohort
+    from anomaly3d.preprocessing.base import Preprocessor
     from anomaly3d.preprocessing.cohort import Study
     from anomaly3d.system.instantiate import build
     from anomaly3d.system.workers import worker_count
 
-    cohort = build(plain(config.dataset), "dataset config")
-    preprocessor = build(plain(config.preprocessing), "preprocessing config")
+    cohort = build(plain(config.dataset), "dataset config", Cohort)
+    preprocessor = build(plain(config.preprocessing), "preprocessing config", Preprocessor)
     return Study(cohort, preprocessor, Path(config.data_dir), worker_count(config.workers, config.scheduler))
 
 

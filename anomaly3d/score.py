@@ -28,10 +28,11 @@ def scoring_job(config: DictConfig) -> "ScoringJob":
     from anomaly3d.cohorts.folder import FolderCohort
     from anomaly3d.cohorts.manifest import ScoredManifest
     from anomaly3d.preprocessing.cohort import Study
-    from anomaly3d.scoring.inference import preprocessor_of
+    from anomaly3d.scoring.inference import preprocessor_of, require_command
     from anomaly3d.scoring.new_scans import ScoringJob
     from anomaly3d.system.workers import worker_count
 
+    require_command(trained, config.mask_command)
     scans = [config.scans] if isinstance(config.scans, str) else [str(scan) for scan in config.scans]
     cohort = (
         ScoredManifest("scored", config.manifest) if config.manifest else FolderCohort("scored", config.root, scans)

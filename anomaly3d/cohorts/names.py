@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from statistics import median
 
 NAMELESS = re.compile(r"(anon\w*|unknown|none|null|deidentified|removed|de-?id|0*|x*|n/?a)", re.IGNORECASE)
+MOST = 120  # letters of a name, to which digests are added
 FEW = 3  # scans: a folder of more, whose names do not come again beside it, holds several people
 SHARED = 0.5  # share of names that come again in the folders beside
 
@@ -21,11 +22,13 @@ def digest(text: str, length: int = 12) -> str:
 
 
 def plain(text: str) -> str:
-    """Letters, digits, dots, dashes and underscores for any text; a digest is added where letters were lost."""
+    """Letters, digits, dots, dashes and underscores for any text; a digest is added where letters were lost, or where
+    there are so many that no file could be called so."""
     parts = unicodedata.normalize("NFKD", re.sub(r"\.(nii|nrrd|mgz|mha|zip)?(\.gz)?$", "", text, flags=re.IGNORECASE))
     lost = any(not c.isascii() and not unicodedata.combining(c) for c in parts)
     name = re.sub(r"[^A-Za-z0-9._]+", "-", parts.encode("ascii", "ignore").decode()).strip("-.")
-    return f"{name}-{digest(text, 6)}".strip("-") if lost or not name else name
+    lost = lost or len(name) > MOST
+    return f"{name[:MOST]}-{digest(text, 6)}".strip("-") if lost or not name else name
 
 
 def distinct(names: Sequence[str], origins: Sequence[str]) -> list[str]:

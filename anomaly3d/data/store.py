@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anomaly3d.errors import UserError
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import say, track
@@ -47,6 +48,9 @@ def load_stack(
         cache: folder of memory-mapped arrays; an array is made once and used by all processes.
         limit_gb: a larger stack is memory-mapped; None: half of the free memory.
         what: names the volumes where their size is told.
+
+    Raises:
+        UserError: an array in ``cache`` is damaged.
     """
     if not any(paths):
         return torch.zeros(len(paths), 1, 1, 1, 1)
@@ -69,4 +73,10 @@ def load_stack(
             mapped = np.lib.format.open_memmap(beside, "w+", dtype, shape)
             fill(mapped, paths, f"reading {what} volumes")
             mapped.flush()
-    return torch.from_numpy(np.load(file, mmap_mode="c"))  # copy on write: nothing is written back
+    try:
+        mapped = np.lib.format.open_memmap(file, "c")  # copy on write: nothing is written back
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged or holds no numbers: remove it, and it is made again") from error
+    if mapped.shape != shape or mapped.dtype != dtype:
+        raise UserError(f"{file} holds other volumes: remove it, and it is made again")
+    return torch.from_numpy(mapped)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,9 @@ from anomaly3d.data.batch import Batch
 from anomaly3d.errors import UserError
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.instantiate import build
+from anomaly3d.system.weights import DAMAGE, not_weights, read_weights
 
+AGAIN = "train its phase anew"
 Role = Literal["method", "trivial", "upper", "oracle"]
 
 
@@ -130,7 +131,7 @@ def build_detector(config: Mapping[str, Any]) -> Detector:
     Raises:
         UserError: arguments that it does not take.
     """
-    return build(config, "detector config", recursive=False)
+    return build(config, "detector config", Detector, recursive=False)
 
 
 def load_detector(path: Path) -> Detector:
@@ -139,11 +140,10 @@ def load_detector(path: Path) -> Detector:
     Raises:
         UserError: the file is damaged, or holds another class than a detector that may be named.
     """
+    stored = read_weights(path, AGAIN)
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
         detector = build_detector(stored["config"])
         detector.load_state_dict(stored["state"])
-    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError, TypeError, AttributeError, OSError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is damaged or no detector of this version: train its phase anew ({cause})") from error
+    except DAMAGE as error:
+        raise not_weights(path, error, AGAIN) from error
     return detector

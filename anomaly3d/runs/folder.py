@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomaly3d.errors import UserError
-from anomaly3d.system.files import sha256, written_whole
+from anomaly3d.system.files import is_name, sha256, written_whole
 
 if TYPE_CHECKING:
     from anomaly3d.detectors.base import Detector
@@ -49,9 +49,15 @@ class PhaseFolder:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text())
+            lineage = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise UserError(f"{path} is damaged: remove {self.path} and train the phase again") from error
+        for key in ("cohort", "prepared"):  # folders under data_dir
+            if key in lineage and not is_name(str(lineage[key])):
+                raise UserError(
+                    f"{path} says {key} {lineage[key]!r}, which is no name of a folder: is the run to be trusted?"
+                )
+        return lineage
 
     def write(self, lineage: dict[str, Any]) -> None:
         """Replace the lineage."""

@@ -1,7 +1,9 @@
 """Loggers, and what of a run they get: nothing that names a machine or a patient leaves it."""
 
 import os
+import re
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,23 @@ from anomaly3d.errors import UserError
 from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.runs.lineage import flatten
 from anomaly3d.system.files import sha256
-from anomaly3d.system.instantiate import build
+from anomaly3d.system.instantiate import ALLOWED, build
 from anomaly3d.system.progress import is_leader, say
 
-PRIVATE = ("root", "scans", "manifest", "table", "data_dir", "runs_dir", "parent", "mask_command", "cohort", "wandb")
+# what of a lineage may leave, by its dotted key: of these the numbers ...
+NUMBERS = (
+    *("can_score", "synthetic", "replaces", "settings.seed", "settings.model.*", "settings.phase.*"),
+    *("settings.detector.*", "settings.preprocessing.*", "settings.data.*", "settings.callbacks.*"),
+    *(f"settings.dataset.{key}" for key in ("seed", "version", "matrix", "slices", "twins", "counts.*", "shares.*")),
+)
+# ... and of these the words, which name parts of this program
+WORDS = (
+    *("title", "role", "reads", "version", "git_commit", "config_hash", "prepared", "split_hash", "parent_sha256"),
+    *("made_with.*", "settings.model.*", "settings.phase.name", "settings.phase.monitor", "settings.phase.mode"),
+    *("settings.detector.name", "settings.detector.phases", "settings.preprocessing.crop", "settings.dataset.purpose"),
+    "*._target_",
+)
+WORD = re.compile(r"[\w .,:;()+-]{1,100}")  # no path
 MODES = ("auto", "online", "offline", "disabled")
 LOGIN_TIMEOUT = 20  # seconds
 
@@ -68,16 +83,29 @@ def require_login() -> None:
         raise UserError(f"W&B is out of reach ({type(error).__name__}): try again with a network") from error
 
 
-def scrub(value: Any) -> Any:
-    """A config without keys that hold places or file names, and without any text that may be a path."""
-    if isinstance(value, dict):
-        return {k: scrub(v) for k, v in value.items() if k not in PRIVATE and not is_path(v)}
-    return [scrub(v) for v in value if not is_path(v)] if isinstance(value, list) else value
+def scrub(node: Any, key: str = "") -> Any:
+    """What of a lineage may leave this machine: numbers and names of what this program does, never of data or places.
+
+    Args:
+        key: the dotted key of ``node``.
+    """
+    if isinstance(node, dict):
+        inside = {name: scrub(value, f"{key}.{name}".lstrip(".")) for name, value in node.items() if is_word(name)}
+        return {name: value for name, value in inside.items() if value not in (None, [], {})}
+    if isinstance(node, list):
+        return [made for part in node if (made := scrub(part, key)) not in (None, [], {}) or part is None]
+    if isinstance(node, str):
+        ours = not key.endswith("_target_") or node.startswith(ALLOWED)  # not a package of the user's own
+        fits = ours and is_word(node.replace("/", " ", 1) if key.endswith(".monitor") else node)  # phase/number
+    else:
+        fits = isinstance(node, int | float)
+    allowed = WORDS if isinstance(node, str) else NUMBERS
+    return node if fits and any(fnmatchcase(key, pattern) for pattern in allowed) else None
 
 
-def is_path(value: Any) -> bool:
-    """Whether a value of a config may be the path of something."""
-    return isinstance(value, str) and any(mark in value for mark in "/\\~")
+def is_word(text: str) -> bool:
+    """Whether a text can be no path."""
+    return bool(WORD.fullmatch(text))
 
 
 class PrivateWandbLogger(WandbLogger):
@@ -149,6 +177,7 @@ def private_settings(mode: Any) -> Any:
         x_disable_machine_info=True,
         x_disable_meta=True,
         x_disable_stats=True,
+        x_save_requirements=False,  # packages of one's own have names too
     )
 
 
@@ -166,7 +195,7 @@ def make_logger(config: Mapping[str, Any], run: Path, name: str, wandb_id: str |
     try:
         ours = config["_target_"].endswith(f".{PrivateWandbLogger.__name__}")
         more: dict[str, Any] = {"id": wandb_id} if wandb_id and ours else {}
-        return build(config, "logger config", save_dir=run, name=name, **more)
+        return build(config, "logger config", Logger, save_dir=run, name=name, **more)
     except ModuleNotFoundError as error:
         raise UserError(
             f"logger config: {error}; 'pip install tensorboard' brings what logger=tensorboard takes"
@@ -235,6 +264,8 @@ def numbers_of(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
     """Every number of an evaluation by its dotted key; of an interval ``ci95_low`` and ``ci95_high``."""
     found: dict[str, float] = {}
     for key, value in flatten(metrics, prefix).items():
+        if not all(map(is_word, key.removeprefix(prefix).split("."))):
+            continue  # a site may be called like a folder
         if isinstance(value, int | float):
             found[key] = value
         elif isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
@@ -265,6 +296,7 @@ def log_report(
     run.summary.update(numbers_of(metrics, "evaluation/"))
     known = ("cohort", "site", "group", "label", "lesions", "lesion_ml")
     scans = table[[c for c in table if c in known or pd.api.types.is_float_dtype(table[c])]]
+    scans = scans.assign(**{c: scans[c].where(scans[c].map(is_word), "") for c in ("cohort", "site")})
     pictures = {f"evaluation/{n}": wandb.Image(str(f.with_suffix(".png"))) for n, f in figures.items()}
     run.log({"evaluation/scans": wandb.Table(dataframe=scans.reset_index(drop=True)), **pictures})
     labels = ranked["label"].astype(int).tolist()

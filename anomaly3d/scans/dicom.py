@@ -17,6 +17,7 @@ import pydicom
 from anomaly3d.errors import UnreadableScan
 from anomaly3d.scans.dicom_headers import MAGIC, PREAMBLE, Header, find_dicom, read_header
 from anomaly3d.scans.dicom_series import check_complete, choose, stacks_of
+from anomaly3d.scans.image_files import check_size
 
 MADE = re.compile(r"scan((?:_Tilt|_Eq)*)(?:_\d+)?")  # dcm2niix: straightened, evened, of several files
 LONGEST = 300  # seconds that dcm2niix may take
@@ -52,6 +53,7 @@ def read_dicom_files(files: Sequence[Path | str]) -> nib.nifti1.Nifti1Image:
         )
     stack, read_as = choose(stacks_of(headers))
     check_complete(stack)
+    check_size((*stack.first.shape, stack.count))
     image = convert([header.path for header in stack.files], stack.count)
     image.extra["read_as"] = read_as
     return image

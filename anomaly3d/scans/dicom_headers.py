@@ -4,8 +4,9 @@ Names, numbers, dates and free text of a patient are not read, with one exceptio
 that scans of one person can be told from those of others.
 """
 
+import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,12 +110,27 @@ def find_dicom(folder: Path) -> list[Path]:
     return [place / name for place, names in visible(folder) for name in names if is_dicom(place / name)]
 
 
+class Piecewise(io.BufferedReader):
+    """A file for pydicom, which reads one whole only to inflate it: a small one could become any size."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            raise ValueError("a deflated data set")
+        return super().read(size)
+
+
+def read_tags(path: Path, names: Sequence[str]) -> Dataset:
+    """Some tags of a file; raises whatever pydicom's parsers meet in a broken one."""
+    with Piecewise(io.FileIO(path)) as file:
+        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(names), force=True)
+
+
 def read_ids(path: Path) -> tuple[str, str]:
     """Study and patient of a file, empty where they are unknown or the file is damaged."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(IDS), force=True)
+            found = read_tags(path, IDS)
             return text(found, "StudyInstanceUID"), text(found, "PatientID")
     except Exception:  # pydicom raises whatever its parsers meet in a broken file; the reader will say so
         return "", ""
@@ -129,8 +145,7 @@ def read_header(path: Path) -> Header | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(FIELDS), force=True)
-            return parse(path, found)
+            return parse(path, read_tags(path, FIELDS))
     except Exception as error:  # pydicom raises whatever its parsers meet in a broken file
         raise ValueError(f"damaged: {type(error).__name__}") from error
 

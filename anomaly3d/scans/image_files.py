@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import struct
 import zlib
 from collections.abc import Callable
 from io import BufferedIOBase
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 
 from anomaly3d.errors import UnreadableScan
 
@@ -91,15 +93,16 @@ def reader_of(path: Path, start: bytes) -> Callable[[Path], nib.nifti1.Nifti1Ima
     if size in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):  # 348
         magic = start[344:348]
         if magic == b"n+1\0":
-            return lambda path: read_nifti(path, nib.nifti1.Nifti1Image)
+            return lambda path: read_nifti(path, nib.nifti1.Nifti1Header)
         if magic == b"ni1\0":
             return read_pair
         raise UnreadableScan(
             "an ANALYZE header, which does not say where right and left are: convert the original scan to NIfTI"
         )
     if size in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") and start[4:7] == b"n+2":  # 540
-        return lambda path: read_nifti(path, nib.nifti2.Nifti2Image)
+        return lambda path: read_nifti(path, nib.nifti2.Nifti2Header)
     if size == b"\0\0\0\x01" and path.suffix.lower() in (".mgh", ".mgz"):
+        check_size(struct.unpack(">4i", start[4:20]))  # nibabel would first seek what lies behind so many voxels
         return read_mgh
     if start.startswith(b"NRRD") or path.suffix.lower() in (".mha", ".mhd"):
         return read_itk
@@ -119,37 +122,45 @@ def check_size(shape: tuple[int, ...]) -> None:
         raise UnreadableScan(f"its header claims a shape of {' x '.join(map(str, shape))}")
 
 
-def check_colour(image: nib.spatialimages.SpatialImage) -> None:
+def check_colour(stored: np.dtype) -> None:
     """Refuse pictures.
 
     Raises:
         UnreadableScan: says it.
     """
-    if image.get_data_dtype().names or np.issubdtype(image.get_data_dtype(), np.complexfloating):
+    if stored.names or np.issubdtype(stored, np.complexfloating):
         raise UnreadableScan("a colour image, not a scan of one number a voxel")
 
 
-def loaded(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+def loaded(file: str | BufferedIOBase, header: nib.nifti1.Nifti1Header) -> np.ndarray:
     """Voxels as they are stored if they need no scaling, else float32."""
-    check_size(image.shape)
-    check_colour(image)
-    scaling = getattr(image.dataobj, "slope", 1), getattr(image.dataobj, "inter", 0)
-    if np.issubdtype(image.get_data_dtype(), np.integer) and scaling == (1, 0):
-        return np.asarray(image.dataobj)
-    return np.asarray(image.dataobj, np.float32)
+    stored = ArrayProxy(file, header)
+    check_size(stored.shape)
+    check_colour(stored.dtype)
+    if np.issubdtype(stored.dtype, np.integer) and (stored.slope, stored.inter) == (1, 0):
+        return np.asarray(stored)
+    return np.asarray(stored, np.float32)
 
 
-def read_nifti(path: Path, kind: type[nib.nifti1.Nifti1Image]) -> nib.nifti1.Nifti1Image:
-    """A NIfTI file in one piece."""
+def read_header(stream: BufferedIOBase, kind: type[nib.nifti1.Nifti1Header]) -> nib.nifti1.Nifti1Header:
+    """The header at the beginning of a file, without its extensions: nibabel would read all that they claim to hold.
+
+    Raises:
+        UnreadableScan: the voxels are not behind it.
+    """
+    header = kind(stream.read(kind.template_dtype.itemsize))
+    if not 0 <= float(header["vox_offset"]) <= FARTHEST:
+        raise UnreadableScan("its header is damaged: it says that the voxels begin far behind the file's end")
+    return header
+
+
+def read_nifti(path: Path, kind: type[nib.nifti1.Nifti1Header]) -> nib.nifti1.Nifti1Image:
+    """A NIfTI file in one piece; no more of it is unpacked than its header claims, and that is bounded."""
     with opened(path) as stream:
-        header = kind.header_class.from_fileobj(stream, check=False)
-        if not 0 <= float(header["vox_offset"]) <= FARTHEST:
-            raise UnreadableScan("its header is damaged: it says that the voxels begin far behind the file's end")
-        stream.seek(0)
-        image = kind.from_stream(stream)
-        data = loaded(image)
+        header = read_header(stream, kind)
+        data = loaded(stream, header)
         check_end(stream)
-        return placed(data, image.header)
+        return placed(data, header)
 
 
 def placed(data: np.ndarray, header: nib.nifti1.Nifti1Header) -> nib.nifti1.Nifti1Image:
@@ -174,8 +185,10 @@ def check_end(stream: BufferedIOBase) -> None:
 
 def read_pair(path: Path) -> nib.nifti1.Nifti1Image:
     """A NIfTI header whose voxels lie beside it in an ``.img`` file."""
-    image = nib.nifti1.Nifti1Pair.from_filename(path)
-    return placed(loaded(image), image.header)
+    with opened(path) as stream:
+        header = read_header(stream, nib.nifti1.Nifti1PairHeader)
+    voxels = nib.nifti1.Nifti1Pair.filespec_to_file_map(str(path))["image"].filename
+    return placed(loaded(str(voxels), header), header)
 
 
 def affine_of(header: nib.nifti1.Nifti1Header) -> np.ndarray:
@@ -206,7 +219,6 @@ def affine_of(header: nib.nifti1.Nifti1Header) -> np.ndarray:
 def read_mgh(path: Path) -> nib.nifti1.Nifti1Image:
     """A FreeSurfer volume."""
     image = nib.freesurfer.mghformat.MGHImage.from_filename(path)
-    check_size(image.shape)
     return nib.nifti1.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from anomaly3d.errors import UserError
-from anomaly3d.system.files import written_whole
+from anomaly3d.system.files import LONGEST, is_name, written_whole
 
 REQUIRED = ("scan_id", "subject_id", "image", "label", "split")
 OPTIONAL = (
@@ -225,9 +225,13 @@ def find_problems(table: pd.DataFrame) -> list[str]:
             problems.append(
                 f"row {', '.join(str(i + 2) for i in same.index)}: duplicate scan_id {same['scan_id'].iloc[0]}"
             )
-    unsafe = ~table["scan_id"].str.fullmatch(r"[A-Za-z0-9._-]*") | table["scan_id"].isin([".", ".."])
+    plain = table["scan_id"].str.fullmatch(r"[A-Za-z0-9._-]*")
+    unsafe = (table["scan_id"] != "") & ~(plain & table["scan_id"].map(is_name))
     if unsafe.any():
-        problems.append(f"row {rows(unsafe)}: scan_id may hold only letters, digits, dot, dash and underscore")
+        problems.append(
+            f"row {rows(unsafe)}: scan_id may hold only letters, digits, dot, dash and underscore, none of them "
+            f"a dot in front, and at most {LONGEST}"
+        )
     for column, allowed in (("label", LABELS), ("split", SPLITS), ("group", GROUPS), ("sex", ("F", "M", ""))):
         wrong = ~table[column].isin(allowed)
         if wrong.any():

@@ -19,6 +19,8 @@ from anomaly3d.system.files import visible
 
 HU_MIN, HU_MAX = -1024.0, 3071.0
 LARGEST_ARCHIVE = 4e9  # bytes when unpacked
+PACKED = 100  # times smaller than what it holds an archive of scans may be; CT packs to a half or a third ...
+SMALL = 100e6  # ... and less than so many bytes fill no disk
 INSIDE = 0.9  # share of a mask that must lie in the head
 
 
@@ -55,8 +57,9 @@ def read_archive(path: Path) -> nib.nifti1.Nifti1Image:
     with TemporaryDirectory() as place:
         try:
             with zipfile.ZipFile(path) as archive:
-                if sum(member.file_size for member in archive.infolist()) > LARGEST_ARCHIVE:
-                    raise UnreadableScan(f"a zip archive of more than {LARGEST_ARCHIVE / 1e9:.0f} GB when unpacked")
+                size = sum(member.file_size for member in archive.infolist())
+                if size > min(LARGEST_ARCHIVE, SMALL + PACKED * path.stat().st_size):
+                    raise UnreadableScan(f"a zip archive of {size / 1e9:.1f} GB when unpacked, too much for its kind")
                 archive.extractall(place)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
             raise UnreadableScan("a zip archive that is damaged or locked by a password") from error

@@ -11,6 +11,7 @@ from anomaly3d.system.files import written_whole
 from anomaly3d.system.instantiate import build
 
 SUFFIX = ".recipe"
+MAKERS = ("anomaly3d.scans.dicom.read_dicom_files", "anomaly3d.cohorts.phantom.files.make_volume")
 
 
 def is_recipe(path: Path) -> bool:
@@ -36,7 +37,7 @@ def read_recipe(path: Path) -> nib.nifti1.Nifti1Image:
         ValueError: not a recipe.
     """
     try:
-        image = build(json.loads(path.read_text()), "recipe")
+        image = build(json.loads(path.read_text()), "recipe", nib.nifti1.Nifti1Image, functions=MAKERS)
     except (KeyError, TypeError, AttributeError, UserError) as error:
         raise ValueError(f"{path} is not the recipe of an image: {error}") from error
     made = nib.nifti1.Nifti1Image.from_bytes(image.to_bytes())  # as a file would give it: its affine in float32

@@ -4,6 +4,8 @@ A raw map is ``(D, H, W)`` and signed: the residual r = x - reconstruction in un
 detector's own. All work inside the brain.
 """
 
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -127,17 +129,21 @@ class Healthy:
         """Read what ``save`` wrote.
 
         Raises:
-            UserError: an earlier version wrote it.
+            UserError: it is damaged, holds other things than numbers, or an earlier version wrote it.
         """
-        with np.load(path) as stored:
-            if "count" not in stored:
-                raise UserError(f"{path} was written by an earlier version: run 'python -m anomaly3d.evaluate' again")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = dict(stored)
+        except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is damaged: run 'python -m anomaly3d.evaluate' again") from error
+        if "count" not in arrays:
+            raise UserError(f"{path} was written by an earlier version: run 'python -m anomaly3d.evaluate' again")
 
-            def under(kind: str) -> dict[str, np.ndarray]:
-                return {n.removeprefix(f"{kind}/"): stored[n] for n in stored if n.startswith(f"{kind}/")}
+        def under(kind: str) -> dict[str, np.ndarray]:
+            return {n.removeprefix(f"{kind}/"): a for n, a in arrays.items() if n.startswith(f"{kind}/")}
 
-            medians = {n: float(m) for n, m in under("median").items()}
-            return cls(int(stored["count"]), stored["brains"], under("total"), under("square"), medians)
+        medians = {n: float(m) for n, m in under("median").items()}
+        return cls(int(arrays["count"]), arrays["brains"], under("total"), under("square"), medians)
 
 
 def smooth(raw: np.ndarray, brain: np.ndarray) -> np.ndarray:

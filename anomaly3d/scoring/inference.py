@@ -27,7 +27,24 @@ from anomaly3d.system.trainer import make_trainer, resolve_trainer
 
 def preprocessor_of(trained: Trained) -> Preprocessor:
     """The preprocessor that a detector's training data went through, with their quality limits."""
-    return build(trained.lineage["settings"]["preprocessing"], "preprocessing config")
+    return build(trained.lineage["settings"]["preprocessing"], "preprocessing config", Preprocessor)
+
+
+def require_command(trained: Trained, given: str | None) -> None:
+    """Refuse to prepare scans with a program that only the run names: it may come from somebody else.
+
+    Args:
+        given: the skull stripper that the user names.
+
+    Raises:
+        UserError: the run's is another.
+    """
+    stored = trained.lineage["settings"]["preprocessing"].get("mask_command")
+    if stored and stored != given:
+        raise UserError(
+            f"{trained.folder.path} was trained on scans whose skull the program {stored!r} removed: if you trust it, "
+            f"let it run with 'mask_command={stored}'"
+        )
 
 
 def prepared_of(trained: Trained, data_dir: Path) -> PreparedCohort:

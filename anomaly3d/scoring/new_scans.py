@@ -32,7 +32,7 @@ from anomaly3d.scoring.inference import Inference
 from anomaly3d.scoring.scan_scores import rescore, score_names
 from anomaly3d.scoring.way_back import Found, own_grid_maps
 from anomaly3d.statistics.conformal import discoveries
-from anomaly3d.system.files import mark_output, written_whole
+from anomaly3d.system.files import is_name, mark_output, written_whole
 from anomaly3d.system.progress import say, track
 from anomaly3d.system.quiet import hush
 from anomaly3d.system.workers import Workers
@@ -78,7 +78,7 @@ def score_new(job: ScoringJob) -> NewScans:
     manifest = read_manifest(job.study.cohort.place(job.study.data_dir))
     images = manifest.set_index("scan_id")["image"]
     check_names(sources_of(images), job.out)
-    out, table, maps = job.out / INFERENCE, pd.DataFrame({"scan_id": []}), []
+    out, table, maps = job.out / INFERENCE, pd.DataFrame({"scan_id": pd.Series(dtype=str)}), []
     if not prepared.with_verdict("accepted").empty:
         data = HeadCTDataModule(prepared, job.batch, memory_gb=job.memory_gb)
         data.setup()
@@ -230,7 +230,7 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     """
     hush()
     stage = job.trained.folder.path
-    if not site or site == OWN or "/" in site:
+    if site == OWN or not is_name(site):
         raise UserError(f"site=NAME is missing: another name than {OWN!r}, which is the run's own calibration split")
     if rate is not None:
         check_rate("false_positive_rate", rate)

@@ -20,7 +20,7 @@ from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, standardised_maps
 from anomaly3d.scoring.calibration import OWN, Calibration, load_calibration
-from anomaly3d.scoring.inference import preprocessor_of, round_weights
+from anomaly3d.scoring.inference import preprocessor_of, require_command, round_weights
 from anomaly3d.scoring.scan_scores import map_scores, part_scores
 from anomaly3d.scoring.way_back import Found, own_grid_maps
 from anomaly3d.system.device import fast_bfloat16
@@ -70,7 +70,12 @@ class Scorer:
 
     @classmethod
     def from_run(
-        cls, run: str | Path, detector: str | None = None, site: str = OWN, data_dir: str | Path = "data"
+        cls,
+        run: str | Path,
+        detector: str | None = None,
+        site: str = OWN,
+        data_dir: str | Path = "data",
+        mask_command: str | None = None,
     ) -> Self:
         """The most trained stage of a detector of ``runs/NAME``.
 
@@ -78,11 +83,13 @@ class Scorer:
             detector: its name; None: the run's first method.
             site: whose threshold.
             data_dir: where the preprocessor keeps what all scans share.
+            mask_command: the skull stripper of the run's scans, if it is not the built-in one.
 
         Raises:
-            UserError: no such run, detector or site.
+            UserError: no such run, detector or site, or the run's scans had another skull stripper.
         """
         trained = choose_trained(Path(run), detector)
+        require_command(trained, mask_command)
         preprocessor = preprocessor_of(trained)
         preprocessor.setup(Path(data_dir))
         return cls(trained.load(), preprocessor, load_calibration(trained.folder.path, site))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,14 @@ except ImportError:  # Windows
 
 CHUNK = 1 << 20
 OUTPUT = ".anomaly3d"  # marks a folder whose scans this program made
+NO_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')  # in no name: what separates folders, or what Windows forbids
+LONGEST = 150  # characters of a name: of 255 bytes that file systems allow, with room for suffixes
 SYSTEM = ("@eaDir", "__MACOSX")  # folders that file servers and archives add
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is the name of one file or folder on any system, and leads nowhere else."""
+    return 0 < len(text.encode(errors="replace")) <= LONGEST and text[0] != "." and not NO_NAME.search(text)
 
 
 def mark_output(folder: Path) -> None:

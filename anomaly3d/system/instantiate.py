@@ -1,26 +1,29 @@
 """Objects from configs: ``_target_`` names a class, but only of packages that are meant to be named there.
 
-A config, or the config inside a model file, may come from somebody else, and a ``_target_`` could call anything.
+A config, or the config inside a model file or a run's lineage, may come from somebody else, and a ``_target_`` could
+call anything. Texts are taken as they are: Hydra's ``instantiate`` would resolve ``${...}`` in them, after the check.
 """
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 
 from anomaly3d.errors import UserError
 
 ALLOWED = (
     "anomaly3d.",
     "lightning.Trainer",
+    "lightning.pytorch.trainer.trainer.Trainer",  # where that comes from
     "lightning.pytorch.callbacks.",
     "lightning.pytorch.loggers.",
     "monai.transforms.",
     "torch.optim.",
 )
+REFUSED = ("monai.transforms.io.",)  # its readers and writers are named by a text that may be any function's
 plugins: list[str] = []  # packages of the user's own that may be named too, see ``plugins`` in conf/common.yaml
 
 
@@ -41,59 +44,99 @@ def targets(config: Any) -> Iterator[str]:
             yield from targets(value)
 
 
-def check_targets(config: Any) -> None:
-    """Refuse a config that names something else than what it is for.
+def check_targets(config: Any, functions: Iterable[str] = ()) -> None:
+    """Refuse a config that names something else than what it is for; what does not exist, ``build`` says.
 
     Raises:
         UserError: names the target.
     """
     for target in targets(config):
-        if not target.startswith((*ALLOWED, *plugins)):
-            raise UserError(
-                f"_target_={target} is not among the packages that a config may name ({', '.join(ALLOWED)}): name the "
-                "package with plugins=[...] if it is yours"
-            )
+        with contextlib.suppress(ImportError):
+            located(target, functions)
 
 
-def build(config: Mapping[str, Any], what: str, recursive: bool = True, **more: Any) -> Any:
+def refusal(target: str) -> UserError:
+    """The sentence about a target that may not be named."""
+    return UserError(
+        f"_target_={target} is not a class of the packages that a config may name ({', '.join(ALLOWED)}): name the "
+        "package with plugins=[...] if it is yours"
+    )
+
+
+def located(target: str, functions: Iterable[str] = ()) -> Any:
+    """The class that a ``_target_`` names; of a plugin, whatever it names.
+
+    Its own place is asked too: ``anomaly3d.runs.lineage.subprocess.run`` begins as it should. And a function of ours
+    could be any, the commands themselves among them.
+
+    Args:
+        functions: those that may be named beside classes.
+
+    Raises:
+        UserError: it may not be named.
+        ImportError: there is no such thing.
+    """
+    if not target.startswith((*ALLOWED, *plugins)):
+        raise refusal(target)
+    made = get_object(target)
+    if target.startswith(tuple(plugins)) or target in functions:
+        return made
+    home = f"{getattr(made, '__module__', '')}.{getattr(made, '__qualname__', '')}"
+    if not inspect.isclass(made) or not home.startswith(ALLOWED) or home.startswith(REFUSED):
+        raise refusal(target)
+    return made
+
+
+def build(
+    config: Mapping[str, Any],
+    what: str,
+    kind: type = object,
+    recursive: bool = True,
+    functions: Iterable[str] = (),
+    **more: Any,
+) -> Any:
     """The object that a config describes, with ``more`` arguments, which may be objects that no config can hold.
 
     Args:
         what: names the config in messages, for example ``model config``.
+        kind: what the class must be.
         recursive: also build nested configs that have a ``_target_``; else they are handed on as dictionaries.
+        functions: those of this program that may be named in place of a class.
 
     Raises:
-        UserError: a class that may not be named or does not exist, or arguments that it does not take.
+        UserError: a class that may not be named, does not exist or is of another kind, or arguments that it does not
+            take.
     """
-    check_targets(config)
+    check_targets(config, functions)
+    target = str(config["_target_"])
     rest = {key: value for key, value in config.items() if key not in ("_target_", "_partial_")}
     try:
-        made = get_object(config["_target_"])
-        arguments = {**(instantiate(rest, _convert_="all") if recursive else rest), **more}
+        made = located(target, functions)
+        if inspect.isclass(made) and not issubclass(made, kind):
+            raise UserError(f"{what}: _target_={target} is no {kind.__name__}")
+        arguments = {**({key: nested(value, what) for key, value in rest.items()} if recursive else rest), **more}
         if config.get("_partial_"):
             return functools.partial(made, **arguments)
         inspect.signature(made).bind(**arguments)
         return made(**arguments)
-    except InstantiationException as error:
-        raise UserError(f"{what}: {reason(error)}") from error
     except ModuleNotFoundError as error:
-        if str(config["_target_"]).startswith(f"{error.name}."):
+        if target.startswith(f"{error.name}."):
             raise UserError(f"{what}: {error}") from error
         raise  # of a library that the class needs
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{what}: {error}") from error
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong at the bottom, not where Hydra noticed it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).split("\nfull_key")[0]
+def nested(node: Any, what: str) -> Any:
+    """A value of a config with every object that it describes."""
+    if isinstance(node, Mapping):
+        return build(node, what) if "_target_" in node else {key: nested(value, what) for key, value in node.items()}
+    return [nested(value, what) for value in node] if isinstance(node, list | tuple) else node
 
 
 def parameters(target: str) -> set[str]:
-    """Names of the arguments that a ``_target_`` takes; empty where it cannot be imported."""
+    """Names of the arguments that a ``_target_`` takes; empty where it may not be named or cannot be imported."""
     try:
-        return set(inspect.signature(get_object(target)).parameters)
+        return set(inspect.signature(located(target)).parameters)
     except Exception:  # whatever its import raises: the question is only which keys it knows
         return set()

@@ -79,6 +79,6 @@ def make_trainer(options: Mapping[str, Any], **more: Any) -> L.Trainer:
     if several_processes(options):
         atexit.register(close_process_group)
     try:
-        return build(options, "trainer config", **{**ours, **more})
+        return build(options, "trainer config", L.Trainer, **{**ours, **more})
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer config: {error}") from error

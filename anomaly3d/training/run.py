@@ -13,7 +13,6 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from hydra.utils import get_object
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 
@@ -27,12 +26,15 @@ from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.runs.lineage import can_resume, describe, find_parent, is_replacing, require_same_data
 from anomaly3d.runs.tracking import close_logger, log_model, make_logger, may_log, scrub
 from anomaly3d.system.files import locked, remove_leftovers, written_whole
-from anomaly3d.system.instantiate import build, check_targets
+from anomaly3d.system.instantiate import build, check_targets, located
 from anomaly3d.system.progress import is_leader, say
 from anomaly3d.system.quiet import hush
 from anomaly3d.system.trainer import describe_trainer, make_trainer, resolve_trainer, several_processes
+from anomaly3d.system.weights import read_weights
 from anomaly3d.training.callbacks.checkpoints import KeepLast
 
+RESUMED = "put another checkpoint in its place, or train the phase anew with overwrite=true"
+BUILT = ("callbacks", "data", "detector", "logger", "phase", "trainer")  # parts of the config that describe objects
 WATCHING = ("curves", "health", "numbers", "pictures", "progress")  # callbacks that change nothing
 
 
@@ -114,6 +116,7 @@ def check(job: Job) -> Start:
         raise UserError("phase.steps and phase.steps_per_epoch must be at least 1")
     if steps % per_epoch:
         raise UserError(f"phase.steps ({steps}) must be a multiple of phase.steps_per_epoch ({per_epoch})")
+    check_targets({key: job.config[key] for key in BUILT})
     check_monitor(job)
     settings = job.settings()
     wanted, there = (settings["model"] or {}).get("resolution"), job.resolution
@@ -145,7 +148,7 @@ def build_phase(job: Job, parent: Path | None) -> Phase:
     if parent is not None:
         detector.load_state_dict(load_detector(parent).state_dict())
     module = job.phase["module"]
-    phase = build(module, "phase config", recursive=False, detector=detector, seed=job.config["seed"])
+    phase = build(module, "phase config", Phase, recursive=False, detector=detector, seed=job.config["seed"])
     if phase.optimizer is not None and not detector.fits_at_once:
         phase.make_optimizer([torch.nn.Parameter(torch.zeros(1))])  # a mistake in it comes before any work
     return phase
@@ -157,8 +160,7 @@ def check_monitor(job: Job) -> None:
     Raises:
         UserError: names what there is.
     """
-    check_targets(job.phase["module"])
-    phase: type[Phase] = get_object(job.phase["module"]["_target_"])
+    phase: type[Phase] = located(job.phase["module"]["_target_"])
     monitor, mode = job.phase["monitor"], job.phase["mode"]
     usual = {f"{phase.name}/{number}": direction for number, direction in phase.monitors.items()}
     if monitor is not None and usual.get(monitor) != mode:
@@ -275,6 +277,9 @@ def train_alone(job: Job) -> float | None:
     if start.resume is None:
         say(f"{name}: run {job.run.name} has finished it, in {job.folder.path}; overwrite=true trains it anew")
         return None
+    checkpoint = job.folder.whole_checkpoint() if start.resume else None
+    if checkpoint:
+        read_weights(checkpoint, RESUMED)
     phase = build_phase(job, start.parent)
     if job.config["gradient_checkpointing"]:
         phase.detector.recompute_activations()
@@ -287,9 +292,8 @@ def train_alone(job: Job) -> float | None:
         before = ((job.folder.read() or {}) if start.resume else {}).get("wandb")
         logger = make_logger(job.config["logger"], job.run, f"{job.detector['name']}/{job.phase['name']}", before)
     keep = [] if job.dry else [*([best] if best else []), last]
-    trainer = build_trainer(job, phase.detector, options, [record, *keep], logger)
     try:
-        checkpoint = job.folder.whole_checkpoint() if start.resume else None
+        trainer = build_trainer(job, phase.detector, options, [record, *keep], logger)
         if checkpoint == job.folder.previous_checkpoint:
             say(f"{name}: {job.folder.last_checkpoint} is damaged or missing; {checkpoint.name} is taken in its place")
         trainer.fit(phase, build_data(job, phase.detector), ckpt_path=checkpoint, weights_only=True)
@@ -298,7 +302,7 @@ def train_alone(job: Job) -> float | None:
             return None
         if trainer.is_global_zero:
             chosen = (best and best.best_model_path) or job.folder.last_checkpoint  # it holds averages, where they are
-            phase.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
+            phase.load_state_dict(read_weights(Path(chosen), RESUMED)["state_dict"])
             phase.detector.save(job.folder.model)
             job.folder.write({**record.lineage, "finished": True})
             log_model(logger, job.folder, start.parent, may_log(logger, "models", job.synthetic))
@@ -323,7 +327,7 @@ def build_trainer(
 ) -> L.Trainer:
     """The Trainer of a phase, with the callbacks of ``conf/callbacks``."""
     configured = {name: c for name, c in job.config["callbacks"].items() if c and c.get("monitor", "") is not None}
-    callbacks = [*(build(c, f"callbacks.{name}") for name, c in configured.items()), *callbacks]
+    callbacks = [*(build(c, f"callbacks.{name}", L.Callback) for name, c in configured.items()), *callbacks]
     steps, per_epoch = steps_of(job, detector)
     return make_trainer(
         options,

@@ -1,6 +1,7 @@
 """Folders as people keep them: which scans are found, what they are called, who they show."""
 
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from anomaly3d.cohorts.names import distinct, people, plain, pseudonym, split_by
 from anomaly3d.errors import UserError
 from anomaly3d.scans.manifest import read_manifest
 from anomaly3d.scans.readers import read_scan
-from anomaly3d.system.files import mark_output
+from anomaly3d.system.files import is_name, mark_output
 from tests.writers import small_head, write_series
 
 SHARES = {"train": 0.6, "validation": 0.2, "calibration": 0.1, "test": 0.1}
@@ -92,6 +93,30 @@ def test_names_of_any_script_stay_apart():
     assert len({plain(f"头部{n}.nii") for n in "一二三"}) == 3
     assert distinct(["a", "A", "b"], ["x", "y", "z"])[2] == "b"
     assert len({name.lower() for name in distinct(["a", "A"], ["x", "y"])}) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["../../x.nii", "/etc/passwd", "..", "a\\..\\b", "a\0b", ".hidden", "-rf", "deep/" * 100 + "a.nii", "é" * 300],
+)
+def test_names_lead_nowhere_and_fit_into_a_file_system(text):
+    (name,) = distinct([plain(text)], [text])
+    assert is_name(name)
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", name)
+
+
+def test_long_paths_stay_apart():
+    assert plain("deep/" * 100 + "a.nii") != plain("deep/" * 100 + "b.nii")
+
+
+def test_dicom_ids_that_lead_elsewhere_name_digests(tmp_path):
+    scans, made = tmp_path / "scans", tmp_path / "data" / "raw" / "x"
+    for k in range(2):  # in one folder, so that lists of files are written
+        write_series(scans, small_head(), study=f"../../../out{k}", name=f"{k}-{{}}.dcm", PatientID="../../../../out")
+    rows = FolderCohort("x", str(scans)).rows(made, 1)
+    assert all(is_name(name) for name in [*rows["scan_id"], *rows["subject_id"]])
+    assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("*")} == {"scans", "data"}
+    assert all(Path(image).parent == made / "dicom" for image in rows["image"])
 
 
 def test_listed_scans_of_one_file_name_are_told_apart_by_their_folders(tmp_path):

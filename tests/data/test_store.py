@@ -1,3 +1,5 @@
+import pickle
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -5,6 +7,8 @@ import torch
 
 from anomaly3d.data import store
 from anomaly3d.data.store import load_stack
+from anomaly3d.errors import UserError
+from tests.malice import Payload
 
 
 @pytest.fixture
@@ -48,3 +52,21 @@ def test_a_large_stack_is_told_before_it_is_read(paths, tmp_path, capsys, monkey
 
 def test_no_volumes_are_an_empty_stack(tmp_path):
     assert len(load_stack([], tmp_path, None, "test")) == 0
+
+
+def test_a_memory_mapped_array_that_holds_code_or_other_volumes_is_refused(paths, tmp_path):
+    cache = tmp_path / "cache"
+    load_stack(paths, cache, 0.0, "train")
+    (made,) = cache.iterdir()
+    np.save(made, np.array([Payload(tmp_path / "ran")], object), allow_pickle=True)
+    with pytest.raises(UserError, match=f"{made.name} .*remove it"):
+        load_stack(paths, cache, 0.0, "train")
+    made.write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
+    with pytest.raises(UserError, match="remove it"):
+        load_stack(paths, cache, 0.0, "train")
+    np.save(made, np.zeros((3, 1, 6, 5, 5), np.float32))
+    with pytest.raises(UserError, match="other volumes"):
+        load_stack(paths, cache, 0.0, "train")
+    assert not (tmp_path / "ran").exists()
+    made.unlink()
+    assert load_stack(paths, cache, 0.0, "train").shape == (3, 1, 6, 5, 4)

@@ -1,6 +1,7 @@
 """DICOM as it comes: which files are the scan, and whether its HU and places are those that were written."""
 
 import shutil
+import tracemalloc
 import zipfile
 
 import nibabel as nib
@@ -8,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
 from scipy import ndimage
 
 from anomaly3d.cohorts.folder import find_scans
@@ -277,3 +278,27 @@ def test_wrapped_values_are_refused(tmp_path, head):
     write_series(tmp_path, head, edit=wrap)
     with pytest.raises(UnreadableScan, match=r"not in HU.*wrapped"):
         read_ct(tmp_path)
+
+
+def test_compressed_slices_that_claim_a_huge_picture_are_not_unpacked(tmp_path, head):
+    for path in write_series(tmp_path, head, syntax=RLELossless):
+        d = pydicom.dcmread(path)
+        d.Rows = d.Columns = 65535
+        d.save_as(path)
+    with pytest.raises(UnreadableScan, match="claims a shape of 65535 x 65535 x 24"):
+        read_scan(tmp_path)
+
+
+def test_a_deflated_file_is_not_inflated(tmp_path, head):
+    """Some hundred kilobytes that would be 100 MB of a private tag."""
+    for path in write_series(tmp_path, head)[:1]:
+        d = pydicom.dcmread(path)
+        d.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        d.add_new((0x0009, 0x1001), "OB", bytes(100_000_000))
+        d.save_as(path)
+    del d
+    tracemalloc.start()
+    with pytest.raises(UnreadableScan, match="damaged"):
+        read_scan(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()

@@ -1,7 +1,10 @@
 """Image files as they come: the same voxels at the same places from every format, or what is wrong with the file."""
 
+import contextlib
 import gzip
 import os
+import time
+import tracemalloc
 import zipfile
 
 import nibabel as nib
@@ -187,3 +190,60 @@ def test_a_zip_bomb_and_a_locked_archive_are_refused(tmp_path, monkeypatch):
         archive.writestr("notes.txt", "nothing")
     with pytest.raises(UnreadableScan, match="0 image files"):
         read_scan(tmp_path / "b.zip")
+
+
+ZEROS = gzip.compress(bytes(1 << 26), 1) * 16  # a gigabyte
+CLAIMS = {  # a small file of zeros behind a header, and what the header claims
+    "a small volume": lambda header: header["dim"].__setitem__(slice(1, 4), 8),
+    "an endless extension": lambda header: header["dim"].__setitem__(slice(1, 4), 8),
+    "no place for voxels": lambda header: header.__setitem__("vox_offset", 0),
+    "a huge volume": lambda header: header["dim"].__setitem__(slice(1, 4), 30000),
+    "many volumes": lambda header: header["dim"].__setitem__(slice(0, 8), (7, 64, 64, 64, 64, 64, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_gzip_bomb_is_not_unpacked(tmp_path, image, claim, pair):
+    """A megabyte that would be a gigabyte: at most what the header may claim, and the ends of it, come into memory."""
+    header = image.header.copy()
+    CLAIMS[claim](header)
+    start = bytearray(header.binaryblock)
+    start[344:348] = b"ni1\0" if pair else b"n+1\0"
+    extension = b"\1\0\0\0" + (2**31 - 16).to_bytes(4, "little") + bytes(4)
+    packed = gzip.compress(bytes(start) + (extension if claim != "a small volume" else bytes(4))) + ZEROS
+    path = tmp_path / ("a.hdr.gz" if pair else "a.nii.gz")
+    path.write_bytes(packed)
+    (tmp_path / "a.img.gz").write_bytes(packed)
+    tracemalloc.start()
+    with contextlib.suppress(UnreadableScan):
+        read_image(path)
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
+    if not pair:
+        with pytest.raises(UnreadableScan, match=r"claims|damaged|contradicts"):
+            read_image(path)
+
+
+def test_an_mgz_bomb_is_refused_by_its_claim_before_it_is_sought_through(tmp_path):
+    start = (1).to_bytes(4, "big") + (30000).to_bytes(4, "big") * 3 + (1).to_bytes(4, "big")
+    (tmp_path / "a.mgz").write_bytes(gzip.compress(start) + ZEROS)
+    started = time.process_time()
+    with pytest.raises(UnreadableScan, match="30000 x 30000 x 30000 x 1"):
+        load_image(tmp_path / "a.mgz")
+    assert time.process_time() - started < 0.2  # seconds; unpacking it takes one
+
+
+def test_a_zip_of_nothing_but_zeros_and_one_with_ways_out_write_nothing_elsewhere(tmp_path, image):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("a.nii", bytes(200_000_000))
+    with pytest.raises(UnreadableScan, match="when unpacked"):
+        read_scan(tmp_path / "bomb.zip")
+    nib.save(image, tmp_path / "a.nii")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for name in ("../../../../../../../../tmp/anomaly3d-out.txt", f"{tmp_path}/out.txt", "..\\out.txt"):
+            archive.writestr(name, "out")
+        archive.write(tmp_path / "a.nii", "../../../a.nii")
+    is_the_image(tmp_path / "b.zip", image)
+    assert not list(tmp_path.rglob("*out.txt"))
+    assert not os.path.exists("/tmp/anomaly3d-out.txt")

@@ -1,11 +1,18 @@
 """What a config may name, and what becomes of one that names something else."""
 
+import inspect
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
+from anomaly3d.cli import CONF
+from anomaly3d.cohorts.base import Cohort
 from anomaly3d.detectors.base import load_detector
 from anomaly3d.errors import UserError
-from anomaly3d.system.instantiate import allow, build, parameters
+from anomaly3d.system.instantiate import allow, build, located, parameters, targets
+from tests.malice import Payload, foreign
 
 ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.1}
 
@@ -34,14 +41,36 @@ def test_a_model_file_cannot_either(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-class Payload:
-    """Runs a command when it is unpickled."""
+@pytest.mark.parametrize("what", foreign(Path("mark")))
+def test_no_foreign_config_runs(tmp_path, what):
+    config = foreign(tmp_path / "ran")[what]
+    target = [*targets(config)][-1]
+    for each in (config, {"_target_": "monai.transforms.Compose", "transforms": [config]}):
+        with pytest.raises(UserError, match=re.escape(target)):
+            build(each, "test config")
+    assert not (tmp_path / "ran").exists()
+    assert parameters(target) == set()  # asked for every key that is added: a module would run when it is imported
 
-    def __init__(self, path):
-        self.path = path
 
-    def __reduce__(self):
-        return __import__("os").system, (f"touch {self.path}",)
+def test_texts_stay_texts(tmp_path):
+    """Hydra would resolve them into a config, after the check."""
+    text = f"${{oc.create:'{{_target_: os.system, command: touch {tmp_path}/ran}}'}}"
+    made = build({"_target_": "monai.transforms.ToDeviced", "keys": text, "device": "cpu"}, "x")
+    assert made.keys == (text,)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_class_of_another_kind_is_refused():
+    with pytest.raises(UserError, match=r"dataset config: .*Adam is no Cohort"):
+        build(ADAM, "dataset config", Cohort)
+
+
+def test_every_target_that_we_ship_may_be_named():
+    texts = [path.read_text() for path in Path(CONF).rglob("*.yaml")]
+    named = {t for text in texts for t in re.findall(r"_target_: ([\w.]+)", text)}
+    assert len(named) > 20
+    for target in named:
+        assert inspect.isclass(located(target)), target
 
 
 def test_a_pickle_in_a_model_file_does_not_run(tmp_path):

@@ -14,6 +14,7 @@ from anomaly3d.cohorts.phantom.faults import FAULTS, transform_fault
 from anomaly3d.cohorts.phantom.generate import PERSON, PhantomScan, best_affine, generate
 from anomaly3d.cohorts.phantom.subject import draw_subject
 from anomaly3d.cohorts.phantom.versions import LATEST, version_of
+from anomaly3d.scans.image_files import check_size
 from anomaly3d.scans.nifti import save_volume
 from anomaly3d.scans.recipe import SUFFIX, write_recipe
 from anomaly3d.system.files import written_whole
@@ -114,4 +115,6 @@ def make_once(recipe: Recipe) -> dict[str, nib.nifti1.Nifti1Image]:
 def make_volume(kind: str, phantom: dict[str, Any]) -> nib.nifti1.Nifti1Image:
     """One volume of a phantom, from ``asdict`` of its recipe."""
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in phantom.items()}
-    return make_once(Recipe(**plain))[kind]
+    recipe = Recipe(**plain)
+    check_size((recipe.matrix, recipe.matrix, recipe.slices))  # of a recipe that came with somebody's scans
+    return make_once(recipe)[kind]
