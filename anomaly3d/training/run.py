@@ -108,8 +108,11 @@ def check(job: Job) -> Start:
             f"detector={detector['name']} has no phase {name}: its phases are {', '.join(detector['phases'])}"
         )
     steps, per_epoch = phase["steps"], phase["steps_per_epoch"]
-    if per_epoch < 1 or steps < 1:
-        raise UserError("phase.steps and phase.steps_per_epoch must be at least 1")
+    if per_epoch < 1 or steps < (0 if job.config["parent"] else 1):
+        raise UserError(
+            "phase.steps and phase.steps_per_epoch must be at least 1; phase.steps=0 is for a detector that takes the "
+            "networks of parent=... as they are"
+        )
     if steps % per_epoch:
         raise UserError(f"phase.steps ({steps}) must be a multiple of phase.steps_per_epoch ({per_epoch})")
     check_monitor(job)
@@ -212,7 +215,7 @@ class Record(L.Callback):
                 "hardware": describe_trainer(self.options),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             },
-            "can_score": pl_module.can_score,
+            "can_score": pl_module.can_score or self.job.phase["name"] == self.job.detector["phases"][-1],
             "title": pl_module.detector.title,
             "role": pl_module.detector.role,
             "reads": list(pl_module.detector.reads),
@@ -232,7 +235,7 @@ class Record(L.Callback):
             if trainer.logger:
                 trainer.logger.log_hyperparams(scrub({k: v for k, v in self.lineage.items() if k != "finished"}))
         steps, batch, scans = (
-            (trainer.max_epochs or 1) * data.steps_per_epoch,
+            (trainer.max_epochs or 0) * data.steps_per_epoch,
             data.batch,
             len(data.split(data.learns_from)),
         )
@@ -332,6 +335,7 @@ def build_trainer(
         callbacks=callbacks,
         max_epochs=steps // per_epoch,
         log_every_n_steps=min(10, per_epoch),
+        inference_mode=not detector.needs_gradients,
         default_root_dir=str(job.folder.path),
     )
 
@@ -376,7 +380,7 @@ def optimised(job: Job, phase: Phase, trainer: L.Trainer) -> float | None:
     """``optimized_metric`` of the config, else what checkpoints are kept by, else the first of the phase's monitors."""
     names = [job.config["optimized_metric"], job.phase["monitor"], *(f"{phase.name}/{m}" for m in phase.monitors)]
     name = next((n for n in names if n), None)
-    if name is None:
+    if name is None or not trainer.max_epochs:
         return None
     if name not in trainer.callback_metrics:
         raise UserError(
