@@ -17,8 +17,8 @@ MADE = {
     "anogan-encoder": lambda: AnoGAN(MODEL, steps=5, start="encoder", smooth=True),
     "gmvae": lambda: GMVAE(4, 2, 3, 2, 3, steps=5),
     "anovaegan": lambda: AnoVAEGAN(4, 2, 3, 16),
-    "diffusion": lambda: Diffusion([8, 8], times=20, start=0.5, steps=3),
-    "diffusion-coarse": lambda: Diffusion([8, 8], times=20, start=0.5, steps=3, coarse=3),
+    "diffusion": lambda: Diffusion([8, 8], times=20, start=1.0, steps=3),
+    "diffusion-coarse": lambda: Diffusion([8, 8], times=20, start=1.0, steps=3, coarse=3),
 }
 TRAINED_BY_LOSS = ("gmvae", "anovaegan", "diffusion", "diffusion-coarse")
 
@@ -77,7 +77,7 @@ def test_a_saved_detector_finds_the_same(tmp_path, name):
 def test_a_few_steps_lower_the_loss(name):
     torch.manual_seed(0)
     detector, batch = MADE[name](), {"image": heads(4)}
-    optimizer = torch.optim.Adam(detector.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(detector.parameters(), 5e-3)
 
     def loss():
         torch.manual_seed(1)
@@ -85,7 +85,7 @@ def test_a_few_steps_lower_the_loss(name):
             return float(detector.loss(batch)["loss"])
 
     before = loss()
-    for step in range(30):
+    for step in range(40):
         torch.manual_seed(step)
         optimizer.zero_grad()
         detector.loss(batch)["loss"].backward()
