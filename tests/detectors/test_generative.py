@@ -26,8 +26,9 @@ TRAINED_BY_LOSS = ("gmvae", "anovaegan", "diffusion", "diffusion-coarse")
 def made(name):
     torch.manual_seed(0)
     detector = MADE[name]().eval()
-    for parameter in detector.parameters():  # also of layers that begin with zeros
-        torch.nn.init.normal_(parameter, std=0.05) if not parameter.any() else None
+    for parameter in detector.parameters():
+        if not parameter.any():  # a layer that begins with zeros would hide what is before it
+            torch.nn.init.normal_(parameter, std=0.05)
     return detector
 
 
