@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +28,10 @@ class Diffusion(Detector):
         start: share of T that a scan is noised to, above 0 and at most 1. Only times up to there are trained.
         steps: of the denoising.
         coarse: side of the noise's grains in voxels; 1 is white noise.
+        predicts: what the network says of x_t, its noise or the clean volume; each follows from the other.
 
     Raises:
-        UserError: a start outside of (0, 1], or more steps than times.
+        UserError: a start outside of (0, 1], more steps than times, or another prediction.
     """
 
     title = "diffusion model (AnoDDPM)"
@@ -42,9 +44,12 @@ class Diffusion(Detector):
         start: float = 0.25,
         steps: int = 10,
         coarse: int = 1,
+        predicts: Literal["noise", "volume"] = "noise",
     ) -> None:
         super().__init__()
-        self.start, self.steps, self.coarse = round(start * times), steps, coarse
+        self.start, self.steps, self.coarse, self.predicts = round(start * times), steps, coarse, predicts
+        if predicts not in ("noise", "volume"):
+            raise UserError(f"detector.module.predicts must be noise or volume, not {predicts}")
         if not 1 <= steps <= self.start <= times:
             raise UserError(
                 f"detector.module.start ({start}) must be at most 1, and of {times} times hold at least the {steps} "
@@ -71,11 +76,12 @@ class Diffusion(Detector):
         return noise / noise.flatten(1).std(1).view(-1, 1, 1, 1, 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean squared error of the noise that the network sees in x_t, at a time drawn for each volume."""
+        """Mean squared error of what the network predicts from x_t, at a time drawn for each volume."""
         x = batch["image"]
         t = torch.randint(1, self.start + 1, (len(x),)).to(x.device)
         noise = self.grown(torch.randn(len(x), *self.grains(x)).to(x.device), x)
-        return {"loss": image_distance(noise, self.network(self.noised(x, noise, t), t)).mean()}
+        target = noise if self.predicts == "noise" else x
+        return {"loss": image_distance(target, self.network(self.noised(x, noise, t), t)).mean()}
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """x~ of each volume: ``(B, 1, D, H, W)`` in [-1, 1] -> the same shape."""
@@ -83,9 +89,13 @@ class Diffusion(Detector):
         times = torch.linspace(self.start, 0, self.steps + 1).round().long().to(x.device)
         now = self.noised(x, noise, times[:1])
         for t, following in pairwise(times):
-            seen = self.network(now, t.expand(len(x))).float()
-            kept = self.signal[t]
-            clean = ((now - (1 - kept).sqrt() * seen) / kept.sqrt()).clamp(-1, 1)
+            found = self.network(now, t.expand(len(x))).float()
+            of_signal, of_noise = self.signal[t].sqrt(), (1 - self.signal[t]).sqrt()
+            if self.predicts == "noise":
+                clean, seen = ((now - of_noise * found) / of_signal).clamp(-1, 1), found
+            else:
+                clean = found.clamp(-1, 1)
+                seen = (now - of_signal * clean) / of_noise
             now = self.noised(clean, seen, following[None])
         return now
 

@@ -57,7 +57,8 @@ def test_noising_keeps_unit_variance():
 def test_the_loss_is_that_of_the_noise(monkeypatch):
     """A network that sees no noise is wrong by its variance; one that sees all of it is right."""
     detector, x = tiny(times=100, start=0.3), heads()
-    assert float(detector.loss({"image": x})["loss"]) == pytest.approx(1, abs=0.05)
+    with torch.no_grad():
+        assert float(detector.loss({"image": x})["loss"]) == pytest.approx(1, abs=0.05)
     times = []
     detector.network = Oracle(detector, x)
     detector.network.register_forward_hook(lambda _, given, noise: times.append(given[1]))
@@ -76,6 +77,30 @@ def test_coarse_noise_has_grains_and_unit_variance():
     assert noise.diff(dim=2).square().mean() < 0.5 * torch.randn_like(noise).diff(dim=2).square().mean()
     white = torch.randn(2, 1, 16, 10, 14)
     assert torch.equal(tiny().grown(white, x), white)
+
+
+def test_a_network_may_predict_the_volume_in_place_of_its_noise():
+    """The one follows from the other: what knows the volume walks the same way as what knows the noise."""
+    x = heads()
+    by_noise, by_volume = tiny(steps=4), tiny(steps=4, predicts="volume")
+    with torch.no_grad():
+        begun = float(by_volume.loss({"image": x})["loss"])
+    assert begun == pytest.approx(float(x.square().mean()))  # it begins with zeros
+    shown = {"noise": [], "volume": []}
+    wrong = x * 0.9
+    by_noise.network, by_volume.network = Oracle(by_noise, wrong), torch.nn.Module()
+    by_volume.network.forward = lambda noised, t: wrong
+    for detector in (by_noise, by_volume):
+        seen = shown[detector.predicts]
+        detector.network.register_forward_hook(lambda _, given, __, seen=seen: seen.append(given[0]))
+        torch.testing.assert_close(detector.reconstruct(x), wrong, rtol=0, atol=2e-3)
+    torch.testing.assert_close(torch.stack(shown["noise"]), torch.stack(shown["volume"]), rtol=0, atol=1e-3)
+    assert float(by_volume.loss({"image": x})["loss"]) == pytest.approx(float((0.1 * x).square().mean()))
+
+
+def test_another_prediction_is_refused():
+    with pytest.raises(UserError, match=r"detector\.module\.predicts.*velocity"):
+        tiny(predicts="velocity")
 
 
 @pytest.mark.parametrize("start", [0.001, 1.5])

@@ -19,8 +19,9 @@ MADE = {
     "anovaegan": lambda: AnoVAEGAN(4, 2, 3, 16),
     "diffusion": lambda: Diffusion([8, 8], times=20, start=1.0, steps=3),
     "diffusion-coarse": lambda: Diffusion([8, 8], times=20, start=1.0, steps=3, coarse=3),
+    "diffusion-volume": lambda: Diffusion([8, 8], times=20, start=1.0, steps=3, predicts="volume"),
 }
-TRAINED_BY_LOSS = ("gmvae", "anovaegan", "diffusion", "diffusion-coarse")
+TRAINED_BY_LOSS = ("gmvae", "anovaegan", "diffusion", "diffusion-coarse", "diffusion-volume")
 
 
 def made(name):
