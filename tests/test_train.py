@@ -229,6 +229,39 @@ def test_phases_and_detectors_that_do_not_belong_together_are_refused(places, ca
     refused(capsys, "pca", "fit")
 
 
+def test_a_detector_takes_a_finished_gan_as_it_is(tiny_run, places, capsys):
+    """``phase.steps=0`` with a parent: the latent search needs no training of its own, and is what scores."""
+    small = [o for o in TINY if not o.startswith("++phase.steps=")]
+    taken = ["detector=anogan", "detector.module.steps=2", "run=taken", "+phase=gan", "++phase.steps=0"]
+    assert train.main([*taken, *places, *small]) == 2
+    refused(capsys, "phase.steps=0", "parent=...")
+    parent = tiny_run / "fanogan" / "gan" / "model.pt"
+    assert train.main([*taken, f"parent={parent.parent}", *places, *small, "logger=none"]) == 0
+    run = tiny_run.parent / "taken"
+    before, after = (
+        torch.load(path, weights_only=True)["state"] for path in (parent, run / "anogan" / "gan" / "model.pt")
+    )
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    scorer = anomaly3d.Scorer.from_run(run, data_dir=places[0].split("=")[1])
+    found = scorer.examine(torch.rand(2, 32, 32, 32))
+    assert scorer.module.detector.title == "3D AnoGAN"
+    assert (found.scores["total"] > 0).all()
+    assert train.main([*taken, f"parent={parent.parent}", *places, *small]) == 0
+    assert "has finished it" in capsys.readouterr().out
+
+
+def test_a_method_that_computes_gradients_is_watched_while_it_trains(tiny_run, places):
+    """Validation and the pictures of W&B come from a trainer out of inference mode."""
+    assert train.main(["detector=gmvae", "detector.module.steps=2", "run=restored", *places, *TINY]) == 0
+    run = tiny_run.parent / "restored"
+    assert list((run / "wandb").rglob("reconstructions*.png"))
+    health = pd.read_csv(run / "gmvae" / "fit" / "training.csv")
+    assert {"error", "kl_z", "kl_w", "kl_c", "val_loss", "val_pseudo_auc"} <= set(health.columns)
+    found = anomaly3d.Scorer.from_run(run, data_dir=places[0].split("=")[1]).examine(torch.rand(32, 32, 32))
+    assert (found.scores["total"] > 0).all()
+
+
 def test_the_supervised_control_is_fitted_to_labelled_scans(places):
     cohort = counts(train=3, validation=1, test_normal=1, test_lesion=1, labelled_normal=2, labelled_lesion=2)
     small = [cohort, *(o for o in TINY if "counts" not in o and "model" not in o), "dataset.name=labelled"]

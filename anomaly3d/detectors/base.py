@@ -73,6 +73,10 @@ class Detector(nn.Module, ABC):
     def examine(self, batch: Batch) -> Findings:
         """Scores, and where the method has them reconstruction and maps, of a batch."""
 
+    def quick_score(self, batch: Batch) -> Tensor:
+        """``total (B,)``, or where ``examine`` takes long, what stands in for it at validations while training."""
+        return self.examine(batch).scores["total"]
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``loss``, a scalar to minimise over the detector's parameters, and its parts; for the phase ``fit``.
 

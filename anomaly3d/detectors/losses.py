@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from anomaly3d.networks.batch_norm import mixes_volumes
 
 
 def interpolate(real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:
@@ -32,6 +34,32 @@ def gradient_penalty(norm: Tensor) -> Tensor:
     return (norm - 1).square().mean()
 
 
+def critic_losses(
+    critic: nn.Module, real: Tensor, fake: Tensor, epsilon: Tensor, lambda_gp: float
+) -> dict[str, Tensor]:
+    """Eq. 2 as ``critic_loss``, and its parts.
+
+    Real and generated samples pass the critic together, which is faster, unless its BatchNorm would then see both.
+
+    Args:
+        critic: ``(B, ...)`` -> ``(B,)``.
+        real, fake: ``(B, ...)``, volumes or codes.
+        epsilon: ``(B,)`` in [0, 1].
+    """
+    norm = gradient_norm(critic, interpolate(real, fake, epsilon))
+    if mixes_volumes(critic):
+        of_real, of_fake = critic(real).float(), critic(fake).float()
+    else:
+        of_real, of_fake = critic(torch.cat([real, fake])).float().chunk(2)
+    wasserstein, penalty = of_real.mean() - of_fake.mean(), gradient_penalty(norm)
+    return {
+        "critic_loss": -wasserstein + lambda_gp * penalty,
+        "wasserstein": wasserstein,
+        "penalty": penalty,
+        "gradient_norm": norm.mean(),
+    }
+
+
 def image_distance(x: Tensor, reconstruction: Tensor) -> Tensor:
     """L_img, eq. 4: mean squared difference over the voxels of each volume, ``(B, 1, D, H, W)`` -> ``(B,)``."""
     return (x.float() - reconstruction.float()).square().flatten(1).mean(1)
@@ -40,3 +68,8 @@ def image_distance(x: Tensor, reconstruction: Tensor) -> Tensor:
 def feature_distance(features: Tensor, reconstruction_features: Tensor) -> Tensor:
     """L_feat, eq. 5: mean squared difference over the critic's features, ``(B, C, d, h, w)`` -> ``(B,)``."""
     return image_distance(features, reconstruction_features)
+
+
+def absolute_distance(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """Mean absolute difference over all but the first axis, ``(B, ...)`` -> ``(B,)``."""
+    return (x.float() - reconstruction.float()).abs().flatten(1).mean(1)

@@ -6,16 +6,11 @@ import torch
 from torch import Tensor
 
 from anomaly3d.data.batch import Batch
-from anomaly3d.data.sampler import dealt
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.detectors.brain import brain_of, completed, mean_inside, voxels_inside
 from anomaly3d.detectors.likelihood import deviance
+from anomaly3d.detectors.normal import divergence, drawn
 from anomaly3d.networks.autoencoder import Autoencoder
-
-
-def kl_to_standard(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)) of diagonal Gaussians, summed over each code: ``(B, ...)`` -> ``(B,)``, nats."""
-    return (mean.square() + log_variance.exp() - log_variance - 1).flatten(1).sum(1) / 2
 
 
 class VAE(Detector):
@@ -52,23 +47,22 @@ class VAE(Detector):
         return mean, log_variance
 
     def bound(self, batch: Batch, z: Tensor, kl: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """``total`` and its parts, ``(B,)`` each, for codes ``z`` and divergences ``kl (B,)``; and ``z`` decoded."""
+        """``total`` and its parts, ``(B,)`` each, for codes ``z`` with divergences ``kl (B, ...)``; and z decoded."""
         decoded, brain = self.net.decode(z), brain_of(batch)
         surprise = deviance(batch["image"], decoded, torch.full_like(decoded, 2 * math.log(self.spread)))
         reconstruction = (mean_inside(surprise, brain) + math.log(2 * math.pi)) / 2
-        kl = kl / voxels_inside(brain)
+        kl = kl.flatten(1).sum(1) / voxels_inside(brain)
         return {"total": reconstruction + self.beta * kl, "reconstruction": reconstruction, "kl": kl}, decoded
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The bound with one z a scan, reparametrised."""
         mean, log_variance = self.posterior(batch["image"])
-        drawn = dealt(lambda volumes: torch.randn(volumes, *mean.shape[1:]), len(mean)).to(mean.device)
-        z = mean + torch.exp(log_variance / 2) * drawn
-        total, *parts = (self.bound(batch, z, kl_to_standard(mean, log_variance))[0][k] for k in ("total", *self.parts))
+        found = self.bound(batch, drawn(mean, log_variance), divergence(mean, log_variance))[0]
+        total, *parts = (found[k] for k in ("total", *self.parts))
         return {"loss": total.mean(), **{k: v.mean() for k, v in zip(self.parts, parts, strict=True)}}
 
     def examine(self, batch: Batch) -> Findings:
         """The bound and its parts at the mean of q."""
         mean, log_variance = self.posterior(batch["image"])
-        scores, decoded = self.bound(batch, mean, kl_to_standard(mean, log_variance))
+        scores, decoded = self.bound(batch, mean, divergence(mean, log_variance))
         return Findings(scores, completed(batch["image"], decoded, brain_of(batch)))

@@ -5,6 +5,7 @@ below are for volumes of 64^3; another resolution is ``base * 2**n`` with ``base
 and changes the number of blocks. ``spatial_dims=2`` gives the same networks for slices.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -50,6 +51,18 @@ def norm_layer(norm: Norm, channels: int, spatial_dims: int) -> nn.Module:
     raise ValueError(f"a norm must be 'batch', 'group' or 'none', not {norm!r}")
 
 
+def upsampling_blocks(widths: Sequence[int], norm: Norm, spatial_dims: int) -> nn.Sequential:
+    """Blocks that double each side, from each of ``widths`` to the next."""
+    blocks: list[nn.Module] = []
+    for wide, narrow in pairwise(widths):
+        blocks += [
+            UpsampleConv(wide, narrow, spatial_dims),
+            norm_layer(norm, narrow, spatial_dims),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*blocks)
+
+
 class Generator(nn.Module):
     """Latent vector -> volume in [-1, 1].
 
@@ -73,14 +86,7 @@ class Generator(nn.Module):
         # a transposed convolution on a 1^3 input is this linear layer
         self.seed = nn.Linear(latent, widths[0] * base**spatial_dims, bias=False)
         self.seed_norm = norm_layer(norm, widths[0], spatial_dims)
-        blocks: list[nn.Module] = []
-        for wide, narrow in pairwise(widths):
-            blocks += [
-                UpsampleConv(wide, narrow, spatial_dims),
-                norm_layer(norm, narrow, spatial_dims),
-                nn.ReLU(inplace=True),
-            ]
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = upsampling_blocks(widths, norm, spatial_dims)
         self.to_image = UpsampleConv(widths[-1], 1, spatial_dims)
 
     def forward(self, z: Tensor) -> Tensor:

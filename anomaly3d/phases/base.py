@@ -2,7 +2,8 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -177,6 +178,13 @@ class Phase(L.LightningModule):
         """
         key = ((self.seed * 10_000_019 + step) * 8 + purpose) * 1024 % 2**63
         return torch.Generator().manual_seed(key)
+
+    @contextmanager
+    def seeded(self, step: int, purpose: int) -> Iterator[None]:
+        """What is drawn inside from torch's own generators depends on what ``noise`` depends on."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.noise(step, purpose).initial_seed())
+            yield
 
     def log_mean(self, name: str, mean: Tensor, scans: int) -> None:
         """Log the mean of a validation batch; the epoch's is over scans, also where processes have unequal shares."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from anomaly3d.data.batch import Batch
@@ -61,8 +60,7 @@ class FitPhase(Phase):
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The detector's loss; what it draws at random depends on the step only, so that a resumed run repeats."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.noise(step, DRAWN).initial_seed())
+        with self.seeded(step, DRAWN):
             return self.detector.loss(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -78,10 +76,10 @@ class FitPhase(Phase):
 
         A method that has learned at once has no loss; its mean score stands in.
         """
-        healthy = self.detector.examine(batch).scores["total"]
+        healthy = self.detector.quick_score(batch)
         loss = healthy.mean() if self.detector.fits_at_once else self.losses(batch, batch_idx)["loss"]
         self.log_mean("val_loss", loss, len(healthy))
-        return self.tell_apart(healthy, self.detector.examine({**batch, "image": batch["pseudo"]}).scores["total"])
+        return self.tell_apart(healthy, self.detector.quick_score({**batch, "image": batch["pseudo"]}))
 
     def pictures(self, batch: Batch) -> dict[str, list[list[Tensor]]]:
         found = self.detector.examine(batch).reconstruction

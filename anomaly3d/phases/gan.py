@@ -1,20 +1,20 @@
 """Phase 1: a WGAN-GP on healthy volumes (eqs. 2 and 3)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any, ClassVar
 
 import torch
 from monai.metrics import MMDMetric, MultiScaleSSIMMetric
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomaly3d.data.batch import Batch
 from anomaly3d.data.module import HeadCTDataModule, data_of
 from anomaly3d.data.sampler import dealt
+from anomaly3d.detectors.base import Detector
 from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.detectors.losses import gradient_norm, gradient_penalty, interpolate
-from anomaly3d.networks.batch_norm import mixes_volumes
+from anomaly3d.detectors.losses import critic_losses
 from anomaly3d.phases.base import Alarm, OptimizerConfig, Phase
 
 CRITIC, GENERATOR, EPSILON, SAMPLES = range(4)  # what random numbers are for
@@ -35,8 +35,10 @@ class GANPhase(Phase):
     name = "gan"
     monitors: ClassVar[dict[str, str]] = {}  # no label-free number ranks GANs well
     can_score = False
+    generating: ClassVar[tuple[str, ...]] = ("generator",)  # networks that its second optimizer trains
+    idle: ClassVar[tuple[str, ...]] = ("encoder",)  # networks that it leaves as they are
     question = "Is the GAN healthy?"
-    panels = (
+    panels: ClassVar[tuple[tuple[str, tuple[str, ...]], ...]] = (
         ("Gradient norm: near 1", ("gradient_norm",)),
         ("Wasserstein estimate: grows, then falls slowly", ("wasserstein", "val_wasserstein")),
         ("Samples alike: near 0, up is collapse", ("health_sameness",)),
@@ -69,7 +71,7 @@ class GANPhase(Phase):
 
     def __init__(
         self,
-        detector: FAnoGAN | Mapping[str, Any],
+        detector: Detector | Mapping[str, Any],
         optimizer: OptimizerConfig,
         lambda_gp: float,
         critic_steps: int,
@@ -80,7 +82,7 @@ class GANPhase(Phase):
         kept = {"lambda_gp": lambda_gp, "critic_steps": critic_steps}
         if isinstance(generator_optimizer, Mapping):
             kept["generator_optimizer"] = dict(generator_optimizer)  # type: ignore[assignment]
-        super().__init__(detector, optimizer, seed, ("encoder",), scheduler, **kept)
+        super().__init__(detector, optimizer, seed, self.idle, scheduler, **kept)
         self.generator_optimizer = generator_optimizer
         self.automatic_optimization = False
         self.lambda_gp, self.critic_steps = lambda_gp, critic_steps
@@ -89,10 +91,15 @@ class GANPhase(Phase):
 
     def configure_optimizers(self) -> Any:
         """One for the critic, one for the generator, each with its schedule."""
+        generating = [p for name in self.generating for p in getattr(self.detector, name).parameters()]
         return (
-            self.scheduled(self.make_optimizer(self.detector.critic.parameters())),
-            self.scheduled(self.make_optimizer(self.detector.generator.parameters(), self.generator_optimizer)),
+            self.scheduled(self.make_optimizer(self.judging())),
+            self.scheduled(self.make_optimizer(generating, self.generator_optimizer)),
         )
+
+    def judging(self) -> list[nn.Parameter]:
+        """What the first optimizer trains."""
+        return list(self.detector.critic.parameters())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_seen"] = self.batches_seen
@@ -110,7 +117,7 @@ class GANPhase(Phase):
         if schedules[0]:
             schedules[0].step()
         if self.batches_seen % self.critic_steps == 0:
-            self.generator_step(len(batch["image"]), generator_optimizer)
+            self.generator_step(batch["image"], generator_optimizer)
             if schedules[1]:
                 schedules[1].step()
 
@@ -120,55 +127,53 @@ class GANPhase(Phase):
         return z.to(self.device)
 
     def critic_loss(self, real: Tensor, fake: Tensor, epsilon: Tensor) -> dict[str, Tensor]:
-        """Eq. 2 as ``critic_loss``, and its parts.
-
-        Real and generated volumes pass the critic together, which is faster, unless its BatchNorm would then see both.
-        """
-        critic = self.detector.critic
-        norm = gradient_norm(critic, interpolate(real, fake, epsilon))
-        if mixes_volumes(critic):
-            of_real, of_fake = critic(real).float(), critic(fake).float()
-        else:
-            of_real, of_fake = critic(torch.cat([real, fake])).float().chunk(2)
-        wasserstein, penalty = of_real.mean() - of_fake.mean(), gradient_penalty(norm)
-        return {
-            "critic_loss": -wasserstein + self.lambda_gp * penalty,
-            "wasserstein": wasserstein,
-            "penalty": penalty,
-            "gradient_norm": norm.mean(),
-        }
+        """Eq. 2 as ``critic_loss``, and its parts."""
+        return critic_losses(self.detector.critic, real, fake, epsilon, self.lambda_gp)
 
     def generator_loss(self, z: Tensor) -> Tensor:
         """Eq. 3."""
         return -self.detector.critic(self.detector.generator(z)).float().mean()
 
+    def codes(self, size: int, purpose: int) -> Tensor:
+        """z of a step's volumes, ``(B, latent)``."""
+        return dealt(lambda volumes: self.latent(volumes, self.batches_seen, purpose), size)
+
+    def epsilon(self, size: int, each: int = 1) -> Tensor:
+        """Where between real and generated volumes the penalty is taken, ``each`` times: ``(each * B,)`` in [0, 1]."""
+        generator = self.noise(self.batches_seen, EPSILON)
+        return dealt(lambda volumes: torch.rand(volumes, each, generator=generator), size).T.flatten().to(self.device)
+
+    def critic_losses(self, real: Tensor) -> dict[str, Tensor]:
+        """``critic_loss``, which a critic step minimises, and its parts, for ``real (B, 1, D, H, W)``."""
+        with torch.no_grad():
+            fake = self.detector.generator(self.codes(len(real), CRITIC)).to(real.dtype)
+        return self.critic_loss(real, fake, self.epsilon(len(real)))
+
+    def generator_losses(self, real: Tensor) -> dict[str, Tensor]:
+        """``generator_loss``, which a generator step minimises, and its parts; here ``real`` only counts."""
+        return {"generator_loss": self.generator_loss(self.codes(len(real), GENERATOR))}
+
     def critic_step(self, real: Tensor, optimizer: Any) -> None:
         """Minimise eq. 2."""
-        step, size = self.batches_seen, len(real)
-        self.toggle_optimizer(optimizer)
-        with torch.no_grad():
-            z = dealt(lambda volumes: self.latent(volumes, step, CRITIC), size)
-            fake = self.detector.generator(z).to(real.dtype)
-        epsilon = dealt(lambda volumes: torch.rand(volumes, generator=self.noise(step, EPSILON)), size).to(real.device)
-        values = self.critic_loss(real, fake, epsilon)
-        optimizer.zero_grad()
-        self.manual_backward(values["critic_loss"])
-        optimizer.step()
-        self.untoggle_optimizer(optimizer)
-        self.log_dict({f"gan/{k}": v.detach() for k, v in values.items()}, batch_size=size)
+        self.minimise(self.critic_losses, "critic_loss", real, optimizer)
 
-    def generator_step(self, size: int, optimizer: Any) -> None:
+    def generator_step(self, real: Tensor, optimizer: Any) -> None:
         """Minimise eq. 3."""
+        self.minimise(self.generator_losses, "generator_loss", real, optimizer)
+
+    def minimise(self, losses: Callable[[Tensor], dict[str, Tensor]], total: str, real: Tensor, optimizer: Any) -> None:
+        """A step on one of ``losses``, all of which are logged."""
         self.toggle_optimizer(optimizer)
-        z = dealt(lambda volumes: self.latent(volumes, self.batches_seen, GENERATOR), size)
-        loss = self.generator_loss(z)
+        values = losses(real)
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        self.manual_backward(values[total])
         optimizer.step()
         self.untoggle_optimizer(optimizer)
-        self.log("gan/generator_loss", loss.detach(), batch_size=size, prog_bar=True)
+        for name, value in values.items():
+            shown = name == "generator_loss"
+            self.log(f"{self.name}/{name}", value.detach(), batch_size=len(real), prog_bar=shown)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """The critic's Wasserstein estimate on healthy validation scans: a growing gap to training is overfitting."""
         real, (rank, world) = batch["image"], data_of(self.trainer).place()
         z = self.latent(world * data_of(self.trainer).batch, batch_idx, SAMPLES)

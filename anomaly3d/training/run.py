@@ -112,8 +112,11 @@ def check(job: Job) -> Start:
     if not isinstance(phase["batch"], int) or phase["batch"] < 1:
         raise UserError(f"phase.batch={phase['batch']}: a batch is a whole number of volumes, at least 1")
     steps, per_epoch = phase["steps"], phase["steps_per_epoch"]
-    if per_epoch < 1 or steps < 1:
-        raise UserError("phase.steps and phase.steps_per_epoch must be at least 1")
+    if per_epoch < 1 or steps < (0 if job.config["parent"] else 1):
+        raise UserError(
+            "phase.steps and phase.steps_per_epoch must be at least 1; phase.steps=0 is for a detector that takes the "
+            "networks of parent=... as they are"
+        )
     if steps % per_epoch:
         raise UserError(f"phase.steps ({steps}) must be a multiple of phase.steps_per_epoch ({per_epoch})")
     check_targets({key: job.config[key] for key in BUILT})
@@ -209,7 +212,7 @@ class Record(L.Callback):
                 "hardware": describe_trainer(self.options),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             },
-            "can_score": pl_module.can_score,
+            "can_score": pl_module.can_score or self.job.phase["name"] == self.job.detector["phases"][-1],
             "title": pl_module.detector.title,
             "role": pl_module.detector.role,
             "reads": list(pl_module.detector.reads),
@@ -230,7 +233,7 @@ class Record(L.Callback):
             if trainer.logger:
                 trainer.logger.log_hyperparams(scrub({k: v for k, v in self.lineage.items() if k != "finished"}))
         steps, batch, scans = (
-            (trainer.max_epochs or 1) * data.steps_per_epoch,
+            (trainer.max_epochs or 0) * data.steps_per_epoch,
             data.batch,
             len(data.split(data.learns_from)),
         )
@@ -301,8 +304,9 @@ def train_alone(job: Job) -> float | None:
             say(f"{name}: a few batches went through; nothing is kept (trainer.fast_dev_run)")
             return None
         if trainer.is_global_zero:
-            chosen = (best and best.best_model_path) or job.folder.last_checkpoint  # it holds averages, where they are
-            phase.load_state_dict(read_weights(Path(chosen), RESUMED)["state_dict"])
+            if job.phase["steps"]:
+                chosen = (best and best.best_model_path) or job.folder.last_checkpoint  # it holds averages, if any
+                phase.load_state_dict(read_weights(Path(chosen), RESUMED)["state_dict"])
             phase.detector.save(job.folder.model)
             job.folder.write({**record.lineage, "finished": True})
             log_model(logger, job.folder, start.parent, may_log(logger, "models", job.synthetic))
@@ -335,6 +339,7 @@ def build_trainer(
         callbacks=callbacks,
         max_epochs=steps // per_epoch,
         log_every_n_steps=min(10, per_epoch),
+        inference_mode=not detector.needs_gradients,
         default_root_dir=str(job.folder.path),
     )
 
@@ -379,7 +384,7 @@ def optimised(job: Job, phase: Phase, metrics: Mapping[str, float]) -> float | N
     """``optimized_metric`` of the config, else what checkpoints are kept by, else the first of the phase's monitors."""
     names = [job.config["optimized_metric"], job.phase["monitor"], *(f"{phase.name}/{m}" for m in phase.monitors)]
     name = next((n for n in names if n), None)
-    if name is None:
+    if name is None or not job.phase["steps"]:
         return None
     if name not in metrics:
         raise UserError(f"optimized_metric={name} is not logged: there are {', '.join(sorted(metrics))}")

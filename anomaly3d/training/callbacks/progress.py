@@ -17,7 +17,7 @@ class ShowProgress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         steps = data_of(trainer).steps_per_epoch
-        self.bar = Bar(f"{pl_module.name}, steps", (trainer.max_epochs or 1) * steps, trainer.current_epoch * steps)
+        self.bar = Bar(f"{pl_module.name}, steps", (trainer.max_epochs or 0) * steps, trainer.current_epoch * steps)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
