@@ -12,13 +12,18 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from monai.transforms import Compose, RandFlipd, RandShiftIntensityd
 
 from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.detectors.anovaegan import AnoVAEGAN
+from anomaly3d.detectors.diffusion import Diffusion
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
 from anomaly3d.detectors.supervised import Supervised
+from anomaly3d.detectors.vae import VAE
 from anomaly3d.networks.batch_norm import share_statistics
+from anomaly3d.phases.alpha_gan import AlphaGANPhase
 from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.fit import FitPhase
 from anomaly3d.phases.gan import GANPhase
+from anomaly3d.phases.vaegan import VAEGANPhase
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.system.quiet import hush
 from anomaly3d.training.callbacks.numbers import FILE, KeepNumbers
@@ -26,14 +31,29 @@ from tests.writers import noise_cohort
 
 SGD = partial(torch.optim.SGD, lr=0.01)
 SIDE, STEPS, VOLUMES = 16, 3, 4  # voxels; steps; volumes a step, over all processes
-GAN = partial(GANPhase, lambda_gp=10.0, critic_steps=1)
+WGAN = dict(lambda_gp=10.0, critic_steps=1)
+GAN = partial(GANPhase, **WGAN)
+
+
+def fanogan(norm: str) -> FAnoGAN:
+    """With a norm that mixes the volumes of a batch, or one that does not."""
+    return FAnoGAN(ModelConfig(4, 8, SIDE, norm, "batch" if norm == "batch" else "none", norm, "tanh"))
+
+
 CASES = {
-    "gan": (GAN, "group"),
-    "encoder": (EncoderPhase, "group"),
-    "finetune": (FinetunePhase, "group"),
-    "fit": (FitPhase, None),
-    "gan, BatchNorm": (GAN, "batch"),
-    "encoder, BatchNorm": (EncoderPhase, "batch"),
+    "gan": (GAN, partial(fanogan, "group")),
+    "encoder": (EncoderPhase, partial(fanogan, "group")),
+    "finetune": (FinetunePhase, partial(fanogan, "group")),
+    "fit": (FitPhase, partial(Supervised, 8)),
+    "fit, random codes": (FitPhase, partial(VAE, 8, 4, SIDE, 1.0, 0.1)),
+    "fit, random times": (FitPhase, partial(Diffusion, [8, 8], steps=2)),
+    "gan, codes too": (
+        partial(AlphaGANPhase, **WGAN, lambda_image=10.0, code_width=6),
+        partial(fanogan, "group"),
+    ),
+    "gan of reconstructions": (partial(VAEGANPhase, **WGAN, adversarial=0.5), partial(AnoVAEGAN, 4, 2, 3, SIDE)),
+    "gan, BatchNorm": (GAN, partial(fanogan, "batch")),
+    "encoder, BatchNorm": (EncoderPhase, partial(fanogan, "batch")),
 }
 
 
@@ -50,10 +70,8 @@ class Gradients(L.Callback):
 def train(case: str, prepared: PreparedCohort, folder: Path, world: int) -> dict[str, list[list[torch.Tensor]]]:
     """The gradients of a few steps, and the weights and running statistics after them."""
     hush()
-    phase, norm = CASES[case]
     torch.manual_seed(0)
-    critic_norm = "batch" if norm == "batch" else "none"
-    detector = FAnoGAN(ModelConfig(4, 8, SIDE, norm, critic_norm, norm, "tanh")) if norm else Supervised(8)
+    phase, detector = CASES[case][0], CASES[case][1]()
     if world > 1:
         share_statistics(detector)
     augment = Compose([RandFlipd(["image"], prob=0.5, spatial_axis=0), RandShiftIntensityd(["image"], 0.3, prob=1)])
@@ -113,6 +131,6 @@ def test_gradients_weights_and_curves_are_those_of_one_process(both, case):
                 torch.testing.assert_close(right, left, rtol=1e-5, atol=1e-5)
     assert len(one["gradients"]) == STEPS * (2 if case.startswith("gan") else 1)
     assert any(g.abs().max() > 1e-3 for g in one["gradients"][-1])
-    if case == "fit":  # its loss mirrors volumes at random, of validation too, where processes share scans one by one
+    if case.startswith(("fit", "gan of")):  # their losses draw, at validation too, where scans are dealt one by one
         curves, curves_of_two = (table.drop(columns="val_loss") for table in (curves, curves_of_two))
     pd.testing.assert_frame_equal(curves_of_two, curves, rtol=1e-4)
