@@ -6,17 +6,21 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly3d.evaluation.metrics import of_lesion, summarise
 from anomaly3d.statistics.auc import (
+    Difference,
+    Estimate,
     auc,
     auc_covariance,
     average_precision,
     bootstrap_auc,
     bootstrap_difference,
     compare_auc,
+    drawn_auc,
     holm,
     independent_trials,
     share,
     wilson,
 )
+from anomaly3d.statistics.bootstrap import DRAWS, subject_weights, weighted_auc
 
 
 def study(n=40, m=30, shift=1.0, seed=0):
@@ -231,3 +235,74 @@ def test_copies_of_a_scan_add_nothing_to_a_share():
 
 def test_opposite_scans_of_one_subject_do_not_count_for_more():
     assert independent_trials(np.tile([True, False], 8), np.repeat(np.arange(8), 2)) == 16
+
+
+def test_the_schema_of_metrics_json():
+    assert Estimate(0.7, 0.6, 0.8, 12, 5).as_json() == {
+        "value": 0.7,
+        "ci95": [0.6, 0.8],
+        "n_normal": 12,
+        "n_abnormal": 5,
+    }
+    assert Difference(0.1, -0.2, 0.3, 0.4).as_json() == {"value": 0.1, "ci95": [-0.2, 0.3], "p": 0.4}
+
+
+@pytest.mark.parametrize("estimate", [auc, average_precision, bootstrap_auc])
+def test_an_estimate_counts_its_scans(estimate):
+    found = estimate(*study(7, 4))
+    assert (found.n_normal, found.n_abnormal) == (7, 4)
+
+
+def test_the_bootstraps_interval_is_the_middle_of_its_draws():
+    labels, scores, owner = repeated(8)
+    draws = weighted_auc(labels, scores, subject_weights(labels, owner, np.random.default_rng(0)))
+    found = bootstrap_auc(labels, scores, owner)
+    assert (found.low, found.high) == pytest.approx(np.percentile(draws, [2.5, 97.5]))
+    assert bootstrap_auc(labels, scores, owner) == found
+    other = np.random.default_rng(9).normal(size=len(labels))
+    weights = subject_weights(labels, owner, np.random.default_rng(0))
+    gaps = weighted_auc(labels, scores, weights) - weighted_auc(labels, other, weights)
+    gap = bootstrap_difference(labels, scores, other, owner)
+    assert (gap.low, gap.high) == pytest.approx(np.percentile(gaps, [2.5, 97.5]))
+    assert gap.p == pytest.approx(2 * np.mean(gaps <= 0))
+    assert bootstrap_difference(labels, labels * 1.0, -labels * 1.0).p == 1 / DRAWS  # none of the draws says otherwise
+
+
+def test_each_draw_takes_one_of_the_seeds():
+    """Of a perfect seed and one that is always wrong, a draw takes one twice or both."""
+    labels = np.array([0, 0, 1, 1])
+    rng = np.random.default_rng(0)
+    weights = subject_weights(labels, None, rng, 1000)
+    value, draws = drawn_auc(labels, np.stack([labels * 1.0, -labels * 1.0]), weights, rng)
+    assert value == 0.5
+    assert draws.shape == (1000,)
+    assert set(draws) == {0.0, 0.5, 1.0}
+    assert np.mean(draws == 0.5) == pytest.approx(0.5, abs=0.06)
+
+
+def test_the_paired_test_is_that_of_the_covariance_over_subjects():
+    labels, scores, owner = repeated(12)
+    others = scores + np.random.default_rng(5).normal(size=len(labels))
+    values, covariance = auc_covariance(labels, np.stack([scores, others], 1), owner)
+    spread = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    found = compare_auc(labels, scores, others, owner)
+    assert found.value == pytest.approx(values[0] - values[1])
+    assert (found.low, found.high) == pytest.approx((found.value - 1.959964 * spread, found.value + 1.959964 * spread))
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.value) / spread))
+
+
+def test_the_interval_of_average_precision_is_the_jackknifes_over_subjects():
+    labels, scores, owner = repeated(6)
+    value, spread = average_precision_score(labels, scores), 0.0
+    for members in (range(6), range(6, 12)):
+        left = [average_precision_score(labels[owner != i], scores[owner != i]) for i in members]
+        spread += 5 / 6 * ((left - np.mean(left)) ** 2).sum()
+    half = stats.t.ppf(0.975, 5) * np.sqrt(spread) / (value * (1 - value))
+    logit = np.log(value / (1 - value))
+    found = average_precision(labels, scores, owner)
+    assert (found.low, found.high) == pytest.approx(1 / (1 + np.exp([half - logit, -half - logit])))
+
+
+def test_wilsons_interval_stays_within_a_share():
+    assert wilson(1.0, 3)[1] == 1
+    assert wilson(0.0, 3)[0] == 0
