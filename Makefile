@@ -6,7 +6,7 @@ PIP := $(RUN) pip install --quiet --disable-pip-version-check
 # without an NVIDIA GPU, torch's CPU wheel where pip finds it: the usual one for Linux brings gigabytes of CUDA
 CPU := $(if $(shell command -v nvidia-smi),,$(filter Linux,$(shell uname)))
 
-.PHONY: help install demo test drill lint audit sbom lock clean
+.PHONY: help install demo test drill mutants lint audit sbom lock clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/:/'
@@ -31,6 +31,9 @@ test: install    ## the whole test suite
 
 drill: install   ## kill training a hundred times at random and compare with undisturbed runs
 	$(RUN) experiments.reliability.kill
+
+mutants: install ## put faults into the code one by one and count those that tests notice (an hour and more)
+	$(RUN) experiments.reliability.mutants
 
 lint: install    ## ruff, mypy, and make audit where its service is in reach
 	$(RUN) ruff check

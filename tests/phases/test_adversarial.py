@@ -9,7 +9,7 @@ from anomaly3d.detectors.alpha_fanogan import AlphaFAnoGAN
 from anomaly3d.detectors.anovaegan import AnoVAEGAN
 from anomaly3d.detectors.losses import critic_losses
 from anomaly3d.phases.alpha_gan import AlphaGANPhase
-from anomaly3d.phases.gan import CRITIC, GENERATOR
+from anomaly3d.phases.gan import CRITIC, GENERATOR, SAMPLES
 from anomaly3d.phases.vaegan import VAEGANPhase
 from tests.detectors.test_generative import MODEL, heads
 
@@ -92,3 +92,36 @@ def test_what_is_drawn_depends_on_the_step_alone(monkeypatch):
     assert torch.equal(torch.get_rng_state(), state)
     module.batches_seen = 1
     assert module.generator_losses(x)["generator_loss"] != first
+
+
+@pytest.mark.parametrize("kind", [AlphaGANPhase, VAEGANPhase])
+def test_what_a_phase_was_made_with_is_in_its_checkpoints(kind, monkeypatch):
+    module, own = phase(kind, monkeypatch), {"adversarial": 0.5}
+    if kind is AlphaGANPhase:
+        own = {"lambda_image": 10.0, "code_width": 6}
+    assert dict(module.hparams) == {
+        "detector": module.detector.config,
+        "lambda_gp": 10.0,
+        "critic_steps": 1,
+        "seed": 0,
+        **own,
+    }
+    again = kind(**module.hparams, optimizer=SGD)
+    assert (again.lambda_gp, again.critic_steps) == (10.0, 1)
+    assert again.state_dict().keys() == module.state_dict().keys()
+
+
+def test_the_vae_of_a_gan_shows_its_reconstructions_and_tells_pasted_anomalies_apart(monkeypatch):
+    module, x = phase(VAEGANPhase, monkeypatch), heads()
+    monkeypatch.setattr(module, "log_mean", lambda name, mean, scans: logged.update({name: (float(mean), scans)}))
+    logged: dict[str, tuple[float, int]] = {}
+    curves = module.validation_step({"image": x, "pseudo": -x}, 4)
+    with module.seeded(4, SAMPLES):
+        expected = float(module.detector.loss({"image": x})["loss"])
+    assert logged == {"val_loss": (pytest.approx(expected), 3)}
+    for kind, volumes in (("healthy", x), ("pseudo", -x)):
+        torch.testing.assert_close(curves[kind], module.detector.examine({"image": volumes}).scores["total"].detach())
+    (rows,) = module.pictures({"image": x}).values()
+    assert list(module.pictures({"image": x})) == ["reconstructions"]
+    torch.testing.assert_close(torch.stack([row[1] for row in rows]), module.detector.reconstruct(x)[:, 0])
+    assert module.health(None) == {}

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
 from anomaly3d.errors import UserError
+from anomaly3d.phases.base import Predicting
 from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.fit import DRAWN, FitPhase
@@ -304,3 +305,71 @@ def test_a_method_that_learns_at_once_gets_its_splits_and_too_few_scans_are_a_se
     stacks["labelled"] = volumes(2)
     with pytest.raises(UserError, match="at once needs at least 3 labelled scans, and data/somewhere holds 2"):
         trainer().fit(FitPhase(copy.deepcopy(detector)), datamodule=Data(stacks))
+
+
+HALVED = {"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 1, "gamma": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("make", "halvings"),
+    [
+        (partial(GANPhase, lambda_gp=10.0, critic_steps=2), [4, 2]),
+        (EncoderPhase, [4]),
+        (FinetunePhase, [4]),
+    ],
+)
+def test_each_schedule_steps_with_its_own_optimizer(toy, make, halvings):
+    fitting = trainer()
+    fitting.fit(make(toy, SGD, scheduler=HALVED), loader({"image": volumes(2, n)} for n in range(4)))
+    assert [o.param_groups[0]["lr"] for o in fitting.optimizers] == pytest.approx([RATE / 2**n for n in halvings])
+
+
+def test_optimizers_come_from_their_configs_and_mistakes_in_them_name_the_key(toy):
+    critics, generators = (
+        {"_target_": f"torch.optim.{kind}", "_partial_": True, "lr": lr} for kind, lr in (("SGD", 0.3), ("Adam", 0.2))
+    )
+    phase = GANPhase(toy, critics, 10.0, 1, generators, HALVED, seed=4)
+    made = [one["optimizer"] for one in phase.configure_optimizers()]
+    assert [(type(o).__name__, o.param_groups[0]["lr"]) for o in made] == [("SGD", 0.3), ("Adam", 0.2)]
+    kept = {"optimizer": critics, "generator_optimizer": generators, "scheduler": HALVED, "seed": 4}
+    assert kept | {"lambda_gp": 10.0, "critic_steps": 1, "detector": toy.config} == dict(phase.hparams)
+    with pytest.raises(UserError, match=r"phase.module.optimizer=.*momentun"):
+        EncoderPhase(toy, critics | {"momentun": 1}).configure_optimizers()
+    with pytest.raises(UserError, match=r"phase.module.optimizer=.*Invalid learning rate"):
+        EncoderPhase(toy, critics | {"lr": -1.0}).configure_optimizers()
+    with pytest.raises(UserError, match=r"phase.module.scheduler.*gama"):
+        EncoderPhase(toy, critics, scheduler=HALVED | {"gama": 1}).configure_optimizers()
+
+
+def test_pictures_are_scans_beside_their_reconstructions_and_what_differs(toy):
+    x = volumes(3)
+    again = toy.reconstruct(x)
+    for phase in (EncoderPhase(toy, SGD), FinetunePhase(toy, SGD), FitPhase(toy, SGD)):
+        (rows,) = phase.pictures({"image": x}).values()
+        assert list(phase.pictures({"image": x})) == ["reconstructions"]
+        for i, (scan, reconstruction, difference) in enumerate(rows):
+            assert torch.equal(scan, x[i, 0])
+            torch.testing.assert_close(reconstruction, again[i, 0])
+            torch.testing.assert_close(difference, (x - again)[i, 0].abs() - 1)
+    phase = GANPhase(toy, SGD, 10.0, 1)
+    samples = phase.pictures({"image": x})["samples"]
+    expected = toy.generator(phase.latent(3, 0, SAMPLES))
+    assert [len(row) for row in samples] == [1, 1, 1]
+    torch.testing.assert_close(torch.stack([row[0] for row in samples]), expected[:, 0])
+    assert FitPhase(Shift(), SGD).pictures({"image": x}) == {}
+
+
+def test_validation_of_a_fitted_method_scores_scans_and_pasted_ones_apart():
+    phase, x = FitPhase(Shift(), SGD), volumes(4)
+    (logged,) = trainer().validate(phase, loader([{"image": x, "pseudo": x + 2}]), verbose=False)
+    assert logged["fit/val_pseudo_auc"] == 1
+    assert float(phase.losses({"image": x}, 0)["loss"]) == pytest.approx(logged["fit/val_loss"])
+
+
+def test_findings_leave_as_numbers_that_keep_their_digits(toy):
+    x = volumes(2)
+    found = Predicting(toy).predict_step({"image": x, "scan_id": ["a", "b"]}, 0)
+    assert {value.dtype for value in found.scores.values()} == {torch.float64}
+    assert (found.reconstruction.dtype, found.reconstruction.requires_grad) == (torch.float32, False)
+    torch.testing.assert_close(found.reconstruction, toy.reconstruct(x).detach())
+    assert Predicting(Shift()).predict_step({"image": x, "scan_id": ["a", "b"]}, 0).reconstruction is None
