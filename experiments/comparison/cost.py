@@ -9,6 +9,7 @@ import multiprocessing
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from hydra import compose, initialize_config_dir
 from anomaly3d.cli import CONF, plain
 from anomaly3d.phases.base import Phase, Predicting, freeze
 from anomaly3d.prepare import build_study
-from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.memory import keep_freed_memory
 from anomaly3d.system.progress import say
@@ -58,8 +58,7 @@ def job_of(detector: str, phase: str) -> Job:
     with initialize_config_dir(CONF, version_base="1.3"):
         config = plain(compose("train", [f"+phase={phase}", *overrides(detector, 1)]))
     study = build_study(config)
-    prepared = PreparedCohort.of(study)
-    return Job(prepared, study.preprocessor.resolution, True, Path("runs/race-cost"), config)
+    return Job(study.prepare(), study.preprocessor.resolution, True, Path("runs/race-cost"), config)
 
 
 def measure(detector: str, phase: str, out: Any) -> None:
@@ -67,8 +66,9 @@ def measure(detector: str, phase: str, out: Any) -> None:
     hush()
     keep_freed_memory()
     job, clock = job_of(detector, phase), Clock()
-    config: dict[str, Any] = {**job.config, "phase": {**job.phase, "steps": WARM + STEPS, "steps_per_epoch": WARM + STEPS}}
-    job = Job(job.source, job.resolution, True, job.run, config)
+    short = {"steps": WARM + STEPS, "steps_per_epoch": WARM + STEPS}
+    config: dict[str, Any] = {**job.config, "phase": {**job.phase, **short}}
+    job = replace(job, config=config)
     module: Phase = build_phase(job, None)
     options = resolve_trainer(config["trainer"])
     more: dict[str, Any] = dict(logger=False, callbacks=[clock], max_epochs=1, enable_checkpointing=False)

@@ -1,8 +1,8 @@
 """Put faults into the code one by one and count those that the tests notice.
 
 ``make mutants`` or ``python -m experiments.reliability.mutants [MUTANTS]`` writes ``mutants.json``. mutmut makes every
-small change that it knows; of each package a random sample, the same each time, is tried. Called again it goes on
-where it was stopped. ``pyproject.toml`` says which packages and which tests.
+small change that it knows; of each package a random sample, the same each time, is tried. Called again it tries
+what is left and what had not been noticed. ``pyproject.toml`` says which packages and which tests.
 
 A changed word of a message, an assertion or a decorator is no fault and is not sampled.
 """
@@ -85,7 +85,7 @@ def main(count: int) -> None:
         packages.setdefault(name.split(".")[1], []).append(name)
     chosen = {package: sample(names, changes, count) for package, names in packages.items()}
     known = verdicts()
-    left = [name for names in chosen.values() for name in names if known[name] == "not checked"]
+    left = [name for names in chosen.values() for name in names if known[name] not in NOTICED]
     say(f"mutants: {sum(map(len, chosen.values()))} of {len(known)}, {len(left)} to try, in {PLACE}/")
     if left:
         subprocess.run([*MUTMUT, *left], check=True)
