@@ -1,14 +1,16 @@
 """Put faults into the code one by one and count those that the tests notice.
 
 ``make mutants`` or ``python -m experiments.reliability.mutants [MUTANTS]`` writes ``mutants.json``. mutmut makes every
-small change that it knows; of each package a random sample, the same each time, is tried. Called again it tries
-what is left and what had not been noticed. ``pyproject.toml`` says which packages and which tests.
+small change that it knows; of each package a random sample, the same each time, is tried: first by the quick tests that
+``pyproject.toml`` names; what they have not noticed, by those of whole commands, minutes each. Called again it goes on
+where it was stopped.
 
 A changed word of a message, an assertion or a decorator is no fault and is not sampled.
 """
 
 import ast
 import json
+import os
 import random
 import subprocess
 import sys
@@ -22,13 +24,19 @@ from mutmut.stats import status_by_exit_code
 
 from anomaly3d.statistics.auc import wilson
 from anomaly3d.system.files import written_whole
-from anomaly3d.system.progress import say
+from anomaly3d.system.progress import say, track
 
 HERE = Path(__file__).parent
 PLACE = Path("mutants")
 MUTANTS = 60  # of each package
 NOTICED = ("killed", "timeout", "segfault")
 MUTMUT = [sys.executable, "-m", "mutmut", "run", "--max-children", "2"]
+PYTEST = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "whole", "-p", "no:cacheprovider"]
+WHOLE = {  # tests of the commands that a package has a part in
+    "phases": ["tests/test_train.py", "tests/training"],
+    "preprocessing": ["tests/test_prepare.py", "tests/scoring/test_scorer.py"],
+    "scoring": ["tests/scoring", "tests/test_score.py", "tests/test_evaluate.py"],
+}
 
 
 def verdicts() -> dict[str, str]:
@@ -85,11 +93,30 @@ def main(count: int) -> None:
         packages.setdefault(name.split(".")[1], []).append(name)
     chosen = {package: sample(names, changes, count) for package, names in packages.items()}
     known = verdicts()
-    left = [name for names in chosen.values() for name in names if known[name] not in NOTICED]
+    left = [name for names in chosen.values() for name in names if known[name] == "not checked"]
     say(f"mutants: {sum(map(len, chosen.values()))} of {len(known)}, {len(left)} to try, in {PLACE}/")
     if left:
         subprocess.run([*MUTMUT, *left], check=True)
-    write({p: {name: verdicts()[name] for name in names} for p, names in chosen.items()}, packages, changes)
+    found = {package: {name: verdicts()[name] for name in names} for package, names in chosen.items()}
+    write(found, packages, changes)
+    try_whole(found)
+    write(found, packages, changes)
+
+
+def try_whole(found: dict[str, dict[str, str]]) -> None:
+    """Let the tests of whole commands try what the quick ones had not noticed."""
+    file = PLACE / "whole.json"
+    known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    left = [(p, n) for p in WHOLE for n, verdict in found.get(p, {}).items() if verdict not in NOTICED]
+    for package, name in track(left, len(left), "mutants under whole commands"):
+        if name not in known:
+            mutated = {**os.environ, "MUTANT_UNDER_TEST": name}
+            done = subprocess.run([*PYTEST, *WHOLE[package]], cwd=PLACE, env=mutated, stdout=subprocess.DEVNULL)
+            known[name] = status_by_exit_code[done.returncode]
+            with written_whole(file) as beside:
+                beside.write_text(json.dumps(known, indent=1))
+        if known[name] in NOTICED:
+            found[package][name] = known[name]
 
 
 def write(found: dict[str, dict[str, str]], packages: dict[str, list[str]], changes: Changes) -> None:
