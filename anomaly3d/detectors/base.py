@@ -77,6 +77,14 @@ class Detector(nn.Module, ABC):
         """``total (B,)``, or where ``examine`` takes long, what stands in for it at validations while training."""
         return self.examine(batch).scores["total"]
 
+    def shown(self, x: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """What the networks of a method with phases of its own see of volumes ``(B, 1, D, H, W)``.
+
+        Args:
+            noise: in a training step, where it may be drawn with ``dealt``; None: all there is to see.
+        """
+        return x
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``loss``, a scalar to minimise over the detector's parameters, and its parts; for the phase ``fit``.
 

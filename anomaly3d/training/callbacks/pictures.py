@@ -17,10 +17,11 @@ from anomaly3d.scans.volume import mark_sides, side_by_side, three_planes
 
 def middle_planes(volume: Tensor, spacing: np.ndarray) -> np.ndarray:
     """Axial, coronal and sagittal middle slices of ``(D, H, W)`` in [-1, 1], side by side, in [0, 255]; R and L mark
-    the sides of the first."""
+    the sides of the first. Of an axial slice ``(D, H)`` it alone."""
     array = volume.detach().float().cpu().numpy()
-    planes = side_by_side(array, spacing)
-    axial = three_planes(array, spacing)[0].shape[1]
+    first = three_planes(array if array.ndim == 3 else array[..., None], spacing)[0]
+    planes = side_by_side(array, spacing) if array.ndim == 3 else first
+    axial = first.shape[1]
     planes[:, :axial] = mark_sides(planes[:, :axial], 1.0)
     return ((planes.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
