@@ -47,7 +47,8 @@ class Detector(nn.Module, ABC):
     - ``needs_gradients``: ``examine`` computes gradients inside ``torch.enable_grad()``, as in a latent search.
     - ``learns_from``: the split it is trained on; only an upper control's is not ``train``.
     - ``taught_with``: columns of the manifest whose volumes are in its training batches, beside image and brain mask.
-    - ``reads``: the same for all batches, also those that are scored: for oracles.
+    - ``reads``: the same for all batches, also those that are scored: for oracles, and for other programs' results,
+      of which ``segmentation_ml`` is a number.
     - ``parts``: names of the scores whose weighted sum ``total`` is, if it is one.
     - ``fewest``: training scans without which it cannot learn.
     """

@@ -192,7 +192,10 @@ def others_of(run: Path, focus: Trained, data: HeadCTDataModule) -> list[Trained
         same = trained.lineage["prepared"] == data.prepared.folder.name
         if not same or trained.lineage["split_hash"] != split_hash(data.prepared.table):
             say(f"{trained.label} of this run was trained with other scans and is left out")
-        elif all((test[kind] != "").all() for kind in trained.lineage["reads"]):
+        elif lacking := [(k, n) for k in trained.lineage["reads"] if (n := int((test[k] == "").sum()))]:
+            kind, count = lacking[0]
+            say(f"{trained.label} of this run is left out: {count} of {len(test)} test scans have no {kind}")
+        else:
             found.append(trained)
     return sorted(found, key=lambda t: (t.name != focus.name, ROLES.index(t.lineage["role"])))
 

@@ -1,5 +1,8 @@
 """2D f-AnoGAN: which slices it sees and judges, and what becomes of them, by hand."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from anomaly3d.detectors.fanogan_2d import FAnoGAN2D
 from anomaly3d.errors import UserError
 from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.gan import GANPhase
+from anomaly3d.system.device import memory_format
 from anomaly3d.training.callbacks.pictures import middle_planes
 
 FLAT = dict(channels=4, latent=8, resolution=16, generator_norm="group", critic_norm="none", encoder_norm="group")
@@ -152,6 +156,20 @@ def test_pictures_are_of_slices_in_the_heads_proportions():
     (volume, again, _), _ = EncoderPhase(detector, torch.optim.SGD).pictures({"image": x})["reconstructions"]
     assert torch.equal(volume, x[0, 0])
     assert torch.equal(again, detector.examine({"image": x}).reconstruction[0, 0])
+
+
+def test_weights_of_slices_and_of_volumes_get_the_layout_that_a_gpu_wants(monkeypatch):
+    asked = partial(memory_format, torch.device("cuda"))
+    monkeypatch.setattr("anomaly3d.phases.base.memory_format", lambda device, axes: asked(axes))
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer = SimpleNamespace(strategy=strategy)
+    volumes = FAnoGAN({**FLAT, "spatial_dims": 3})
+    for detector, layout in ((tiny(), torch.channels_last), (volumes, torch.channels_last_3d)):
+        phase = GANPhase(detector, torch.optim.SGD, 10.0, 1)
+        phase.trainer = trainer
+        phase.setup("fit")
+        assert detector.critic.trunk.layers[2].weight.is_contiguous(memory_format=layout)
+        assert not detector.critic.trunk.layers[2].weight.is_contiguous()
 
 
 @torch.no_grad()

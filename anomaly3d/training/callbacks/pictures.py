@@ -5,8 +5,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from anomaly3d.data.module import data_of
 from anomaly3d.phases.base import Phase
@@ -44,7 +46,7 @@ class LogPictures(L.Callback):
         healthy = data.dataset("validation")
         items = [healthy[i] for i in range(min(self.count, len(healthy)))]
         spacing = spacing_of(data.split("validation")["image"].iloc[0])
-        batch: Any = {"image": torch.stack([item["image"] for item in items]).to(pl_module.device)}
+        batch: Any = move_data_to_device(default_collate(items), pl_module.device)
         for name, scans in pl_module.pictures(batch).items():
             images = [np.concatenate([middle_planes(volume, spacing) for volume in volumes]) for volumes in scans]
             logger.log_image(f"{pl_module.name}/{name}", images)
