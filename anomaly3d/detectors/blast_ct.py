@@ -14,7 +14,7 @@ class BlastCT(Control):
     The label maps, 0 where there is no lesion, are files on the scans, in the manifest's column ``segmentation``.
     """
 
-    title = "blast-ct, which was shown lesions"
+    title = "blast-ct (supervised)"
     role: Role = "upper"
     reads = ("segmentation", "segmentation_ml")
 

@@ -301,10 +301,11 @@ def beyond_ranking(scored: Scored, named: bool) -> dict[str, Any]:
 
 
 def agreement(ranking: dict[str, float], oracle: dict[str, Any]) -> float | None:
-    """Spearman's correlation between the ranking of scores by pasted anomalies and by test labels."""
-    if len(oracle) < 3:
+    """Spearman's correlation between the ranking of scores by pasted anomalies and by test labels, if any."""
+    pasted, labelled = [ranking[n] for n in oracle], [oracle[n]["value"] for n in oracle]
+    if len(oracle) < 3 or len(set(pasted)) < 2 or len(set(labelled)) < 2:
         return None
-    return round(float(spearmanr([ranking[n] for n in oracle], [oracle[n]["value"] for n in oracle]).statistic), 3)
+    return round(float(spearmanr(pasted, labelled).statistic), 3)
 
 
 def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: Workers) -> dict[str, Any]:
