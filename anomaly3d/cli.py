@@ -34,6 +34,7 @@ from anomaly3d.system.instantiate import allow, parameters
 from anomaly3d.system.memory import keep_freed_memory, release_memory
 from anomaly3d.system.slurm import REQUEUE, in_job, requeue
 
+OmegaConf.register_new_resolver("joined", "-".join, replace=True)  # a list in a name: ${joined:${...}}
 NAMES = ("run", "site", "dataset.name", "detector.name", "phase.name")  # of folders and files
 
 

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from anomaly3d import train
 from anomaly3d.arguments import COMMANDS, CONF
+from anomaly3d.detectors.base import load_detector
 from anomaly3d.system.instantiate import check_targets
 from tests.conftest import TINY, counts, detector_config
 
@@ -23,7 +24,8 @@ def chosen(name: str) -> list[str]:
     if not group:
         return []
     overrides = [f"{'+' if group in ADDED else ''}{group}={choice}"]
-    return overrides if group == "phase" else ["+phase=gan", *overrides]
+    phase = "finetune" if group == "hparams_search" else "gan"
+    return overrides if group == "phase" else [f"+phase={phase}", *overrides]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -90,6 +92,19 @@ def test_a_search_runs_each_value(tiny_run, places):
     runs = tiny_run.parent
     assert (runs / "kappa-0.1" / "fanogan" / "encoder" / "model.pt").exists()
     assert (runs / "kappa-10.0" / "fanogan" / "encoder" / "model.pt").exists()
+
+
+def test_table_s2_names_its_runs_and_moves_what_each_names(tiny_run, places):
+    """Two of its rows, in tiny form; the names say all that a row is."""
+    small = [o for o in TINY if not o.startswith("workers")]
+    search = ["-m", "+phase=finetune", "+hparams_search=table_s2", f"parent={tiny_run}/fanogan/encoder"]
+    rows = ["phase.module.trained=[encoder],[generator,critic]", "phase.module.loss=feature"]
+    assert train.main([*search, *rows, *places, *small, "logger=none"]) == 0
+    before = load_detector(tiny_run / "fanogan" / "encoder" / "model.pt").state_dict()
+    for name, moved in (("encoder", {"encoder"}), ("generator-critic", {"generator", "critic"})):
+        after = load_detector(tiny_run.parent / f"s2-{name}-feature" / "fanogan" / "finetune" / "model.pt")
+        changed = {key.split(".")[0] for key, value in after.state_dict().items() if (value != before[key]).any()}
+        assert changed == moved
 
 
 def test_the_paper_trains_a_batch(tiny_run, places):

@@ -9,8 +9,9 @@ class Batch(TypedDict):
     """Prepared volumes of some scans; B is their number.
 
     ``image`` is in [-1, 1], as are ``pseudo``, the image with something pasted in, in batches of validation, and
-    ``twin``, the same head without its lesion; masks are 0 or 1. Twin and ``lesion_mask`` are there for a method that
-    asks for them. ``age`` is in years, NaN where unknown; ``sex`` as in the manifest.
+    ``twin``, the same head without its lesion; masks are 0 or 1. Twin, ``lesion_mask`` and what another program
+    has marked as lesion (``segmentation``, 0 or 1, and its ml in the scan, NaN where there is none) are there for a
+    method that asks for them. ``age`` is in years, NaN where unknown; ``sex`` as in the manifest.
     """
 
     scan_id: list[str]
@@ -22,3 +23,5 @@ class Batch(TypedDict):
     pseudo: NotRequired[Tensor]
     twin: NotRequired[Tensor]
     lesion_mask: NotRequired[Tensor]
+    segmentation: NotRequired[Tensor]  # (B, 1, D, H, W) float32
+    segmentation_ml: NotRequired[Tensor]  # (B,) float32

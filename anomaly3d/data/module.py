@@ -17,9 +17,11 @@ from anomaly3d.data.sampler import StepSampler
 from anomaly3d.data.store import load_stack
 from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.cohort import PreparedCohort, Study
+from anomaly3d.scans.manifest import PATHS
 
 PSEUDO = "pseudo"  # the split of validation scans with something pasted in, each kind once
 MONITORED = "monitored"  # of these one a scan, which training watches
+NUMBERS = ("age", "label")  # columns of the manifest that every batch has
 SEEDS = 2**32  # of numpy's generators
 
 
@@ -31,8 +33,8 @@ class HeadCTDataModule(L.LightningDataModule):
         batch: volumes a step and process.
         steps_per_epoch: training steps between two validations.
         learns_from: the split of the training batches.
-        reads: columns of the manifest whose volumes are in the batch too (``twin``, ``lesion_mask``); where a scan has
-            no such file, zeros are.
+        reads: columns of the manifest that are in the batch too: volumes (``twin``, ``lesion_mask``), where a scan has
+            no such file, zeros; and numbers (``segmentation_ml``).
         transforms: MONAI transforms of a training scan, keys as in ``Batch``; what is random in them is drawn anew for
             each step, and again the same when a run is resumed.
         memory_gb: volumes of a split that take more are memory-mapped; None: half of the free memory.
@@ -116,10 +118,11 @@ class HeadCTDataModule(L.LightningDataModule):
     def dataset(self, split: str, transforms: Compose | None = None) -> "Scans":
         """The scans of a split, in its manifest's order."""
         stacks = {"image": self.volumes(split), "brain": self.volumes(split, "brain_mask")}
-        stacks |= {kind: self.volumes(split, kind) for kind in self.reads}
+        stacks |= {kind: self.volumes(split, kind) for kind in self.reads if kind in PATHS}
+        numbers = (*NUMBERS, *(kind for kind in self.reads if kind not in PATHS))
         if split == "validation":
             stacks["pseudo"] = self.volumes(MONITORED)
-        return Scans(self.split(split), stacks, transforms, self.seed)
+        return Scans(self.split(split), stacks, transforms, self.seed, numbers)
 
     def train_dataloader(self) -> DataLoader:
         """Scans of the split ``learns_from`` in steps."""
@@ -166,9 +169,16 @@ class Scans(Dataset):
     An item's number may come with a seed for what its transforms draw.
     """
 
-    def __init__(self, rows: pd.DataFrame, stacks: dict[str, Tensor], transforms: Compose | None, seed: int) -> None:
-        numbers = {n: pd.to_numeric(rows[n], errors="coerce").to_numpy(np.float32) for n in ("age", "label")}
-        super().__init__(rows[["scan_id", "sex"]].assign(**numbers).to_dict("records"), transforms)
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        stacks: dict[str, Tensor],
+        transforms: Compose | None,
+        seed: int,
+        numbers: Sequence[str] = NUMBERS,
+    ) -> None:
+        known = {n: pd.to_numeric(rows[n], errors="coerce").to_numpy(np.float32) for n in numbers}
+        super().__init__(rows[["scan_id", "sex"]].assign(**known).to_dict("records"), transforms)
         self.stacks, self.seed = stacks, seed
 
     def __getitem__(self, number: Any) -> Any:

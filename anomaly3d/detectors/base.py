@@ -47,7 +47,8 @@ class Detector(nn.Module, ABC):
     - ``needs_gradients``: ``examine`` computes gradients inside ``torch.enable_grad()``, as in a latent search.
     - ``learns_from``: the split it is trained on; only an upper control's is not ``train``.
     - ``taught_with``: columns of the manifest whose volumes are in its training batches, beside image and brain mask.
-    - ``reads``: the same for all batches, also those that are scored: for oracles.
+    - ``reads``: the same for all batches, also those that are scored: for oracles, and for other programs' results,
+      of which ``segmentation_ml`` is a number.
     - ``parts``: names of the scores whose weighted sum ``total`` is, if it is one.
     - ``fewest``: training scans without which it cannot learn.
     """
@@ -76,6 +77,14 @@ class Detector(nn.Module, ABC):
     def quick_score(self, batch: Batch) -> Tensor:
         """``total (B,)``, or where ``examine`` takes long, what stands in for it at validations while training."""
         return self.examine(batch).scores["total"]
+
+    def shown(self, x: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """What the networks of a method with phases of its own see of volumes ``(B, 1, D, H, W)``.
+
+        Args:
+            noise: in a training step, where it may be drawn with ``dealt``; None: all there is to see.
+        """
+        return x
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``loss``, a scalar to minimise over the detector's parameters, and its parts; for the phase ``fit``.

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -14,6 +13,7 @@ from anomaly3d.data.batch import Batch
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.detectors.losses import feature_distance, image_distance
 from anomaly3d.errors import UserError
+from anomaly3d.networks.derivatives import CONV
 from anomaly3d.networks.gan import Critic, Encoder, Generator, Norm
 from anomaly3d.networks.layers import DownsampleConv, UpsampleConv
 
@@ -61,6 +61,7 @@ class FAnoGAN(Detector):
 
     title = "3D f-AnoGAN"
     parts = ("image", "feature")
+    spatial_dims: ClassVar[int] = 3
 
     def __init__(
         self,
@@ -72,12 +73,16 @@ class FAnoGAN(Detector):
         super().__init__()
         self.model = m = model if isinstance(model, ModelConfig) else ModelConfig.of(model)
         self.kappa, self.feature_layer, self.smooth = kappa, feature_layer, smooth
-        if m.spatial_dims != 3:
-            raise UserError("model.spatial_dims must be 3: the networks also take 2, but the data are volumes")
+        if m.spatial_dims != self.spatial_dims:
+            raise UserError(
+                f"model.spatial_dims must be {self.spatial_dims} for {self.title}: detector=fanogan is of volumes, "
+                "detector=fanogan_2d of slices"
+            )
+        n = m.spatial_dims
         try:
-            self.generator = Generator(m.channels, m.latent, m.resolution, m.generator_norm)
-            self.critic = Critic(m.channels, m.resolution, m.critic_norm)
-            self.encoder = Encoder(m.channels, m.latent, m.resolution, m.encoder_norm, m.encoder_output)
+            self.generator = Generator(m.channels, m.latent, m.resolution, m.generator_norm, n)
+            self.critic = Critic(m.channels, m.resolution, m.critic_norm, n)
+            self.encoder = Encoder(m.channels, m.latent, m.resolution, m.encoder_norm, m.encoder_output, n)
         except ValueError as error:
             raise UserError(f"model config: {error}") from error
         there = len(self.critic.trunk.ends)
@@ -100,6 +105,10 @@ class FAnoGAN(Detector):
         feature = feature_distance(*features)
         return {"image": image, "feature": feature, "total": image + self.kappa * feature}
 
+    def losses(self, x: Tensor) -> dict[str, Tensor]:
+        """``distances`` of each volume to its reconstruction."""
+        return self.distances(x, self.reconstruct(x))
+
     def examine(self, batch: Batch) -> Findings:
         """``image``, ``feature``, ``total``, and ``latent`` = ||E(x) - E(x~)||^2 / dim."""
         x = batch["image"]
@@ -115,10 +124,11 @@ class FAnoGAN(Detector):
 
 
 def smoothed(x: Tensor) -> Tensor:
-    """1/4, 1/2, 1/4 along each axis of ``(B, 1, D, H, W)``; -1 lies beyond the border."""
-    line = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
-    kernel = line[:, None, None] * line[:, None] * line
-    return F.conv3d(x + 1, kernel[None, None], padding=1) - 1
+    """1/4, 1/2, 1/4 along each axis of ``(B, 1, D, H, W)``, or of slices; -1 lies beyond the border."""
+    kernel = line = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
+    for _ in x.shape[3:]:
+        kernel = kernel[..., None] * line
+    return CONV[x.ndim](x + 1, kernel[None, None], padding=1) - 1
 
 
 def recompute_between_convolutions(layers: nn.Sequential) -> None:

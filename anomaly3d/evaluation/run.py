@@ -192,7 +192,10 @@ def others_of(run: Path, focus: Trained, data: HeadCTDataModule) -> list[Trained
         same = trained.lineage["prepared"] == data.prepared.folder.name
         if not same or trained.lineage["split_hash"] != split_hash(data.prepared.table):
             say(f"{trained.label} of this run was trained with other scans and is left out")
-        elif all((test[kind] != "").all() for kind in trained.lineage["reads"]):
+        elif lacking := [(k, n) for k in trained.lineage["reads"] if (n := int((test[k] == "").sum()))]:
+            kind, count = lacking[0]
+            say(f"{trained.label} of this run is left out: {count} of {len(test)} test scans have no {kind}")
+        else:
             found.append(trained)
     return sorted(found, key=lambda t: (t.name != focus.name, ROLES.index(t.lineage["role"])))
 
@@ -298,10 +301,11 @@ def beyond_ranking(scored: Scored, named: bool) -> dict[str, Any]:
 
 
 def agreement(ranking: dict[str, float], oracle: dict[str, Any]) -> float | None:
-    """Spearman's correlation between the ranking of scores by pasted anomalies and by test labels."""
-    if len(oracle) < 3:
+    """Spearman's correlation between the ranking of scores by pasted anomalies and by test labels, if any."""
+    pasted, labelled = [ranking[n] for n in oracle], [oracle[n]["value"] for n in oracle]
+    if len(oracle) < 3 or len(set(pasted)) < 2 or len(set(labelled)) < 2:
         return None
-    return round(float(spearmanr([ranking[n] for n in oracle], [oracle[n]["value"] for n in oracle]).statistic), 3)
+    return round(float(spearmanr(pasted, labelled).statistic), 3)
 
 
 def localize(data: HeadCTDataModule, scored: Scored, out: Path, workers: Workers) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from anomaly3d.system.device import memory_format
 from anomaly3d.system.instantiate import build
 
 OptimizerConfig = Mapping[str, Any] | Callable[..., Optimizer]  # of ``conf/phase``, or what it builds
+SHOWN = 7  # what random numbers are for, beside a phase's own purposes
 JUMP = 5.0  # times its last value: a number that changes so fast between validations
 
 
@@ -169,7 +170,9 @@ class Phase(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Kernels in the layout in which the device trains fastest."""
-        self.detector.to(memory_format=memory_format(self.trainer.strategy.root_device))  # type: ignore[call-overload]
+        for weight in self.detector.parameters():
+            layout = memory_format(self.trainer.strategy.root_device, weight.ndim)
+            weight.data = weight.data.contiguous(memory_format=layout)
 
     def noise(self, step: int, purpose: int) -> torch.Generator:
         """A generator that depends on seed, step and purpose only, so that a resumed run repeats.
@@ -178,6 +181,10 @@ class Phase(L.LightningModule):
         """
         key = ((self.seed * 10_000_019 + step) * 8 + purpose) * 1024 % 2**63
         return torch.Generator().manual_seed(key)
+
+    def shown(self, x: Tensor, step: int) -> Tensor:
+        """What the detector's networks see of volumes ``(B, 1, D, H, W)`` in a step."""
+        return self.detector.shown(x, self.noise(step, SHOWN))
 
     @contextmanager
     def seeded(self, step: int, purpose: int) -> Iterator[None]:
@@ -213,7 +220,7 @@ class Phase(L.LightningModule):
 
     def pictures(self, batch: Batch) -> dict[str, list[list[Tensor]]]:
         """What to look at after each validation, by name: for each scan of a batch, volumes ``(D, H, W)`` in [-1, 1]
-        that belong together."""
+        that belong together, or axial slices ``(D, H)``."""
         return {}
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """Phase 2: the encoder against the frozen GAN (eqs. 4 to 6)."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -9,15 +9,43 @@ from torch import Tensor
 from anomaly3d.data.batch import Batch
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.detectors.fanogan import FAnoGAN
+from anomaly3d.errors import UserError
 from anomaly3d.phases.base import Alarm, OptimizerConfig, Phase, beside
 
+Loss = Literal["image", "feature", "both"]
 NETWORKS = ("generator", "critic", "encoder")
+MINIMISED = {"image": "image", "feature": "feature", "both": "total"}  # by ``loss``
 COUNT = 6  # volumes that health is measured on
 SATURATED = 0.99  # |tanh| from which its gradient is gone
 
 
+def check_loss(trained: Sequence[str], loss: str) -> None:
+    """Refuse what cannot be trained.
+
+    Raises:
+        UserError: names the key.
+    """
+    if not trained or not set(trained) <= set(NETWORKS):
+        raise UserError(f"phase.module.trained={list(trained)} must name at least one of {', '.join(NETWORKS)}")
+    if loss not in MINIMISED:
+        raise UserError(f"phase.module.loss must be {' or '.join(MINIMISED)}, not {loss}")
+    if loss == "image" and "critic" in trained:
+        raise UserError(
+            "phase.module.loss=image does not depend on the critic: take it out of phase.module.trained, or take "
+            "loss=feature or both"
+        )
+
+
 class EncoderPhase(Phase):
-    """Minimise L_E = L_img + kappa * L_feat over the networks named in ``trained``; the others are frozen."""
+    """Minimise L_E = L_img + kappa * L_feat over the networks named in ``trained``; the others are frozen.
+
+    Args:
+        trained: of ``NETWORKS``. The critic has a part in L_feat only, by its features; its last layer stays.
+        loss: what of L_E is minimised; the anomaly score A(x) stays L_E.
+
+    Raises:
+        UserError: no network to train, or one that the loss does not depend on.
+    """
 
     name = "encoder"
     fixed_statistics = ("generator",)
@@ -43,13 +71,15 @@ class EncoderPhase(Phase):
         self,
         detector: FAnoGAN | Mapping[str, Any],
         optimizer: OptimizerConfig,
-        trained: tuple[str, ...] = ("encoder",),
+        trained: Sequence[str] = ("encoder",),
+        loss: Loss = "both",
         scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
+        check_loss(trained, loss)
         frozen = tuple(n for n in NETWORKS if n not in trained)
-        super().__init__(detector, optimizer, seed, frozen, scheduler, trained=list(trained))
-        self.trained = tuple(trained)
+        super().__init__(detector, optimizer, seed, frozen, scheduler, trained=list(trained), loss=loss)
+        self.trained, self.minimised = tuple(trained), MINIMISED[loss]
 
     def configure_optimizers(self) -> Any:
         """One for all trained networks, and its schedule."""
@@ -58,19 +88,22 @@ class EncoderPhase(Phase):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """L_E of ``image (B, 1, D, H, W)``."""
-        x = batch["image"]
-        losses = self.detector.distances(x, self.detector.reconstruct(x))
-        named = {f"{self.name}/{'loss' if k == 'total' else k}": v.detach().mean() for k, v in losses.items()}
-        self.log_dict(named, batch_size=len(x))
-        return losses["total"].mean()
+        losses = self.losses(self.shown(batch["image"], self.global_step))
+        named = {f"{self.name}/{k}": v.detach().mean() for k, v in losses.items() if k != "total"}
+        self.log_dict(named, batch_size=len(batch["image"]))
+        return losses["loss"].mean()
+
+    def losses(self, x: Tensor) -> dict[str, Tensor]:
+        """The distances of each volume to its reconstruction, and ``loss``, the one that is minimised."""
+        distances = self.detector.losses(x)
+        return {**distances, "loss": distances[self.minimised]}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """L_E on healthy validation scans, and how well it tells them from the same scans with something pasted in."""
-        losses = self.detector.distances(batch["image"], self.detector.reconstruct(batch["image"]))
-        for name, value in losses.items():
-            self.log_mean(f"val_{'loss' if name == 'total' else name}", value.mean(), len(value))
-        healthy, x = losses["total"], batch["pseudo"]
-        return self.tell_apart(healthy, self.detector.distances(x, self.detector.reconstruct(x))["total"])
+        losses = self.losses(batch["image"])
+        for name in (n for n in losses if n != "total"):
+            self.log_mean(f"val_{name}", losses[name].mean(), len(losses[name]))
+        return self.tell_apart(losses["total"], self.losses(batch["pseudo"])["total"])
 
     def health(self, data: HeadCTDataModule) -> dict[str, float]:
         return self.balance(data.volumes("train"), data.volumes("validation"))
@@ -86,7 +119,7 @@ class EncoderPhase(Phase):
         detector = self.detector
         losses = []
         for volumes in (train[:COUNT], validation[:COUNT]):
-            x = volumes.to(self.device)
+            x = detector.shown(volumes).to(self.device)
             z = detector.encoder(x)
             losses.append({k: float(v.mean()) for k, v in detector.distances(x, detector.decode(z)).items()})
         bounded = detector.model.encoder_output == "tanh"
@@ -98,4 +131,6 @@ class EncoderPhase(Phase):
         }
 
     def pictures(self, batch: Batch) -> dict[str, list[list[Tensor]]]:
-        return {"reconstructions": beside(batch["image"], self.detector.reconstruct(batch["image"]))}
+        found = self.detector.examine(batch).reconstruction
+        assert found is not None
+        return {"reconstructions": beside(batch["image"], found)}

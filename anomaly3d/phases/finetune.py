@@ -1,15 +1,15 @@
 """Phase 3: encoder and generator together with the same loss; the critic stays frozen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.phases.base import OptimizerConfig
-from anomaly3d.phases.encoder import EncoderPhase
+from anomaly3d.phases.encoder import EncoderPhase, Loss
 
 
 class FinetunePhase(EncoderPhase):
-    """L_E over E and G. Which of E, G, D to train is the paper's Table S2, here the key ``trained``."""
+    """L_E over E and G. Which of E, G, D to train with which loss is the paper's Table S2: ``trained`` and ``loss``."""
 
     name = "finetune"
     question = "Does fine-tuning help?"
@@ -18,8 +18,9 @@ class FinetunePhase(EncoderPhase):
         self,
         detector: FAnoGAN | Mapping[str, Any],
         optimizer: OptimizerConfig,
-        trained: tuple[str, ...] = ("encoder", "generator"),
+        trained: Sequence[str] = ("encoder", "generator"),
+        loss: Loss = "both",
         scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(detector, optimizer, trained, scheduler, seed)
+        super().__init__(detector, optimizer, trained, loss, scheduler, seed)

@@ -112,12 +112,13 @@ class GANPhase(Phase):
         optimizers: Any = self.optimizers()
         critic_optimizer, generator_optimizer = optimizers
         schedules: Any = self.lr_schedulers() or (None, None)
-        self.critic_step(batch["image"], critic_optimizer)
+        real = self.shown(batch["image"], self.batches_seen)
+        self.critic_step(real, critic_optimizer)
         self.batches_seen += 1
         if schedules[0]:
             schedules[0].step()
         if self.batches_seen % self.critic_steps == 0:
-            self.generator_step(batch["image"], generator_optimizer)
+            self.generator_step(real, generator_optimizer)
             if schedules[1]:
                 schedules[1].step()
 
@@ -175,17 +176,23 @@ class GANPhase(Phase):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """The critic's Wasserstein estimate on healthy validation scans: a growing gap to training is overfitting."""
-        real, (rank, world) = batch["image"], data_of(self.trainer).place()
+        scans, (rank, world) = len(batch["image"]), data_of(self.trainer).place()
+        real = self.detector.shown(batch["image"])
         z = self.latent(world * data_of(self.trainer).batch, batch_idx, SAMPLES)
-        fake = self.detector.generator(z[rank::world][: len(real)])  # as ``share`` deals validation scans
+        fake = self.detector.generator(z[rank::world][:scans])  # as ``share`` deals validation scans
         estimate = self.detector.critic(real).float().mean() - self.detector.critic(fake).float().mean()
-        self.log_mean("val_wasserstein", estimate, len(real))
+        self.log_mean("val_wasserstein", estimate, scans)
 
     def health(self, data: HeadCTDataModule) -> dict[str, float]:
-        train, validation = data.volumes("train"), data.volumes("validation")
+        train, validation = (self.one_of_each(data.volumes(split)) for split in ("train", "validation"))
         if self.alikeness_of_real is None:
             self.alikeness_of_real = alikeness(validation[:COUNT])
         return self.sample_health(train, validation, self.alikeness_of_real)
+
+    def one_of_each(self, volumes: Tensor) -> Tensor:
+        """Of what the networks see of volumes one each, the same after every validation."""
+        seen = self.shown(volumes, 0)
+        return seen[:: len(seen) // len(volumes)]
 
     @torch.no_grad()
     def sample_health(self, train: Tensor, validation: Tensor, of_real: float) -> dict[str, float]:
@@ -197,7 +204,7 @@ class GANPhase(Phase):
         the gap between training heads and samples.
 
         Args:
-            train, validation: healthy volumes ``(N, 1, D, H, W)``.
+            train, validation: healthy volumes ``(N, 1, D, H, W)``, or slices of them.
             of_real: mean MS-SSIM among real heads.
         """
         samples = self.detector.generator(self.latent(COUNT, 0, SAMPLES)).float()
@@ -224,8 +231,8 @@ class GANPhase(Phase):
 
 
 def alikeness(volumes: Tensor) -> float:
-    """Mean MS-SSIM over pairs of volumes ``(N, 1, D, H, W)`` in [-1, 1]."""
-    metric = MultiScaleSSIMMetric(3, data_range=2.0, kernel_size=KERNEL, weights=SCALES)
+    """Mean MS-SSIM over pairs of volumes ``(N, 1, D, H, W)``, or of slices, in [-1, 1]."""
+    metric = MultiScaleSSIMMetric(volumes.ndim - 2, data_range=2.0, kernel_size=KERNEL, weights=SCALES)
     pairs = list(combinations(range(len(volumes)), 2))
     if not pairs:
         return 0.0

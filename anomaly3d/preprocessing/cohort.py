@@ -198,10 +198,12 @@ def tell_read_as(prepared: PreparedCohort) -> None:
 
 
 def prepared_files(table: pd.DataFrame, outcomes: list[Outcome], folder: Path) -> pd.DataFrame:
-    """Rows of a manifest with the prepared files in place of the raw ones, and the lesions' volumes."""
+    """Rows of a manifest with the prepared files in place of the raw ones, and the volumes of their masks."""
     table = table.copy()
     for kind in PATHS:  # transform_fault has no file here: it has been applied
         made = [folder / kind / f"{scan_id}.nii.gz" for scan_id in table["scan_id"]]
         table[kind] = [str(path) if path.exists() else "" for path in made]
-    table["lesion_ml"] = [f"{o.lesion_ml:.3f}" if o.lesion_ml is not None else "" for o in outcomes]
+    for column in ("lesion_ml", "segmentation_ml"):
+        volumes = [getattr(outcome, column) for outcome in outcomes]
+        table[column] = [f"{ml:.3f}" if ml is not None else "" for ml in volumes]
     return table

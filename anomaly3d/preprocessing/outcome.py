@@ -22,6 +22,7 @@ class Sources:
     mass_effect_mask: str = ""
     twin: str = ""
     transform_fault: str = ""
+    segmentation: str = ""
 
     @classmethod
     def of(cls, row: dict[Any, Any]) -> "Sources":
@@ -64,9 +65,9 @@ class Outcome:
     """What became of one scan, kept as ``outcomes/ID.json``.
 
     ``unreadable`` is the reason why nothing could be prepared, else empty; ``source`` is the files' fingerprint;
-    ``lesion_ml`` the volume of the lesion mask on the scan's own grid; ``read_as`` which series of a study was read,
-    where there was a choice; ``content`` a digest of the scan's voxels, the same for copies under any name or format;
-    ``files`` the bytes of each prepared file by kind; ``digest`` that of the files' bytes.
+    ``lesion_ml`` and ``segmentation_ml`` the volumes of these masks on their own grids; ``read_as`` which series of a
+    study was read, where there was a choice; ``content`` a digest of the scan's voxels, the same for copies under any
+    name or format; ``files`` the bytes of each prepared file by kind; ``digest`` that of the files' bytes.
     """
 
     scan_id: str
@@ -78,6 +79,7 @@ class Outcome:
     content: str = ""
     files: dict[str, int] = field(default_factory=dict)
     digest: str = ""
+    segmentation_ml: float | None = None
 
     def whole(self, out: Path) -> bool:
         """Whether every prepared file is still there, as long as it was."""

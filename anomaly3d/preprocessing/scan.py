@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
 from anomaly3d.preprocessing.outcome import Outcome, Sources, adopted, keep, outcome_file, prepared_file
-from anomaly3d.scans.manifest import TRUTH
+from anomaly3d.scans.manifest import MASKS
 from anomaly3d.scans.nifti import save_volume
 from anomaly3d.scans.readers import read_mask
 from anomaly3d.scans.volume import Volume
@@ -63,17 +63,18 @@ def prepare_anew(sources: Sources, source: str, out: Path, preprocessor: Preproc
     except UnreadableScan as error:
         return Outcome(scan_id, str(error), {}, source, read_as=read_as)
     files = write_prepared(prepared, out, scan_id)
-    lesion = companions.masks.get("lesion_mask")
+    ml = {name: mask.ml() for name, mask in companions.masks.items()}
     return Outcome(
         scan_id,
         "",
         prepared.quality,
         source,
-        lesion.ml() if lesion else None,
+        ml.get("lesion_mask"),
         scan.read_as,
         digest_of(scan),
         files,
         sources.digest(),
+        ml.get("segmentation"),
     )
 
 
@@ -85,7 +86,7 @@ def read_companions(sources: Sources, scan: Volume, preprocessor: Preprocessor) 
     """
     return Companions(
         brain_mask=read_mask(Path(sources.brain_mask), scan) if sources.brain_mask else None,
-        masks={name: read_mask(Path(p), scan) for name in TRUTH if (p := getattr(sources, name))},
+        masks={name: read_mask(Path(p), scan) for name in MASKS if (p := getattr(sources, name))},
         twin=preprocessor.read(Path(sources.twin)) if sources.twin else None,
         transform_fault=load_affine(Path(sources.transform_fault)) if sources.transform_fault else None,
     )

@@ -31,9 +31,12 @@ OPTIONAL = (
     "mass_effect_mask",
     "twin",
     "lesion_ml",
+    "segmentation",
+    "segmentation_ml",
 )
 TRUTH = {"lesion_mask": "lesion", "mass_effect_mask": "displaced tissue"}  # columns of true masks, in words
-PATHS = ("image", "brain_mask", "lesion_mask", "transform_fault", "mass_effect_mask", "twin")
+MASKS = (*TRUTH, "segmentation")  # that go the scan's way; the last is what another program says
+PATHS = ("image", "brain_mask", "lesion_mask", "transform_fault", "mass_effect_mask", "twin", "segmentation")
 SPLITS = (
     "train",
     "validation",

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.data.module import PSEUDO, HeadCTDataModule
 from anomaly3d.detectors.base import Detector
 from anomaly3d.errors import UserError
 from anomaly3d.networks.layers import DownsampleConv, UpsampleConv
@@ -80,7 +80,12 @@ class Inference:
     trainer: Mapping[str, Any]
 
     def run(self, detector: Detector, split: str, out: Path, volumes: bool = False) -> pd.DataFrame:
-        """The table of scores of a split, also written to ``out/scores.csv``, beside it reconstructions and maps."""
+        """The table of scores of a split, also written to ``out/scores.csv``, beside it reconstructions and maps.
+
+        Raises:
+            UserError: a scan lacks what the detector reads.
+        """
+        self.require_read(detector, split)
         freeze(detector)
         self.data.predicted, self.data.reads = split, detector.reads
         options = resolve_trainer(self.trainer)
@@ -95,6 +100,20 @@ class Inference:
         )
         trainer.predict(Predicting(detector), self.data, return_predictions=False)
         return read_scores(out / "scores.csv")
+
+    def require_read(self, detector: Detector, split: str) -> None:
+        """Refuse scans that lack what a detector reads beside the image; of a pasted anomaly nobody has it.
+
+        Raises:
+            UserError: names the first.
+        """
+        rows = self.data.split(split)
+        for kind in detector.reads if split != PSEUDO else ():
+            if lacking := rows.loc[rows[kind] == "", "scan_id"].tolist():
+                raise UserError(
+                    f"{detector.title} needs the column {kind} of the manifest for every scan, and {len(lacking)} of "
+                    f"{len(rows)} {split} scans have none there (the first is {lacking[0]}): name their files"
+                )
 
     def once(self, trained: Trained, split: str, out: Path, volumes: bool = False) -> pd.DataFrame:
         """As ``run``, but read back where the same detector has scored the same scans before."""

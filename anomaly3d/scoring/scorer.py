@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anomaly3d.data.batch import Batch
 from anomaly3d.detectors.base import Detector, Findings
-from anomaly3d.errors import UnreadableScan
+from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.phases.base import Predicting, freeze
 from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
 from anomaly3d.runs.folder import choose_trained
@@ -86,10 +86,16 @@ class Scorer:
             mask_command: the skull stripper of the run's scans, if it is not the built-in one.
 
         Raises:
-            UserError: no such run, detector or site, or the run's scans had another skull stripper.
+            UserError: no such run, detector or site, the run's scans had another skull stripper, or the detector reads
+                more than a scan.
         """
         trained = choose_trained(Path(run), detector)
         require_command(trained, mask_command)
+        if reads := trained.lineage["reads"]:
+            raise UserError(
+                f"{trained.lineage['title']} also needs the column {reads[0]} of a manifest: use 'python -m "
+                "anomaly3d.score' with manifest=..."
+            )
         preprocessor = preprocessor_of(trained)
         preprocessor.setup(Path(data_dir))
         return cls(trained.load(), preprocessor, load_calibration(trained.folder.path, site))

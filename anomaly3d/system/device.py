@@ -14,6 +14,8 @@ def fast_bfloat16(accelerator: str) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def memory_format(device: torch.device) -> torch.memory_format:
-    """Channels last on a GPU; a CPU reorders by itself, and GroupNorm's gradient is slow in channels last there."""
-    return torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format
+def memory_format(device: torch.device, axes: int = 5) -> torch.memory_format:
+    """Of a weight with so many axes: for convolutions channels last on a GPU; a CPU reorders by itself, and GroupNorm's
+    gradient is slow in channels last there."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d} if device.type == "cuda" else {}
+    return layouts.get(axes, torch.contiguous_format)

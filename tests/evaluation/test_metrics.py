@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from anomaly3d.evaluation.metrics import of_lesion, summarise
+from anomaly3d.evaluation.run import agreement
 from anomaly3d.report.page import set_aside_text
 
 SCORED = pd.DataFrame(
@@ -51,3 +52,10 @@ def test_rejected_scans_are_counted_by_label_and_as_flagged():
     # three abnormal (0.3, 0.9, top) against three normal (0.1, 0.4, top): 1 + 2 + 2.5 of 9 pairs
     assert flagged["value"] == pytest.approx(5.5 / 9)
     assert set_aside_text(metrics["set_aside"]) == "3 rejected (2 normal, 1 abnormal) and 1 unreadable (1 unknown)"
+
+
+def test_rankings_agree_by_their_order_and_not_at_all_where_one_has_none():
+    """A method that pasted anomalies leave alone, such as one that reads another program's maps, ranks nothing."""
+    oracle = {name: {"value": value} for name, value in (("a", 0.6), ("b", 0.7), ("c", 0.9))}
+    assert agreement({"a": 0.5, "b": 0.8, "c": 0.7}, oracle) == pytest.approx(0.5)
+    assert agreement(dict.fromkeys("abc", 0.5), oracle) is None

@@ -15,6 +15,7 @@ from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.detectors.anovaegan import AnoVAEGAN
 from anomaly3d.detectors.diffusion import Diffusion
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
+from anomaly3d.detectors.fanogan_2d import FAnoGAN2D
 from anomaly3d.detectors.supervised import Supervised
 from anomaly3d.detectors.vae import VAE
 from anomaly3d.networks.batch_norm import share_statistics
@@ -40,6 +41,10 @@ def fanogan(norm: str) -> FAnoGAN:
     return FAnoGAN(ModelConfig(4, 8, SIDE, norm, "batch" if norm == "batch" else "none", norm, "tanh"))
 
 
+def fanogan_2d() -> FAnoGAN2D:
+    return FAnoGAN2D(ModelConfig(4, 8, SIDE, "group", "none", "group", "tanh", 2), slices=2)
+
+
 CASES = {
     "gan": (GAN, partial(fanogan, "group")),
     "encoder": (EncoderPhase, partial(fanogan, "group")),
@@ -52,6 +57,7 @@ CASES = {
         partial(fanogan, "group"),
     ),
     "gan of reconstructions": (partial(VAEGANPhase, **WGAN, adversarial=0.5), partial(AnoVAEGAN, 4, 2, 3, SIDE)),
+    "gan, slices": (GAN, fanogan_2d),
     "gan, BatchNorm": (GAN, partial(fanogan, "batch")),
     "encoder, BatchNorm": (EncoderPhase, partial(fanogan, "batch")),
 }

@@ -167,15 +167,20 @@ def test_noise_is_normal_and_epsilon_uniform_and_one_a_volume(toy, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("make", "moved"),
+    ("make", "moved", "loss"),
     [
-        (EncoderPhase, ["encoder.u"]),
-        (FinetunePhase, ["generator.w", "encoder.u"]),
-        (partial(FinetunePhase, trained=("generator", "critic")), ["generator.w", "critic.a"]),
+        (EncoderPhase, ["encoder.u"], "both"),
+        (EncoderPhase, ["encoder.u"], "feature"),
+        (FinetunePhase, ["generator.w", "encoder.u"], "both"),
+        (FinetunePhase, ["generator.w", "encoder.u"], "image"),
+        (partial(FinetunePhase, trained=("generator",)), ["generator.w"], "image"),
+        (partial(FinetunePhase, trained=("generator", "critic")), ["generator.w", "critic.a"], "both"),
+        (partial(FinetunePhase, trained=NETWORKS), ["generator.w", "critic.a", "encoder.u"], "feature"),
     ],
 )
-def test_encoder_and_finetune_descend_on_equations_4_to_6(toy, make, moved):
-    phase, before = make(toy, SGD, seed=3), weights(toy)
+def test_encoder_and_finetune_descend_on_equations_4_to_6(toy, make, moved, loss):
+    """The rows of the paper's Table S2 are such combinations; D's last layer, here b, has no part in any."""
+    phase, before = make(toy, SGD, seed=3, loss=loss), weights(toy)
     batches = [volumes(4, 5), volumes(2, 6)]
     losses, logged = trained(phase, batches)
     now = {name: value.clone().requires_grad_() for name, value in before.items()}
@@ -185,7 +190,8 @@ def test_encoder_and_finetune_descend_on_equations_4_to_6(toy, make, moved):
         image = (x - again).square().mean(1)  # eq. 4
         f, f_again = (now["critic.a"] * v.square() / 2 for v in (x, again))
         feature = (f - f_again).square().mean(1)  # eq. 5
-        expected.append((image + KAPPA * feature).mean())  # eq. 6
+        parts = {"image": image, "feature": feature, "both": image + KAPPA * feature}  # eq. 6
+        expected.append(parts[loss].mean())
         now |= dict(zip(moved, stepped(expected[-1], [now[name] for name in moved], RATE), strict=True))
     assert losses == pytest.approx([float(loss) for loss in expected], rel=1e-4)
     for name, value in weights(toy).items():
@@ -196,6 +202,30 @@ def test_encoder_and_finetune_descend_on_equations_4_to_6(toy, make, moved):
             assert torch.equal(value, before[name]), name
     for name, value in {"loss": expected[-1], "image": image.mean(), "feature": feature.mean()}.items():
         assert logged[f"{phase.name}/{name}"] == pytest.approx(float(value), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("trained", "loss", "words"),
+    [
+        (["encoder", "critic"], "image", "take it out of phase.module.trained"),
+        (["discriminator"], "both", "at least one of generator, critic, encoder"),
+        ([], "both", "at least one of"),
+        (["encoder"], "l1", "image or feature or both, not l1"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(toy, trained, loss, words):
+    with pytest.raises(UserError, match=words):
+        FinetunePhase(toy, SGD, trained, loss)
+
+
+def test_a_phase_is_validated_by_what_it_minimises_and_its_score_stays(toy):
+    phase = FinetunePhase(toy, SGD, loss="image")
+    healthy, pseudo = volumes(5, 8), 1.3 * volumes(5, 9)
+    (logged,) = trainer().validate(phase, loader([{"image": healthy, "pseudo": pseudo}]), verbose=False)
+    scores = [toy.examine({"image": x}).scores for x in (healthy, pseudo)]
+    assert logged["finetune/val_loss"] == pytest.approx(float(scores[0]["image"].mean()), rel=1e-5)
+    totals = torch.cat([found["total"].detach() for found in scores])
+    assert logged["finetune/val_pseudo_auc"] == pytest.approx(roc_auc_score([0] * 5 + [1] * 5, totals))
 
 
 def test_validation_logs_the_loss_of_healthy_scans_and_the_auc_of_pasted_ones(toy):

@@ -5,8 +5,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from anomaly3d.data.module import data_of
 from anomaly3d.phases.base import Phase
@@ -17,10 +19,11 @@ from anomaly3d.scans.volume import mark_sides, side_by_side, three_planes
 
 def middle_planes(volume: Tensor, spacing: np.ndarray) -> np.ndarray:
     """Axial, coronal and sagittal middle slices of ``(D, H, W)`` in [-1, 1], side by side, in [0, 255]; R and L mark
-    the sides of the first."""
+    the sides of the first. Of an axial slice ``(D, H)`` it alone."""
     array = volume.detach().float().cpu().numpy()
-    planes = side_by_side(array, spacing)
-    axial = three_planes(array, spacing)[0].shape[1]
+    first = three_planes(array if array.ndim == 3 else array[..., None], spacing)[0]
+    planes = side_by_side(array, spacing) if array.ndim == 3 else first
+    axial = first.shape[1]
     planes[:, :axial] = mark_sides(planes[:, :axial], 1.0)
     return ((planes.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
@@ -43,7 +46,7 @@ class LogPictures(L.Callback):
         healthy = data.dataset("validation")
         items = [healthy[i] for i in range(min(self.count, len(healthy)))]
         spacing = spacing_of(data.split("validation")["image"].iloc[0])
-        batch: Any = {"image": torch.stack([item["image"] for item in items]).to(pl_module.device)}
+        batch: Any = move_data_to_device(default_collate(items), pl_module.device)
         for name, scans in pl_module.pictures(batch).items():
             images = [np.concatenate([middle_planes(volume, spacing) for volume in volumes]) for volumes in scans]
             logger.log_image(f"{pl_module.name}/{name}", images)
