@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
@@ -218,7 +219,9 @@ def test_what_an_agent_of_wandb_calls_trains(tiny_run, places, monkeypatch):
     assert words[:4] == ["/usr/bin/env", "python", "-m", "anomaly3d.train"]
     words = [word for word in words[4:] if not word.startswith("parent=")]
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
+    wandb.teardown()  # it reads the environment once a process
     assert train.main([*words, f"parent={tiny_run}/fanogan/gan", *places, *QUICK]) == 0
+    wandb.teardown()
     lineage = json.loads((tiny_run.parent / "wandb-abc123" / "fanogan" / "encoder" / "lineage.json").read_text())
     assert lineage["wandb"] == "abc123"
     assert (lineage["settings"]["seed"], lineage["settings"]["detector"]["module"]["kappa"]) == (1, 0.7)

@@ -27,7 +27,7 @@ def leave(runs, name, seed, kappa, quality, lr=1e-3):
         (folder / "lineage.json").write_text(json.dumps(lineage))
     scores = np.random.default_rng(seed).normal(size=40) + quality * LABELS
     rows = {"scan_id": [f"s{i:02}" for i in range(40)], "subject_id": [f"p{i:02}" for i in range(40)]}
-    rows |= {"label": LABELS, "group": np.where(LABELS, "tbi", "normal"), "verdict": "accepted", "total": scores}
+    rows |= {"label": LABELS, "group": np.where(LABELS, "tbi", "normal"), "total": scores}
     place = runs / name / "evaluation" / "fanogan"
     place.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(place / "scores.csv", index=False)
