@@ -40,10 +40,15 @@ NAMES = ("run", "site", "dataset.name", "detector.name", "phase.name")  # of fol
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended: its exit code, and the number that a sweep optimises, if there is one."""
+    """How a command ended: its exit code, the number that a sweep optimises, if there is one, and why it failed."""
 
     code: int = 0
     value: float | None = None
+    failure: str = ""
+
+    def __float__(self) -> float:
+        """The number as sweepers take it, NaN for none."""
+        return math.nan if self.value is None else self.value
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Done]], Callable[..., int]]:
@@ -65,13 +70,12 @@ class Command:
     def __init__(self, config_name: str, task: Callable[[DictConfig], Done]) -> None:
         self.config_name, self.task = config_name, task
         self.codes: list[int] = []
-        self.failed: list[str] = []  # jobs of a multirun, which goes on without them ...
-        self.broken: set[tuple[str, str]] = set()  # ... but trains nothing further of the same run and detector
+        self.broken: set[tuple[str, str]] = set()  # runs and detectors that a multirun trains no further
         self.failure: Exception | None = None
         self.signal: int = signal.SIGINT  # that interrupted it, if any did
 
-    def job(self, config: DictConfig) -> float | None:
-        """A job as Hydra calls it."""
+    def job(self, config: DictConfig) -> Done:
+        """A job as Hydra calls it; one of a multirun that fails says so and lets the others go on."""
         release_memory()
         try:
             allow(config.plugins)
@@ -86,19 +90,20 @@ class Command:
             code = refuse(error, self.config_name)  # here, because Hydra would print a line of its own
             if not sweeping():
                 raise SystemExit(code) from error
+            failure = str(error)
         except Exception as error:
             if not sweeping():
                 self.failure = error
                 raise SystemExit(1) from error
             code = disk_full(error, self.config_name, fatal=False)
+            failure = f"{type(error).__name__}: {error}"
         else:
             self.codes.append(done.code)
-            return done.value
+            return done
         self.codes.append(code)
-        self.failed.append(" ".join(typed()))
         if trained := trained_of(config):
             self.broken.add(trained)
-        return math.nan  # a sweeper takes it for a trial without a result
+        return Done(code, failure=failure)
 
     def run(self, argv: list[str] | None) -> int:
         """Compose and run; returns the exit code."""
@@ -130,9 +135,6 @@ class Command:
             for number, handler in before.items():
                 signal.signal(number, handler)
             GlobalHydra.instance().clear()
-        if self.failed:
-            print(f"{len(self.failed)} of {len(self.codes)} jobs failed, for the reasons above:", file=sys.stderr)
-            print(*(f"  {job}" for job in self.failed), sep="\n", file=sys.stderr)
         return max(self.codes, default=0)
 
     def interrupt(self, number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""``python -m anomaly3d.compare 'detectors={ours: [demo], pca: [demo/pca]}'``: AUCs over seeds, and paired tests."""
+"""``python -m anomaly3d.compare 'runs=[kappa-*]'``: a table of AUCs over seeds, their spread, and paired tests."""
 
 import sys
 
@@ -15,8 +15,8 @@ def main(config: DictConfig) -> Done:
     from anomaly3d.cli import plain
     from anomaly3d.evaluation.comparison import Comparison, compare_runs
 
-    detectors = plain(config)["detectors"]
-    return Done(compare_runs(Comparison(Path(config.runs_dir), detectors, config.score, Path(config.out))))
+    runs, detectors = (plain(config)[key] for key in ("runs", "detectors"))
+    return Done(compare_runs(Comparison(Path(config.runs_dir), runs, detectors, config.score, Path(config.out))))
 
 
 if __name__ == "__main__":

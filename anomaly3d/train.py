@@ -62,7 +62,8 @@ def main(config: DictConfig) -> Done:
         run = Path(each.runs_dir) / str(each.run)
         words = tuple(typed()), (*filter(said_anew, typed()), *searchpath())
         job = Job(study, study.preprocessor.resolution, study.cohort.synthetic, run, plain(each), *words)
-        value = train_phase(job)
+        number = train_phase(job)
+        value = value if number is None else number
         release_memory()
     return Done(value=value)
 

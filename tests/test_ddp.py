@@ -19,12 +19,14 @@ from tests.conftest import TINY
 
 
 def command(*arguments, processes=1, **environment):
-    """Run Python with these arguments, in ``processes`` at once where they know each other by the environment only."""
+    """Run Python with these arguments, in ``processes`` at once where they find each other."""
     common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", **environment}
     calls = [
         subprocess.Popen(
             [sys.executable, "-m", *arguments],
-            env={**common, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} if processes > 1 else common,
+            env={**common, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+            if "SLURM_JOB_ID" in common
+            else common,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -47,7 +49,7 @@ SLURM = {  # of srun with two tasks
 
 
 def test_phases_train_on_two_processes_however_they_are_started_and_resume_on_one(tiny_run, places):
-    """By Lightning, also in a multirun; by torchrun; by SLURM."""
+    """By Lightning, also in a multirun; by torchrun, on one machine and on two; by SLURM."""
     shared = ["run=two", *places, *TINY, "logger=none", "trainer.precision=32-true"]
     two = ["trainer=ddp", "trainer.devices=2", *shared]
     finetune = ["anomaly3d.train", "+phase=finetune", *two]
@@ -60,6 +62,13 @@ def test_phases_train_on_two_processes_however_they_are_started_and_resume_on_on
     port = str(find_free_network_port())
     command("torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", "-m", *finetune)
     assert epochs() == 2
+    meeting = f"--rdzv-endpoint=localhost:{find_free_network_port()}"
+    nodes = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", meeting, "--local-addr=localhost"]
+    vae = ["anomaly3d.train", "detector=autoencoder", *two, "trainer.devices=1", "trainer.num_nodes=2"]
+    command("torch.distributed.run", *nodes, "-m", *vae, processes=2)
+    (lineage,) = (run / "autoencoder").rglob("lineage.json")
+    made = json.loads(lineage.read_text())
+    assert (made["finished"], made["made_with"]["hardware"].split(", ")[-1]) == (True, "2 process(es)")
     port = str(find_free_network_port())
     command(*finetune, "++phase.steps=6", processes=2, MASTER_PORT=port, **SLURM)
     assert epochs() == 3

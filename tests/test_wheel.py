@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 def site(tmp_path_factory):
     """A folder with the wheel's files only, as site-packages has them."""
     place = tmp_path_factory.mktemp("wheel")
-    for name in ("anomaly3d", "conf"):
+    for name in ("anomaly3d", "conf", "hydra_plugins"):
         shutil.copytree(ROOT / name, place / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, place / "source")
@@ -47,8 +47,9 @@ def installed(site, folder, *arguments, code=0):
 def test_it_holds_every_config(site):
     there = {path.relative_to(site / "anomaly3d" / "conf") for path in (site / "anomaly3d" / "conf").rglob("*.yaml")}
     assert there == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
-    modules = {path.relative_to(site) for path in (site / "anomaly3d").rglob("*.py")}
-    assert modules == {path.relative_to(ROOT) for path in (ROOT / "anomaly3d").rglob("*.py")}
+    for package in ("anomaly3d", "hydra_plugins"):
+        modules = {path.relative_to(site) for path in (site / package).rglob("*.py")}
+        assert modules == {path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py")}
 
 
 def test_every_command_runs_from_another_folder(site, tiny_run, places, tmp_path):
@@ -69,6 +70,8 @@ def test_every_command_runs_from_another_folder(site, tiny_run, places, tmp_path
     assert "healthy scans of here" in installed(site, tmp_path, "calibrate", "site=here", *run, *scans)
     named = "detectors={a: [tiny], b: [tiny/pca]}"
     assert "written to" in installed(site, tmp_path, "compare", named, places[1], f"out={tmp_path}/c.json")
+    many = installed(site, tmp_path, "train", "-m", "+phase=gan,encoder", *run, *TINY)  # Hydra finds our sweepers
+    assert many.count("has finished it") == 2
     assert "Is the GAN healthy?" in installed(site, tmp_path, "dashboard", "dry_run=true")
 
 

@@ -104,10 +104,14 @@ def build(
         functions: those of this program that may be named in place of a class.
 
     Raises:
-        UserError: a class that may not be named, does not exist or is of another kind, or arguments that it does not
-            take.
+        UserError: a class that is not named, may not be, does not exist or is of another kind, or arguments that it
+            does not take.
     """
     check_targets(config, functions)
+    if "_target_" not in config:
+        raise UserError(
+            f"{what} has no _target_: it is taken from another key (of the phase fit: detector.fit...), set that one"
+        )
     target = str(config["_target_"])
     rest = {key: value for key, value in config.items() if key not in ("_target_", "_partial_")}
     try:

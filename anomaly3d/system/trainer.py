@@ -30,7 +30,7 @@ def resolve_trainer(config: Mapping[str, Any]) -> dict[str, Any]:
     if not several_processes(options) and started not in ("", "1"):
         raise UserError(
             f"torchrun has started {started} processes, each of which would train alone into the same folder: add "
-            "trainer=ddp trainer.devices=NUMBER"
+            "trainer=ddp trainer.devices=NUMBER, with trainer.num_nodes=NUMBER on several machines"
         )
     if options["precision"] == "auto":
         options["precision"] = "bf16-mixed" if fast_bfloat16(options["accelerator"]) else "32-true"
@@ -50,12 +50,16 @@ def several_processes(options: Mapping[str, Any]) -> bool:
     return options["devices"] != 1 or options["num_nodes"] != 1
 
 
-def describe_trainer(options: Mapping[str, Any]) -> str:
-    """Where and how a trainer of these options works, in a line."""
+def describe_trainer(options: Mapping[str, Any], processes: int) -> str:
+    """Where and how a trainer of these options works, in a line.
+
+    Args:
+        processes: on all machines.
+    """
     cuda = on_gpu(options)
     where = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
     layout = str(memory_format(torch.device("cuda" if cuda else "cpu"))).removeprefix("torch.")
-    return f"{where}, {options['precision']}, {layout}, {options['devices']} process(es)"
+    return f"{where}, {options['precision']}, {layout}, {processes} process(es)"
 
 
 def close_process_group() -> None:

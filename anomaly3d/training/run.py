@@ -209,7 +209,7 @@ class Record(L.Callback):
                 "torch": str(torch.__version__),  # with what it was built for
                 **{name: version(name) for name in ("lightning", "monai", "numpy")},
                 "python": platform.python_version(),
-                "hardware": describe_trainer(self.options),
+                "hardware": describe_trainer(self.options, trainer.world_size),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             },
             "can_score": pl_module.can_score or self.job.phase["name"] == self.job.detector["phases"][-1],
@@ -238,7 +238,7 @@ class Record(L.Callback):
             len(data.split(data.learns_from)),
         )
         what = f"{steps} steps of {batch} volumes" if not pl_module.detector.fits_at_once else "at once"
-        say(f"{name_of(self.job)}: {what} from {scans} scans; {describe_trainer(self.options)}")
+        say(f"{name_of(self.job)}: {what} from {scans} scans; {self.lineage['made_with']['hardware']}")
 
 
 def clear(folder: Path) -> None:
@@ -279,7 +279,7 @@ def train_alone(job: Job) -> float | None:
     start, name = check(job), name_of(job)
     if start.resume is None:
         say(f"{name}: run {job.run.name} has finished it, in {job.folder.path}; overwrite=true trains it anew")
-        return None
+        return optimised(job, (job.folder.read() or {}).get("numbers", {}))
     checkpoint = job.folder.whole_checkpoint() if start.resume else None
     if checkpoint:
         read_weights(checkpoint, RESUMED)
@@ -308,14 +308,14 @@ def train_alone(job: Job) -> float | None:
                 chosen = (best and best.best_model_path) or job.folder.last_checkpoint  # it holds averages, if any
                 phase.load_state_dict(read_weights(Path(chosen), RESUMED)["state_dict"])
             phase.detector.save(job.folder.model)
-            job.folder.write({**record.lineage, "finished": True})
+            job.folder.write({**record.lineage, "finished": True, "numbers": last.metrics})
             log_model(logger, job.folder, start.parent, may_log(logger, "models", job.synthetic))
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from stop
     finally:
         close_logger(logger)
     tell_next(job)
-    return optimised(job, phase, last.metrics)
+    return optimised(job, last.metrics)
 
 
 def best_checkpoint(job: Job) -> ModelCheckpoint | None:
@@ -380,12 +380,24 @@ def tell_next(job: Job) -> None:
         say(f"  next: python -m anomaly3d.train +phase={following[0]} {shlex.join([*words, *job.again])}")
 
 
-def optimised(job: Job, phase: Phase, metrics: Mapping[str, float]) -> float | None:
-    """``optimized_metric`` of the config, else what checkpoints are kept by, else the first of the phase's monitors."""
-    names = [job.config["optimized_metric"], job.phase["monitor"], *(f"{phase.name}/{m}" for m in phase.monitors)]
-    name = next((n for n in names if n), None)
-    if name is None or not job.phase["steps"]:
+def optimised(job: Job, numbers: Mapping[str, float]) -> float | None:
+    """``optimized_metric`` of the config, else what checkpoints are kept by, else the first of the phase's monitors.
+
+    None where ``optimized_metric`` is another phase's.
+
+    Args:
+        numbers: those last logged.
+
+    Raises:
+        UserError: there is no such number.
+    """
+    name = job.config["optimized_metric"] or job.phase["monitor"]
+    if name is None:
+        phase: type[Phase] = located(job.phase["module"]["_target_"])
+        name = next((f"{phase.name}/{number}" for number in phase.monitors), None)
+    others = [phase for phase in job.detector["phases"] if phase != job.phase["name"]]
+    if name is None or not job.phase["steps"] or not numbers or name.split("/")[0] in others:
         return None
-    if name not in metrics:
-        raise UserError(f"optimized_metric={name} is not logged: there are {', '.join(sorted(metrics))}")
-    return metrics[name]
+    if name not in numbers:
+        raise UserError(f"optimized_metric={name} is not logged: there are {', '.join(sorted(numbers))}")
+    return numbers[name]

@@ -86,7 +86,7 @@ def measure(detector: str, phase: str, out: Any) -> None:
             "seconds_a_scan": round(statistics.median(clock.predict[1:]), 4),
             "parameters": sum(p.numel() for p in module.detector.parameters()),
             "memory_mb": round(memory),
-            "on": f"{describe_trainer(options)}, {torch.get_num_threads()} threads",
+            "on": describe_trainer(options, 1),
         }
     )
 

@@ -135,7 +135,7 @@ def fit(phase: Phase, config: DictConfig, steps: int, callback: L.Callback) -> s
     options = resolve_trainer(config.trainer)
     trainer = make_trainer(options, logger=False, callbacks=[callback], max_epochs=1, enable_checkpointing=False)
     trainer.fit(phase, loader(config.phase.batch, steps, config.model.resolution))
-    return describe_trainer(options)
+    return describe_trainer(options, 1)
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 2048) -> float:
