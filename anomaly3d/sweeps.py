@@ -237,7 +237,8 @@ class Search(Sweep):
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.storage)))
-        study = optuna.create_study(storage=storage, study_name=run, direction=self.direction, load_if_exists=True)
+        direction = optuna.study.StudyDirection[self.direction.upper()]
+        study = optuna.create_study(storage=storage, study_name=run, direction=direction, load_if_exists=True)
         # of one seed, those that a second call adds would be those of the first
         study.sampler = optuna.samplers.TPESampler(seed=self.config.seed + len(study.trials))
         before = study.user_attrs.get("settings", settings)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from hydra import compose, initialize_config_dir
 
 from anomaly3d.cli import CONF, plain
