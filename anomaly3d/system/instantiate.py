@@ -104,10 +104,12 @@ def build(
         functions: those of this program that may be named in place of a class.
 
     Raises:
-        UserError: a class that may not be named, does not exist or is of another kind, or arguments that it does not
-            take.
+        UserError: no class, or one that may not be named, does not exist or is of another kind, or arguments that it
+            does not take.
     """
     check_targets(config, functions)
+    if "_target_" not in config:
+        raise UserError(f"{what} does not say of which class it is: add its _target_ (there is {', '.join(config)})")
     target = str(config["_target_"])
     rest = {key: value for key, value in config.items() if key not in ("_target_", "_partial_")}
     try:
