@@ -93,10 +93,9 @@ def start(
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     line = [sys.executable, "-m", f"anomaly3d.{command}", *words]
     if finish:
-        code = (
-            f"from anomaly3d import {command}; from anomaly3d.runs import tracking; tracking.FINISH_TIMEOUT = {finish}"
-        )
-        line = [sys.executable, "-c", f"{code}; raise SystemExit({command}.main())", *words]
+        code = f"from anomaly3d.runs import tracking; tracking.FINISH_TIMEOUT = {finish}"
+        code += f"; from anomaly3d import {command}; raise SystemExit({command}.main())"
+        line = [sys.executable, "-c", code, *words]
     return subprocess.Popen(line, env=own, text=True, errors="replace", preexec_fn=limit, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
@@ -352,11 +351,11 @@ def dead_worker() -> Iterator[Row]:
 class Silent(BaseHTTPRequestHandler):
     """Never answers."""
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """Whatever is asked."""
         time.sleep(3600)
 
-    do_GET = do_POST  # noqa: N815
+    do_GET = do_POST
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
@@ -365,7 +364,7 @@ class Silent(BaseHTTPRequestHandler):
 class FallsSilent(Silent):
     """Answers what wandb asks when a run begins, as its server would, and nothing else."""
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         asked = self.rfile.read(int(self.headers["Content-Length"])).decode(errors="replace")
         if "upsertBucket" not in asked and "RunResumeStatus" not in asked:
             super().do_POST()
