@@ -1,4 +1,4 @@
-"""From what a user typed to what Hydra reads: a study's file, what a run remembers, quotes around paths.
+"""From what a user typed to what Hydra reads: a study's file, what a run remembers, quotes around paths and names.
 
 Of two that set a key the later wins: what the run remembers, the file of ``study=``, what was typed.
 """
@@ -23,7 +23,8 @@ ADDED = ("phase", "experiment")  # groups of train that its list of defaults doe
 COMMAS = re.compile(r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")  # outside of quotes
 SCANS = ("root", "scans", "manifest")
 PATHS = (*SCANS, *(f"dataset.{key}" for key in SCANS), "out", "data_dir", "runs_dir")
-QUOTED = (*PATHS, "study", "mask_command", "preprocessing.mask_command")  # keys whose values are quoted for Hydra
+NAMED = ("run", "site", "dataset.name", "parent")
+QUOTED = (*PATHS, *NAMED, "study", "mask_command", "preprocessing.mask_command")  # whose values are quoted for Hydra
 CHOICE = re.compile(r"[\w-]+(/[\w-]+)*")  # of a group: a file's name, and no way to files elsewhere
 SIMPLE = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./-]*|\s*")
 ONCE = ("phase", "overwrite", "parent", "run", "runs_dir", "optimized_metric", "hparams_search")
@@ -132,12 +133,12 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 def names_of(command: str) -> tuple[set[str], set[str]]:
     """Groups and top-level keys of a command, from its file in ``conf``."""
-    config = yaml.safe_load(Path(CONF, f"{command}.yaml").read_text())
+    config = yaml.safe_load(Path(CONF, f"{command}.yaml").read_text("utf-8"))
     groups = {word for entry in config["defaults"] if isinstance(entry, dict) for word in entry}
     groups = {word.removeprefix("optional ") for word in groups if not word.startswith("override ")}
     if command == "train":
         groups |= set(ADDED)
-    common = yaml.safe_load(Path(CONF, "common.yaml").read_text())
+    common = yaml.safe_load(Path(CONF, "common.yaml").read_text("utf-8"))
     return groups, ({*config, *common} | groups) - {"defaults", "hydra"}
 
 
@@ -150,7 +151,7 @@ def read_study(command: str, path: Path) -> list[str]:
         UserError: it is not there, is no YAML of keys, has a key that no command knows, or says whose code may run.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"study={path}: {error.strerror}: give a YAML file with the settings of your study") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -212,7 +213,7 @@ def remembered(command: str, typed: Sequence[str]) -> list[str]:
     if command != "train":
         words = next(iter(trained.values()), [])
         return without([text for text in words if key_of(text) in KEPT], typed)
-    defaults = yaml.safe_load(Path(CONF, "train.yaml").read_text())["defaults"]
+    defaults = yaml.safe_load(Path(CONF, "train.yaml").read_text("utf-8"))["defaults"]
     usual = next(entry["detector"] for entry in defaults if "detector" in entry)
     asked, phase = value_of(typed, "detector"), value_of(typed, "phase")
     wanted = asked or (usual if usual in {path.parts[-3] for path in files} else None)
@@ -235,7 +236,7 @@ def read_words(path: Path, groups: Iterable[str]) -> list[str]:
         UserError: it holds what nobody types for a phase: Hydra's own keys and options, which can name any code.
     """
     try:
-        words = yaml.safe_load(path.read_text()) or []
+        words = yaml.safe_load(path.read_text("utf-8")) or []
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged: remove it, and type again what the phase was trained with") from error
     words = [str(word) for word in (words if isinstance(words, list) else [words])]

@@ -4,6 +4,7 @@
 signal's number, which is 130 for Ctrl-C and 143 for SIGTERM.
 """
 
+import io
 import math
 import os
 import re
@@ -31,7 +32,7 @@ from anomaly3d.arguments import CONF, SCANS, completed, key_of, names_of, unknow
 from anomaly3d.errors import UserError
 from anomaly3d.system.files import LONGEST, is_name
 from anomaly3d.system.instantiate import allow, parameters
-from anomaly3d.system.memory import keep_freed_memory, release_memory
+from anomaly3d.system.memory import keep_freed_memory, ran_out, release_memory
 from anomaly3d.system.slurm import REQUEUE, in_job, requeue
 
 OmegaConf.register_new_resolver("joined", "-".join, replace=True)  # a list in a name: ${joined:${...}}
@@ -95,7 +96,7 @@ class Command:
             if not sweeping():
                 self.failure = error
                 raise SystemExit(1) from error
-            code = disk_full(error, self.config_name, fatal=False)
+            code = short_of(error, self.config_name, fatal=False)
             failure = f"{type(error).__name__}: {error}"
         else:
             self.codes.append(done.code)
@@ -111,19 +112,22 @@ class Command:
         alone = threading.current_thread() is threading.main_thread()  # only there may signals be handled
         before = {number: signal.signal(number, self.interrupt) for number in ending_signals()} if alone else {}
         keep_freed_memory()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a name that its encoding lacks ends no work
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us its errors instead of printing them
         name, arguments = (sys.argv[0], sys.argv[1:]) if argv is None else (f"anomaly3d.{self.config_name}", argv)
         try:
             if "--version" in arguments:
                 print(f"anomaly3d {anomaly3d.__version__}")
                 return 0
+            refuse_undecoded(arguments)
             sys.argv = [name, *completed(self.config_name, arguments)]
             hydra.main(version_base="1.3", config_path=CONF, config_name=self.config_name)(self.job)()
         except (UserError, HydraException, OmegaConfBaseException) as error:
             return refuse(error, self.config_name)
         except SystemExit as stop:
             if self.failure:
-                return disk_full(self.failure, self.config_name)
+                return short_of(self.failure, self.config_name)
             return stop.code if isinstance(stop.code, int) else 1
         except KeyboardInterrupt:
             again = self.signal == REQUEUE and requeue()
@@ -141,6 +145,18 @@ class Command:
         """What a signal does: the same as Ctrl-C."""
         self.signal = number
         raise KeyboardInterrupt
+
+
+def refuse_undecoded(arguments: Sequence[str]) -> None:
+    """Refuse words that this process could not read: files would get other names than were typed.
+
+    Raises:
+        UserError: names the word.
+    """
+    for text in arguments:
+        if any("\udc80" <= letter <= "\udcff" for letter in text):  # how Python keeps bytes that are no text
+            encoding = sys.getfilesystemencoding()
+            raise UserError(f"{text!a} is no text in this system's encoding, {encoding}: set PYTHONUTF8=1")
 
 
 def settle_name(config: DictConfig, key: str) -> None:
@@ -200,11 +216,13 @@ def ending_signals() -> list[signal.Signals]:
     return [signal.SIGTERM, *([REQUEUE] if REQUEUE and in_job() else [])]
 
 
-def disk_full(error: Exception, config_name: str, fatal: bool = True) -> int:
-    """Exit code 2 with a sentence for a full disk; any other error is ours and is raised, or shown where not fatal."""
+def short_of(error: Exception, config_name: str, fatal: bool = True) -> int:
+    """Exit code 2 with a sentence where disk or memory do not do; any other error is ours, raised or only shown."""
     from anomaly3d.system.workers import disk_error
 
     mistake = disk_error(error) if isinstance(error, OSError) else error
+    if ran_out(error):
+        mistake = UserError(f"out of memory: a smaller batch=..., fewer workers=... or memory_gb=0 take less ({error})")
     if isinstance(mistake, UserError):
         return refuse(mistake, config_name)
     if fatal:

@@ -1,5 +1,6 @@
 """What the commands share: configs, their mistakes, help; and the Makefile that calls them."""
 
+import io
 import os
 import re
 import signal
@@ -14,7 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 import anomaly3d
 from anomaly3d import evaluate, score, train
 from anomaly3d.arguments import completed
-from anomaly3d.cli import Command
+from anomaly3d.cli import Command, Done
+from anomaly3d.system.progress import say
 from tests.conftest import TINY, refused
 
 ROOT = Path(__file__).parents[1]
@@ -206,3 +208,38 @@ def test_the_readmes_skull_stripper_line_is_read_as_it_stands():
     (line,) = re.findall(r"`'(preprocessing\.mask_command=[^']*)'`", (ROOT / "README.md").read_text())
     found = OverridesParser.create().parse_override(completed("prepare", [line])[0])
     assert found.value() == "my-stripper {input} {output}"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("Unable to allocate 3 GiB"), RuntimeError("CUDA out of memory. Tried to allocate 20 MiB")]
+)
+def test_out_of_memory_is_a_sentence(error, capsys):
+    """Of any command; training says more."""
+
+    def fail(_):
+        raise error
+
+    assert Command("evaluate", fail).run(["run=any"]) == 2
+    refused(capsys, "out of memory: a smaller batch=", str(error))
+
+
+def test_a_name_that_the_encoding_of_standard_output_lacks_ends_nothing(tmp_path):
+    """And one that the process could not read is refused, as its files would get another name."""
+    place = tmp_path / "Größe 日本"
+    call = [sys.executable, "-m", "anomaly3d.prepare", "run=ü", "dataset=folder", f"dataset.root={place}"]
+    for env, words in (
+        ({"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}, "there is no such file or folder"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "set PYTHONUTF8=1"),
+    ):
+        done = subprocess.run(call, env={**os.environ, **env}, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_names_are_said_in_any_encoding(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    assert Command("evaluate", lambda _: say("日本") or Done()).run(["run=any"]) == 0
+    sys.stdout.flush()
+    assert written.getvalue() == b"\\u65e5\\u672c\n"

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from anomaly3d import prepare, train
+from anomaly3d import evaluate, prepare, train
 from anomaly3d.cohorts.folder import FolderCohort
 from anomaly3d.preprocessing.cohort import Study
 from anomaly3d.preprocessing.ncct import NCCT
 from anomaly3d.runs.folder import PhaseFolder
-from tests.conftest import counts, refused
+from tests.conftest import TINY, counts, refused
 from tests.writers import small_head, write_series
 
 
@@ -245,3 +245,20 @@ def test_dicom_files_among_others_are_prepared_once_and_anew_when_one_changes(tm
     os.utime(next((tmp_path / "in").glob("b*")))
     prepare.main(arguments)
     assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == 1
+
+
+def test_a_changed_prepared_file_is_found_by_evaluate_and_mended_by_prepare(tiny_run, places, tmp_path, capsys):
+    """One byte of a mask that no detector reads, as long as before, with the date it had."""
+    data, settings = tmp_path / "data", [w for w in TINY if w.startswith(("dataset", "preprocessing", "workers"))]
+    shutil.copytree(tiny_run.parents[1] / "data", data)
+    path = sorted(data.glob("phantom-*/*/lesion_mask/*.nii.gz"))[0]
+    whole, stat = path.read_bytes(), path.stat()
+    path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert evaluate.main(["run=tiny", f"data_dir={data}", places[1]]) == 2
+    refused(capsys, f"{path}: not as prepared", "anomaly3d.prepare")
+    assert prepare.main([*settings, f"data_dir={data}"]) == 0
+    said = capsys.readouterr().out
+    assert f"{path} is not as it was prepared: it is made again" in said
+    assert "1 of 12 scans to do" in said
+    assert path.read_bytes() == whole

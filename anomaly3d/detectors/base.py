@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from anomaly3d.data.batch import Batch
 from anomaly3d.errors import UserError
-from anomaly3d.system.files import written_whole
 from anomaly3d.system.instantiate import build
-from anomaly3d.system.weights import DAMAGE, not_weights, read_weights
+from anomaly3d.system.weights import DAMAGE, not_weights, read_weights, write_weights
 
 AGAIN = "train its phase anew"
 Role = Literal["method", "trivial", "upper", "oracle"]
@@ -117,8 +116,7 @@ class Detector(nn.Module, ABC):
     def save(self, path: Path) -> None:
         """Write config and state; the file loads with ``weights_only=True``."""
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        with written_whole(path) as beside, beside.open("wb") as file:  # a path's name would be in the file
-            torch.save({"config": self.config, "state": state}, file)
+        write_weights(path, {"config": self.config, "state": state})
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """Buffers take the shape of what was learned, which a new detector does not know."""

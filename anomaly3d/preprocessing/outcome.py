@@ -9,6 +9,7 @@ from typing import Any
 
 from anomaly3d.scans.recipe import is_recipe, listed_files
 from anomaly3d.system.files import sha256, visible, written_whole
+from anomaly3d.system.progress import say
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Outcome:
     ``unreadable`` is the reason why nothing could be prepared, else empty; ``source`` is the files' fingerprint;
     ``lesion_ml`` and ``segmentation_ml`` the volumes of these masks on their own grids; ``read_as`` which series of a
     study was read, where there was a choice; ``content`` a digest of the scan's voxels, the same for copies under any
-    name or format; ``files`` the bytes of each prepared file by kind; ``digest`` that of the files' bytes.
+    name or format; ``files`` the SHA-256 of each prepared file by kind, of earlier versions its bytes; ``digest``
+    that of the sources.
     """
 
     scan_id: str
@@ -77,14 +79,20 @@ class Outcome:
     lesion_ml: float | None = None
     read_as: str = ""
     content: str = ""
-    files: dict[str, int] = field(default_factory=dict)
+    files: dict[str, str | int] = field(default_factory=dict)
     digest: str = ""
     segmentation_ml: float | None = None
 
-    def whole(self, out: Path) -> bool:
-        """Whether every prepared file is still there, as long as it was."""
-        sizes = {kind: prepared_file(out, kind, self.scan_id) for kind in self.files}
-        return all(path.exists() and path.stat().st_size == self.files[kind] for kind, path in sizes.items())
+    def damaged(self, out: Path) -> list[Path]:
+        """Prepared files that are no longer there, or not as they were written."""
+        return [
+            path for kind, kept in self.files.items() if not same(path := prepared_file(out, kind, self.scan_id), kept)
+        ]
+
+
+def same(path: Path, kept: str | int) -> bool:
+    """Whether a file has the SHA-256, or the size, that was kept of it."""
+    return path.exists() and kept == (path.stat().st_size if isinstance(kept, int) else sha256(path))
 
 
 def prepared_file(out: Path, kind: str, scan_id: str) -> Path:
@@ -98,18 +106,22 @@ def outcome_file(out: Path, scan_id: str) -> Path:
 
 
 def stored_outcome(out: Path, scan_id: str) -> Outcome | None:
-    """What is kept of a scan, if its prepared files are all there."""
+    """What is kept of a scan."""
     try:
-        stored = Outcome(**json.loads(outcome_file(out, scan_id).read_text()))
+        return Outcome(**json.loads(outcome_file(out, scan_id).read_text()))
     except (FileNotFoundError, ValueError, TypeError):  # never begun, or damaged
         return None
-    return stored if stored.whole(out) else None
 
 
 def finished(sources: Sources, out: Path) -> Outcome | None:
-    """The outcome of a scan that was prepared from these very files."""
+    """The outcome of a scan that was prepared from these very files, if what was prepared is still the same."""
     stored = stored_outcome(out, sources.scan_id)
-    return stored if stored and stored.source == sources.fingerprint() else None
+    if stored is None or stored.source != sources.fingerprint():
+        return None
+    damaged = stored.damaged(out)
+    for path in damaged:
+        say(f"{path} is not as it was prepared: it is made again")
+    return None if damaged else stored
 
 
 def adopted(sources: Sources, out: Path) -> Outcome | None:
@@ -119,7 +131,7 @@ def adopted(sources: Sources, out: Path) -> Outcome | None:
     candidates = [(f, o) for f in places if (o := stored_outcome(f, sources.scan_id)) and o.digest]
     digest = sources.digest() if candidates else ""
     for folder, stored in candidates:
-        if stored.digest != digest:
+        if stored.digest != digest or stored.damaged(folder):
             continue
         if folder != out:
             files = [prepared_file(folder, kind, sources.scan_id) for kind in stored.files]

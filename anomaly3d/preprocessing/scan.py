@@ -17,7 +17,7 @@ from anomaly3d.scans.manifest import MASKS
 from anomaly3d.scans.nifti import save_volume
 from anomaly3d.scans.readers import read_mask
 from anomaly3d.scans.volume import Volume
-from anomaly3d.system.files import written_whole
+from anomaly3d.system.files import sha256, written_whole
 from anomaly3d.system.workers import disk_error
 
 
@@ -40,7 +40,7 @@ def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Out
             raise
         log = out / "logs" / f"{scan_id}.log"
         with written_whole(log) as path:
-            path.write_text(traceback.format_exc())
+            path.write_text(traceback.format_exc(), "utf-8")
         reason = f"this program failed on it ({type(error).__name__}): please report it with {log.relative_to(out)}"
         return Outcome(scan_id, reason, {}, source)  # not kept: a mended program tries again
     return keep(outcome, out)
@@ -107,8 +107,8 @@ def load_affine(path: Path) -> np.ndarray:
     return matrix
 
 
-def write_prepared(prepared: Prepared, out: Path, scan_id: str) -> dict[str, int]:
-    """Volumes as NIfTI in MNI space and the transform that leads back, each whole or absent; returns their sizes."""
+def write_prepared(prepared: Prepared, out: Path, scan_id: str) -> dict[str, str | int]:
+    """Volumes as NIfTI in MNI space and the transform that leads back, each whole or absent; returns their SHA-256."""
     volumes = {"image": prepared.image, "brain_mask": prepared.brain_mask, **prepared.extra}
     for kind, data in volumes.items():
         save_volume(prepared_file(out, kind, scan_id), data, prepared.affine)
@@ -117,7 +117,7 @@ def write_prepared(prepared: Prepared, out: Path, scan_id: str) -> dict[str, int
     if prepared.preview is not None:
         with written_whole(out / "preview" / f"{scan_id}.png") as path:
             Image.fromarray(prepared.preview).save(path)
-    return {kind: prepared_file(out, kind, scan_id).stat().st_size for kind in (*volumes, "transform")}
+    return {kind: sha256(prepared_file(out, kind, scan_id)) for kind in (*volumes, "transform")}
 
 
 def read_transform(folder: Path, scan_id: str) -> np.ndarray:

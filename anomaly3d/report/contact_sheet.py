@@ -64,5 +64,5 @@ def write_contact_sheet(prepared: PreparedCohort, limits: Limits) -> Path:
         scans=scans, numbers=numbers, limits=[in_limits(limits.get(name, (None, None))) for name in numbers]
     )
     with written_whole(folder / "quality.html") as path:
-        path.write_text(page)
+        path.write_text(page, "utf-8")
     return folder / "quality.html"

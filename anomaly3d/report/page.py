@@ -192,8 +192,8 @@ def write_page(path: Path, page: Page) -> None:
         scans=rows,
         made=page.made,
         data=script_safe(json.dumps(data)),
-        niivue=script_safe((files("nilearn") / "_assets/js/niivue.umd.js").read_text()),
-        script=script_safe((templates / "page.js").read_text()),
+        niivue=script_safe((files("nilearn") / "_assets/js/niivue.umd.js").read_text("utf-8")),
+        script=script_safe((templates / "page.js").read_text("utf-8")),
     )
     with written_whole(path) as beside:
-        beside.write_text(html)
+        beside.write_text(html, "utf-8")

@@ -39,6 +39,10 @@ class PhaseFolder:
         both = (self.last_checkpoint, self.previous_checkpoint)
         return next((path for path in both if zipfile.is_zipfile(path)), None)  # torch writes a zip: its end is a list
 
+    def learned(self) -> bool:
+        """Whether it keeps anything of a training."""
+        return any(path.exists() for path in (self.model, self.last_checkpoint, self.previous_checkpoint))
+
     def read(self) -> dict[str, Any] | None:
         """The lineage, or None where the phase never began.
 

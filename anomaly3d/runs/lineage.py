@@ -76,7 +76,7 @@ def can_resume(folder: PhaseFolder, settings: dict[str, Any], parent: Path | Non
         UserError: it was trained with other settings or from another parent, or its checkpoint is damaged.
     """
     lineage = folder.read()
-    if lineage is None:
+    if lineage is None or not folder.learned():
         return False
     keys = differing(lineage["settings"], settings)
     more = keys == ["phase.steps"] and settings["phase"]["steps"] > lineage["settings"]["phase"]["steps"]

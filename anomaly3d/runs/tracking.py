@@ -33,6 +33,7 @@ WORDS = (
 WORD = re.compile(r"[\w .,:;()+-]{1,100}")  # no path
 MODES = ("auto", "online", "offline", "disabled")
 LOGIN_TIMEOUT = 20  # seconds
+FINISH_TIMEOUT = 600  # seconds at the end of a run for what is still on its way; what stays is in the run's folder
 
 
 def asked_mode(wanted: str) -> str:
@@ -169,6 +170,7 @@ def private_settings(mode: Any) -> Any:
         console="off",
         disable_code=True,
         disable_git=True,
+        finish_timeout=FINISH_TIMEOUT,
         host="",
         init_timeout=LOGIN_TIMEOUT,
         program="anomaly3d.train",

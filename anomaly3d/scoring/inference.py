@@ -17,6 +17,7 @@ from anomaly3d.networks.layers import DownsampleConv, UpsampleConv
 from anomaly3d.phases.base import Predicting, freeze
 from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.preprocessing.cohort import PreparedCohort
+from anomaly3d.preprocessing.outcome import stored_outcome
 from anomaly3d.runs.folder import Trained
 from anomaly3d.scoring.writer import FEATURES, ScoreWriter, read_scores
 from anomaly3d.system.files import written_whole
@@ -51,16 +52,21 @@ def prepared_of(trained: Trained, data_dir: Path) -> PreparedCohort:
     """The prepared data that a detector was trained with.
 
     Raises:
-        UserError: they are gone.
+        UserError: they are gone, or not as they were prepared.
     """
     cohort, prepared = trained.lineage["cohort"], trained.lineage["prepared"]
     folder = data_dir / cohort / prepared
+    again = f"run 'python -m anomaly3d.prepare' with the settings in {trained.folder.path / 'config.yaml'}"
     if not (folder / "manifest.csv").exists():
         raise UserError(
-            f"the prepared data of this run ({cohort}/{prepared}) are not under {data_dir}: run 'python -m "
-            f"anomaly3d.prepare' with the settings in {trained.folder.path / 'config.yaml'}, or give data_dir=..."
+            f"the prepared data of this run ({cohort}/{prepared}) are not under {data_dir}: {again}, or give "
+            "data_dir=..."
         )
-    return PreparedCohort.read(folder, preprocessor_of(trained).judge)
+    found = PreparedCohort.read(folder, preprocessor_of(trained).judge)
+    kept = (stored_outcome(folder, scan_id) for scan_id in found.table["scan_id"])
+    if damaged := [path for outcome in kept if outcome for path in outcome.damaged(folder)]:
+        raise UserError(f"{', '.join(map(str, damaged))}: not as prepared, by its SHA-256; {again}, which mends it")
+    return found
 
 
 def round_weights(detector: nn.Module, precision: str) -> None:

@@ -52,13 +52,18 @@ def visible(root: Path) -> Iterator[tuple[Path, list[str]]]:
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a path beside the target; what was written there takes the target's name when the block ends well.
 
-    The two share their suffixes, because libraries choose a format by them. A failed block leaves nothing.
+    The two share their suffixes, because libraries choose a format by them. A failed block leaves nothing; its
+    error, of a full disk for example, names the target.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield beside
         os.replace(beside, path)
+    except OSError as error:
+        if error.filename in (None, str(beside)):
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

@@ -110,7 +110,8 @@ def build(
     check_targets(config, functions)
     if "_target_" not in config:
         raise UserError(
-            f"{what} has no _target_: it is taken from another key (of the phase fit: detector.fit...), set that one"
+            f"{what} does not say of which class it is: add its _target_ (there is {', '.join(config)}); for the phase "
+            "fit it is taken from detector.fit"
         )
     target = str(config["_target_"])
     rest = {key: value for key, value in config.items() if key not in ("_target_", "_partial_")}

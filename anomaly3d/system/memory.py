@@ -31,6 +31,12 @@ def release_memory() -> None:
         trim(0)
 
 
+def ran_out(error: Exception) -> bool:
+    """Whether memory did: of the processor's and the GPU's torch says so in words."""
+    words = ("can't allocate memory", "out of memory", "bad_alloc")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
+
+
 def glibc(function: str) -> Any:
     """A function of glibc, None where another allocator is used."""
     return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None

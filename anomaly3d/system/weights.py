@@ -1,5 +1,6 @@
-"""Files of weights, read so that nothing in them can run."""
+"""Files of weights, written whole, and read so that nothing in them can run."""
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,20 @@ from typing import Any
 import torch
 
 from anomaly3d.errors import UserError
+from anomaly3d.system.files import written_whole
 
 DAMAGE = (pickle.UnpicklingError, EOFError, LookupError, RuntimeError, TypeError, AttributeError, ValueError, OSError)
+
+
+def write_weights(path: Path, stored: dict[str, Any]) -> None:
+    """Write tensors and plain values by ``torch.save``.
+
+    By way of memory: of a full disk torch itself says no more than that a position is not the expected one.
+    """
+    made = io.BytesIO()
+    torch.save(stored, made)
+    with written_whole(path) as beside:
+        beside.write_bytes(made.getbuffer())
 
 
 def read_weights(path: Path, remedy: str) -> dict[str, Any]:

@@ -19,6 +19,11 @@ from anomaly3d.system.memory import keep_freed_memory
 from anomaly3d.system.progress import track
 
 TRIES = 2  # of a job whose worker dies: it may have been another's fault, for example of a machine's memory
+DISKS = {
+    errno.ENOSPC: ("is full", "free some space"),
+    errno.EDQUOT: ("is full", "free some space"),
+    errno.EROFS: ("is read-only", "make it writable"),
+}
 Lost = Callable[[tuple[Any, ...], str], Any]
 
 
@@ -55,11 +60,12 @@ def worker_count(workers: int | str | None, scheduler: str | None = None) -> Wor
 
 
 def disk_error(error: OSError) -> UserError | OSError:
-    """A full disk as the user's sentence; other errors as they are."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    """A disk that takes no more as the user's sentence; other errors as they are."""
+    if error.errno not in DISKS:
         return error
+    what, remedy = DISKS[error.errno]
     return UserError(
-        f"the disk is full while writing {error.filename or 'output'}: free some space, or choose another place "
+        f"the disk {what} while writing {error.filename or 'output'}: {remedy}, or choose another place "
         "with data_dir=... or runs_dir=..., and run the same command again; finished files are kept"
     )
 

@@ -4,7 +4,7 @@ import platform
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,14 +27,18 @@ from anomaly3d.runs.lineage import can_resume, describe, find_parent, is_replaci
 from anomaly3d.runs.tracking import close_logger, log_model, make_logger, may_log, scrub
 from anomaly3d.system.files import locked, remove_leftovers, written_whole
 from anomaly3d.system.instantiate import build, check_targets, located
+from anomaly3d.system.memory import ran_out, release_memory
 from anomaly3d.system.progress import is_leader, say
 from anomaly3d.system.quiet import hush
 from anomaly3d.system.trainer import describe_trainer, make_trainer, resolve_trainer, several_processes
 from anomaly3d.system.weights import read_weights
-from anomaly3d.training.callbacks.checkpoints import KeepLast
+from anomaly3d.training.callbacks.checkpoints import KeepLast, WholeCheckpoints
+from anomaly3d.training.callbacks.finite import StopBroken
 
 RESUMED = "put another checkpoint in its place, or train the phase anew with overwrite=true"
 BUILT = ("callbacks", "data", "detector", "logger", "phase", "trainer")  # parts of the config that describe objects
+TRIAL = 5  # steps at most: f-AnoGAN's generator has its first in the fifth
+LESS_MEMORY = "gradient_checkpointing=true, a smaller model or preprocessing.resolution, or memory_gb=0 take less"
 WATCHING = ("curves", "health", "numbers", "pictures", "progress")  # callbacks that change nothing
 
 
@@ -269,9 +273,54 @@ def train_phase(job: Job) -> float | None:
     """
     hush()
     if job.dry or not is_leader():
-        return train_alone(job)
+        return train_in_memory(job)
     with locked(job.folder.path.parent / f".{job.phase['name']}.lock", str(job.folder.path)):
+        return train_in_memory(job)
+
+
+def train_in_memory(job: Job) -> float | None:
+    """``train_alone``; where memory does not do, the sentence says which batch would fit.
+
+    Raises:
+        UserError: memory ran out, or as ``train_alone``.
+    """
+    try:
         return train_alone(job)
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        cause = str(error).splitlines()[0]
+    size = job.phase["batch"]  # only here is what the failed step held free: its traceback is gone
+    if several_processes(resolve_trainer(job.config["trainer"])):
+        advice = f"try phase.batch={size // 2}" if size > 1 else LESS_MEMORY
+    elif fits := batch_that_fits(job):
+        anew = " with overwrite=true" if job.folder.learned() else ""
+        advice = f"phase.batch={fits}{anew} fits, as a try of it has shown"
+    else:
+        advice = f"not even phase.batch=1 fits: {LESS_MEMORY}"
+    raise UserError(f"out of memory with phase.batch={size}: {advice} ({cause})")
+
+
+def batch_that_fits(job: Job) -> int | None:
+    """The largest of half the batch, a quarter ... of which a few steps go through on this machine; None for none."""
+    size = job.phase["batch"]
+    while size := size // 2:
+        release_memory()
+        torch.cuda.empty_cache()  # without a GPU nothing
+        say(f"out of memory: trying phase.batch={size}")
+        tried = {
+            "phase": {**job.phase, "batch": size},
+            "trainer": {**job.config["trainer"], "fast_dev_run": TRIAL},
+            "callbacks": {},
+        }
+        try:
+            train_alone(replace(job, config={**job.config, **tried}))
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out(error):
+                raise
+        else:
+            return int(size)
+    return None
 
 
 def train_alone(job: Job) -> float | None:
@@ -294,7 +343,7 @@ def train_alone(job: Job) -> float | None:
     if not job.dry:
         before = ((job.folder.read() or {}) if start.resume else {}).get("wandb")
         logger = make_logger(job.config["logger"], job.run, f"{job.detector['name']}/{job.phase['name']}", before)
-    keep = [] if job.dry else [*([best] if best else []), last]
+    keep = [] if job.dry else [StopBroken(job.folder), *([best] if best else []), last]
     try:
         trainer = build_trainer(job, phase.detector, options, [record, *keep], logger)
         if checkpoint == job.folder.previous_checkpoint:
@@ -337,6 +386,7 @@ def build_trainer(
         options,
         logger=logger or False,
         callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
         max_epochs=steps // per_epoch,
         log_every_n_steps=min(10, per_epoch),
         inference_mode=not detector.needs_gradients,

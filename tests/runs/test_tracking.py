@@ -17,6 +17,7 @@ from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.gan import GANPhase
 from anomaly3d.runs.tracking import asked_mode, make_logger, numbers_of, scrub, wandb_mode
+from experiments.reliability.failures import silent_server
 from tests.conftest import refused
 
 
@@ -210,6 +211,23 @@ def test_without_a_login_a_run_is_offline_from_the_start(tmp_path):
         check=True,
     )
     assert done.stdout.splitlines() == ["W&B: offline, in run/wandb", "offline"], done.stdout + done.stderr
+
+
+def test_a_server_that_falls_silent_does_not_hold_up_the_end_of_a_run(tmp_path):
+    """What was logged stays in the run's folder, for 'wandb sync'."""
+    code = (
+        "from pathlib import Path\nfrom anomaly3d.runs import tracking\ntracking.FINISH_TIMEOUT = 2\n"
+        "config = {'_target_': 'anomaly3d.runs.tracking.PrivateWandbLogger', 'mode': 'online'}\n"
+        "logger = tracking.make_logger(config, Path('run'), 'phase')\n"
+        "logger.experiment.log({'loss': 1})\ntracking.close_logger(logger)\nprint('closed')"
+    )
+    with silent_server(after_login=True) as server:
+        env = {**os.environ, "WANDB_BASE_URL": server, "WANDB_API_KEY": "0" * 40, "WANDB_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["W&B: online, project anomaly3d", "closed"], done.stdout + done.stderr
+    assert "Timed out finishing run" in done.stderr
+    (kept,) = tmp_path.rglob("run-*.wandb")
+    assert kept.stat().st_size > 0
 
 
 def test_intervals_are_numbers_and_places_stay_here():

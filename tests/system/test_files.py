@@ -1,8 +1,10 @@
-"""Which texts are names of files."""
+"""Which texts are names of files, and files that are whole or not there."""
+
+import errno
 
 import pytest
 
-from anomaly3d.system.files import is_name
+from anomaly3d.system.files import is_name, written_whole
 
 
 @pytest.mark.parametrize("text", ["demo", "2024", "kappa-0.1", "a b", "Müller", "-x", "_", "a" * 150])
@@ -16,3 +18,17 @@ def test_names(text):
 )
 def test_what_leads_elsewhere_or_is_no_name(text):
     assert not is_name(text)
+
+
+def fill_up(path, named):
+    with written_whole(path) as beside:
+        beside.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(beside) if named else None)
+
+
+@pytest.mark.parametrize("named", [False, True])  # by what writes, and by what opens, the file beside it
+def test_an_error_of_a_disk_names_the_file_that_was_to_be_written(tmp_path, named):
+    with pytest.raises(OSError, match="No space") as found:
+        fill_up(tmp_path / "a.csv", named)
+    assert found.value.filename == str(tmp_path / "a.csv")
+    assert list(tmp_path.iterdir()) == []

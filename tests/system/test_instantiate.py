@@ -112,3 +112,9 @@ def test_nested_configs_are_built_or_handed_on():
 def test_the_keys_a_class_takes_are_known():
     assert {"lr", "weight_decay"} <= parameters("torch.optim.Adam")
     assert parameters("no.such.thing") == set()
+
+
+def test_a_config_without_a_class_is_a_sentence():
+    """What ``++phase.module.optimizer.lr=1`` leaves of an optimizer that is named elsewhere."""
+    with pytest.raises(UserError, match=r"phase\.module\.optimizer does not say of which class it is.*\(there is lr\)"):
+        build({"lr": 1}, "phase.module.optimizer")

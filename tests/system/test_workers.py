@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from anomaly3d.errors import UserError
 from anomaly3d.system.files import remove_leftovers, written_whole
-from anomaly3d.system.workers import run_in_threads, run_parallel
+from anomaly3d.system.workers import disk_error, run_in_threads, run_parallel
 
 SLEEPERS = (
     "import time\nfrom anomaly3d.system.workers import run_parallel\n"
@@ -111,3 +112,17 @@ def test_a_job_that_kills_its_workers_is_lost_and_the_others_are_done():
 def test_a_job_that_hangs_is_ended_and_the_others_are_done():
     found = run_parallel(time.sleep, [(0.0,), (600.0,), (0.1,)], 2, "sleep", lambda job, reason: reason, longest=6)
     assert sorted(map(str, found)) == ["None", "None", "it took longer than 6 s"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "is full"), (errno.EDQUOT, "is full"), (errno.EROFS, "is read-only")]
+)
+def test_a_disk_that_takes_no_more_is_a_sentence(number, words):
+    made = disk_error(OSError(number, "whatever", "some/file"))
+    assert isinstance(made, UserError)
+    assert f"the disk {words} while writing some/file: " in str(made)
+
+
+def test_other_errors_of_files_stay_what_they_are():
+    error = OSError(errno.EIO, "Input/output error", "some/file")
+    assert disk_error(error) is error

@@ -1,13 +1,23 @@
 """The state of a training after each epoch, for going on after whatever ended it."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from anomaly3d.runs.folder import PhaseFolder
+from anomaly3d.system.weights import write_weights
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints; it would write them elsewhere first and copy them, which a full disk cuts short."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        write_weights(Path(path), checkpoint)
 
 
 class KeepLast(Checkpoint):

@@ -34,9 +34,8 @@ class KeepNumbers(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        for name, value in of_phase(trainer, pl_module).items():
-            if not name.startswith(("val_", "health_")):
-                self.sums[name] = self.sums.get(name, 0) + value.detach()
+        for name, value in of_step(trainer, pl_module).items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.batches += 1
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -59,3 +58,8 @@ def of_phase(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Tens
     assert isinstance(pl_module, Phase)
     prefix = f"{pl_module.name}/"
     return {k.removeprefix(prefix): v for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+
+
+def of_step(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Tensor]:
+    """Those that a training step logs."""
+    return {k: v for k, v in of_phase(trainer, pl_module).items() if not k.startswith(("val_", "health_"))}

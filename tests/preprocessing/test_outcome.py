@@ -1,0 +1,45 @@
+from dataclasses import replace
+
+import pytest
+
+from anomaly3d.preprocessing.outcome import Outcome, Sources, finished, keep, prepared_file
+from anomaly3d.system.files import sha256
+
+KINDS = ("image", "brain_mask", "transform")
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A scan with its prepared files and its outcome."""
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(b"a scan")
+    out = tmp_path / "data"
+    for kind in KINDS:
+        path = prepared_file(out, kind, "a")
+        path.parent.mkdir(parents=True)
+        path.write_bytes(f"{kind} of a".encode())
+    sources = Sources("a", str(scan))
+    files = {kind: sha256(prepared_file(out, kind, "a")) for kind in KINDS}
+    return sources, out, keep(Outcome("a", "", {}, sources.fingerprint(), files=files), out)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_changed_byte_of_any_prepared_file_is_found(prepared, kind, capsys):
+    sources, out, outcome = prepared
+    assert finished(sources, out) == outcome
+    path = prepared_file(out, kind, "a")
+    path.write_bytes(path.read_bytes()[:-1] + b"A")  # as long as before
+    assert outcome.damaged(out) == [path]
+    assert finished(sources, out) is None
+    assert f"{path} is not as it was prepared: it is made again" in capsys.readouterr().out
+    path.unlink()
+    assert outcome.damaged(out) == [path]
+
+
+def test_of_an_earlier_version_only_sizes_are_known(prepared):
+    """So that what it prepared is not prepared again."""
+    sources, out, outcome = prepared
+    old = keep(replace(outcome, files={kind: prepared_file(out, kind, "a").stat().st_size for kind in KINDS}), out)
+    assert finished(sources, out) == old
+    prepared_file(out, "image", "a").write_bytes(b"cut")
+    assert finished(sources, out) is None
