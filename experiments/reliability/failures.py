@@ -171,8 +171,12 @@ def result(ended: Ended, found: list[str]) -> str:
 
 
 def calm() -> None:
-    """What nothing disturbs: prepared scans and a trained autoencoder."""
-    shutil.rmtree(WORK, ignore_errors=True)
+    """What nothing disturbs: prepared scans and a trained autoencoder; those that are there are kept."""
+    for path in WORK.glob("*"):
+        if path != CALM:
+            shutil.rmtree(path)
+    if (CALM / "runs/demo" / PHASE / "model.pt").exists():
+        return
     for command, words in (("prepare", PREPARE), ("train", [*TRAIN, f"runs_dir={CALM / 'runs'}"])):
         done = run(command, *words, f"data_dir={CALM / 'data'}")
         assert done.code == 0, done.error
@@ -537,6 +541,8 @@ def main(names: list[str]) -> None:
     if libc.unshare(NEW_NAMESPACE) == 0:  # what is mounted from here on goes with this process, however that ends
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     begun = time.monotonic()
+    if not names:
+        shutil.rmtree(WORK, ignore_errors=True)
     calm()
     file = HERE / "failures.json"
     table = json.loads(file.read_text()) if names and file.exists() else {}
