@@ -433,7 +433,7 @@ def damaged_files() -> Iterator[Row]:
     found = [*other(prepared_in(data)), *compared(runs, "new")]
     failed = Ended(done.code, done.seconds, "", said)
     yield row("damaged prepared volume, train", "a byte changed", failed, 0, [], result(done, found))
-    flip(pasted := next(prepared_in(data).glob("pseudo-*/*.nii.gz")))
+    flip(pasted := next(prepared_in(data).glob("pseudo-*/validation-0000~patch.nii.gz")))
     failed = run("train", *TRAIN, *places(data, runs, "pasted"))
     pasted.unlink()
     again = run("train", *TRAIN, *places(data, runs, "pasted"))
