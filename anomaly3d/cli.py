@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 import anomaly3d
 from anomaly3d.arguments import CONF, SCANS, completed, key_of, names_of, unknown_key
 from anomaly3d.errors import UserError
-from anomaly3d.system.files import LONGEST, is_name
+from anomaly3d.system.files import LONGEST, is_name, is_text
 from anomaly3d.system.instantiate import allow, parameters
 from anomaly3d.system.memory import keep_freed_memory, ran_out, release_memory
 from anomaly3d.system.slurm import REQUEUE, in_job, requeue
@@ -154,7 +154,7 @@ def refuse_undecoded(arguments: Sequence[str]) -> None:
         UserError: names the word.
     """
     for text in arguments:
-        if any("\udc80" <= letter <= "\udcff" for letter in text):  # how Python keeps bytes that are no text
+        if not is_text(text):
             encoding = sys.getfilesystemencoding()
             raise UserError(f"{text!a} is no text in this system's encoding, {encoding}: set PYTHONUTF8=1")
 

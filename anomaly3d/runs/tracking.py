@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -226,11 +227,23 @@ def log_model(logger: Logger | None, folder: PhaseFolder, parent: Path | None, u
     run.summary.update({"model_sha256": digest, "parent_sha256": sha256(parent) if parent else None})
     if run.settings.mode != "online" or not upload:
         return
-    if parent:
-        link(run, artifact_name(run, parent.parent))
-    artifact = wandb.Artifact(artifact_name(run, folder.path), "model", metadata={"sha256": digest})
-    artifact.add_file(str(folder.model))
-    run.log_artifact(artifact)
+    with unless_silent("the network"):
+        if parent:
+            link(run, artifact_name(run, parent.parent))
+        artifact = wandb.Artifact(artifact_name(run, folder.path), "model", metadata={"sha256": digest})
+        artifact.add_file(str(folder.model))
+        run.log_artifact(artifact)
+
+
+@contextmanager
+def unless_silent(what: str) -> Iterator[None]:
+    """A server that no longer answers at the end of a run costs a word, and not the run."""
+    import wandb
+
+    try:
+        yield
+    except wandb.errors.Error as error:
+        say(f"W&B is out of reach ({type(error).__name__}): {what} is no artifact there")
 
 
 def artifact_name(run: Any, phase: Path) -> str:
@@ -306,10 +319,11 @@ def log_report(
         run.log(curves(labels, ranked["total"].tolist(), "evaluation/test"))
     if run.settings.mode == "online":
         name = artifact_name(run, detector)
-        link(run, name)
-        artifact = wandb.Artifact(f"{name}-evaluation", "evaluation")
-        artifact.add(wandb.Table(dataframe=scans.reset_index(drop=True)), "scans")
-        run.log_artifact(artifact)
+        with unless_silent("the table of scans"):
+            link(run, name)
+            artifact = wandb.Artifact(f"{name}-evaluation", "evaluation")
+            artifact.add(wandb.Table(dataframe=scans.reset_index(drop=True)), "scans")
+            run.log_artifact(artifact)
     close_logger(logger)
 
 

@@ -8,6 +8,7 @@ import difflib
 import io
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from anomaly3d.errors import UserError
-from anomaly3d.system.files import LONGEST, is_name, written_whole
+from anomaly3d.system.files import LONGEST, is_name, is_text, written_whole
 
 REQUIRED = ("scan_id", "subject_id", "image", "label", "split")
 OPTIONAL = (
@@ -300,9 +301,15 @@ def wrong_age(age: str) -> str:
 
 
 def write_manifest(table: pd.DataFrame, path: Path) -> None:
-    """Write a manifest with its columns in their order, absent ones empty; paths below its folder become relative."""
+    """Write a manifest with its columns in their order, absent ones empty; paths below its folder become relative.
+
+    Raises:
+        UserError: a path that is no text, which a table cannot hold.
+    """
     table = table.reindex(columns=[*REQUIRED, *OPTIONAL], fill_value="")
     for column in PATHS:
+        if odd := [p for p in table[column] if not is_text(p)]:
+            raise UserError(f"the name of {odd[0]!a} is not in {sys.getfilesystemencoding()}: rename the file")
         table[column] = [relative(p, path.parent) if p else "" for p in table[column]]
     with written_whole(path) as beside:
         table.to_csv(beside, index=False)

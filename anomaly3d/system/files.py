@@ -26,6 +26,11 @@ def is_name(text: str) -> bool:
     return 0 < len(text.encode(errors="replace")) <= LONGEST and text[0] != "." and not NO_NAME.search(text)
 
 
+def is_text(name: str) -> bool:
+    """Whether all of a name could be read as letters; Python keeps the bytes of others as surrogates."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in name)
+
+
 def mark_output(folder: Path) -> None:
     """Mark a folder of results, so that a search of the folder around it passes it over."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ from anomaly3d.training.callbacks.finite import StopBroken
 
 RESUMED = "put another checkpoint in its place, or train the phase anew with overwrite=true"
 BUILT = ("callbacks", "data", "detector", "logger", "phase", "trainer")  # parts of the config that describe objects
-TRIAL = 5  # steps at most: f-AnoGAN's generator has its first in the fifth
+TRIAL = 5  # steps at most: a generator may have its first in the fifth
 LESS_MEMORY = "gradient_checkpointing=true, a smaller model or preprocessing.resolution, or memory_gb=0 take less"
 WATCHING = ("curves", "health", "numbers", "pictures", "progress")  # callbacks that change nothing
 

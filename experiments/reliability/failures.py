@@ -171,8 +171,12 @@ def result(ended: Ended, found: list[str]) -> str:
 
 
 def calm() -> None:
-    """What nothing disturbs: prepared scans and a trained autoencoder."""
-    shutil.rmtree(WORK, ignore_errors=True)
+    """What nothing disturbs: prepared scans and a trained autoencoder; those that are there are kept."""
+    for path in WORK.glob("*"):
+        if path != CALM:
+            shutil.rmtree(path)
+    if (CALM / "runs/demo" / PHASE / "model.pt").exists():
+        return
     for command, words in (("prepare", PREPARE), ("train", [*TRAIN, f"runs_dir={CALM / 'runs'}"])):
         done = run(command, *words, f"data_dir={CALM / 'data'}")
         assert done.code == 0, done.error
@@ -429,7 +433,7 @@ def damaged_files() -> Iterator[Row]:
     found = [*other(prepared_in(data)), *compared(runs, "new")]
     failed = Ended(done.code, done.seconds, "", said)
     yield row("damaged prepared volume, train", "a byte changed", failed, 0, [], result(done, found))
-    flip(pasted := next(prepared_in(data).glob("pseudo-*/*.nii.gz")))
+    flip(pasted := next(prepared_in(data).glob("pseudo-*/validation-0000~patch.nii.gz")))
     failed = run("train", *TRAIN, *places(data, runs, "pasted"))
     pasted.unlink()
     again = run("train", *TRAIN, *places(data, runs, "pasted"))
@@ -492,14 +496,15 @@ def odd_names() -> Iterator[Row]:
     names = ["Müller 1", unicodedata.normalize("NFD", "Gößling"), "日本", "🧠 kopf", "İıŞ", "a'b\"c; $(x)"]
     for source, name in zip(raw, names, strict=False):
         shutil.copy(source, scans / f"{name}.nii.gz")
-    shutil.copy(raw[len(names)], os.fsencode(scans) + b"/latin-\xfc.nii.gz")  # no text in UTF-8
     words = [word for word in PREPARE if not word.startswith("dataset.")]
     words += ["dataset=folder", f"dataset.root={scans}", "dataset.label=0", f"data_dir={data}"]
-    for env in (None, ascii_only):
-        failed = run("prepare", *words, env=env)
-        made = len(list(data.glob("*/*/image/*.nii.gz"))) if data.exists() else 0
-        gone, where = len(names) + 1 - made, "UTF-8" if env is None else "LC_ALL=C PYTHONIOENCODING=ascii"
-        yield row("names of scans", where, failed, gone, half_written(data), f"{made} scans")
+    shutil.copy(raw[-1], odd_file := os.fsencode(scans) + b"/latin-\xfc.nii.gz")
+    failed = run("prepare", *words)
+    os.remove(odd_file)
+    again = run("prepare", *words, env=ascii_only)
+    made = len(list(data.glob("*/*/image/*.nii.gz")))
+    after = f"without it, LC_ALL=C PYTHONIOENCODING=ascii: exit code {again.code}, {made} of {len(names)} scans"
+    yield row("names of scans", f"{', '.join(names)}, one not in UTF-8", failed, 0, half_written(data), after)
 
 
 def row(failure: str, made_by: str, failed: Ended, gone: int, half: list[str], after: str) -> Row:
@@ -512,6 +517,22 @@ def row(failure: str, made_by: str, failed: Ended, gone: int, half: list[str], a
     say(f"  {made.sentence}")
     say(f"  after: {after}")
     return made
+
+
+def markdown(table: dict[str, list[dict[str, Any]]]) -> str:
+    """The table of README.md."""
+    lines = ["| failure | made by | exit | what the user reads | lost, half-written | and then |", "|" + "---|" * 6]
+    for made in (Row(**row) for rows in table.values() for row in rows):
+        cells = (
+            made.failure,
+            made.made_by,
+            made.exit_code,
+            made.sentence,
+            f"{made.lost}, {made.half_written}",
+            made.after,
+        )
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
 
 
 FAILURES = {
@@ -537,13 +558,15 @@ def main(names: list[str]) -> None:
     if libc.unshare(NEW_NAMESPACE) == 0:  # what is mounted from here on goes with this process, however that ends
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     begun = time.monotonic()
+    if not names:
+        shutil.rmtree(WORK, ignore_errors=True)
     calm()
     file = HERE / "failures.json"
     table = json.loads(file.read_text()) if names and file.exists() else {}
     for name in names or FAILURES:
         table[name] = [asdict(made) for made in FAILURES[name]()]
         file.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    say(f"{time.monotonic() - begun:.0f} s")
+    say(f"{time.monotonic() - begun:.0f} s\n\n{markdown(table)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import csv
 import io
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -309,3 +310,12 @@ def test_junk_is_a_sentence_and_never_a_traceback(tmp_path, header, whole, rows,
             assert "junk.csv" in str(error)  # noqa: PT017  either is right, but nothing else
         else:
             assert set(table) >= {*REQUIRED, *OPTIONAL}
+
+
+def test_a_name_that_is_no_text_is_a_sentence_that_names_the_file(tmp_path):
+    """A folder from a system of another encoding."""
+    scan = Path(os.fsdecode(os.fsencode(tmp_path) + b"/kopf-\xfc.nii.gz"))
+    table = pd.DataFrame({"scan_id": ["a"], "subject_id": "p", "image": str(scan), "label": "0", "split": "train"})
+    with pytest.raises(UserError, match=r"kopf-\\udcfc\.nii\.gz' is not in utf-8: rename the file"):
+        write_manifest(table, tmp_path / "manifest.csv")
+    assert not (tmp_path / "manifest.csv").exists()
