@@ -27,7 +27,7 @@ demo: install    ## phantom cohort, three phases, evaluation, report (a quarter 
 	$(RUN) anomaly3d.evaluate
 
 test: install    ## the whole test suite
-	$(RUN) pytest -n 2
+	$(RUN) pytest -n 2 --dist worksteal
 
 drill: install   ## kill training a hundred times at random and compare with undisturbed runs
 	$(RUN) experiments.reliability.kill

@@ -310,7 +310,8 @@ def test_a_sweep_gets_the_number_it_optimises(places, monkeypatch):
     assert train.main([*dry, "overwrite=true"]) == 0
     history = json.loads((Path(places[1].split("=")[1]) / "sweep/fanogan/gan/health.json").read_text())
     assert history["history"]
-    assert isinstance(values[-1], float)
+    value = json.loads((Path(places[1].split("=")[1]) / "sweep/fanogan/gan/lineage.json").read_text())["numbers"]
+    assert float(values[-1]) == values[-1].value == value["gan/val_wasserstein"]
 
 
 @pytest.mark.parametrize("first", ["+phase=gan", "+experiment=simarro2020"])

@@ -152,7 +152,7 @@ class PrivateWandbLogger(WandbLogger):
         say(f"W&B: {mode}, {f'project {project}' if mode == 'online' else f'in {save_dir}/wandb'}")
         try:
             _ = self.experiment  # starts the run now, so that a missing network is known before any training
-        except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+        except wandb.errors.Error as error:
             say(f"W&B is out of reach ({type(error).__name__}): this run is kept offline under {save_dir / 'wandb'}")
             wandb.teardown()
             super().__init__(**{**options, "settings": private_settings("offline")}, offline=True)
