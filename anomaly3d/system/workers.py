@@ -101,7 +101,7 @@ def run_parallel(
             ``longest`` seconds, from the job and the reason in words; None: that ends everything.
 
     Raises:
-        UserError: the disk is full, no worker lives, the cluster is out of reach, or a job is lost and ``lost`` is None.
+        UserError: the disk is full, no worker lives, no cluster answers, or a job is lost and ``lost`` is None.
     """
     if isinstance(workers, Cluster):
         from anomaly3d.system.dask import run_on_cluster
