@@ -66,7 +66,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield beside
         os.replace(beside, path)
     except OSError as error:
-        if error.filename in (None, str(beside)):
+        if str(error.filename) in ("None", str(beside)):  # a text or a Path
             error.filename = str(path)
         raise
     finally:

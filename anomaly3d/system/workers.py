@@ -4,7 +4,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor, as_completed
 from concurrent.futures import TimeoutError as TooLong
 from contextlib import closing
 from dataclasses import dataclass
@@ -101,7 +101,7 @@ def run_parallel(
             ``longest`` seconds, from the job and the reason in words; None: that ends everything.
 
     Raises:
-        UserError: the disk is full, the cluster cannot be reached, or a job is lost and ``lost`` is None.
+        UserError: the disk is full, no worker lives, no cluster answers, or a job is lost and ``lost`` is None.
     """
     if isinstance(workers, Cluster):
         from anomaly3d.system.dask import run_on_cluster
@@ -116,6 +116,11 @@ def run_parallel(
             yield from track(results, len(jobs), what)
     except OSError as error:
         raise disk_error(error) from error
+    except BrokenExecutor as error:
+        raise UserError(
+            f"{what}: every worker process was killed before it began, perhaps for memory; fewer workers=... "
+            "need less; run the same command again; finished files are kept"
+        ) from error
 
 
 def run_in_threads(

@@ -1,6 +1,7 @@
 """Which texts are names of files, and files that are whole or not there."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -23,10 +24,10 @@ def test_what_leads_elsewhere_or_is_no_name(text):
 def fill_up(path, named):
     with written_whole(path) as beside:
         beside.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device", str(beside) if named else None)
+        raise OSError(errno.ENOSPC, "No space left on device", named and named(beside))
 
 
-@pytest.mark.parametrize("named", [False, True])  # by what writes, and by what opens, the file beside it
+@pytest.mark.parametrize("named", [None, str, Path])  # by what writes, and by what opens, the file beside it
 def test_an_error_of_a_disk_names_the_file_that_was_to_be_written(tmp_path, named):
     with pytest.raises(OSError, match="No space") as found:
         fill_up(tmp_path / "a.csv", named)

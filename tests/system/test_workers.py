@@ -126,3 +126,17 @@ def test_a_disk_that_takes_no_more_is_a_sentence(number, words):
 def test_other_errors_of_files_stay_what_they_are():
     error = OSError(errno.EIO, "Input/output error", "some/file")
     assert disk_error(error) is error
+
+
+def test_workers_that_die_before_they_begin_are_a_sentence(tmp_path):
+    """Each of them imports the script that it works for."""
+    script = tmp_path / "dying.py"
+    script.write_text(
+        "import os, signal, time\nfrom anomaly3d.errors import UserError\n"
+        "from anomaly3d.system.workers import run_parallel\n"
+        "if __name__ != '__main__':\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "try:\n    list(run_parallel(time.sleep, [(60,), (60,)], 2, 'sleep'))\n"
+        "except UserError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert "sleep: every worker process was killed" in done.stdout, done.stderr
