@@ -227,7 +227,7 @@ def log_model(logger: Logger | None, folder: PhaseFolder, parent: Path | None, u
     run.summary.update({"model_sha256": digest, "parent_sha256": sha256(parent) if parent else None})
     if run.settings.mode != "online" or not upload:
         return
-    with unless_silent("the network"):
+    with unless_silent("network"):
         if parent:
             link(run, artifact_name(run, parent.parent))
         artifact = wandb.Artifact(artifact_name(run, folder.path), "model", metadata={"sha256": digest})
@@ -237,13 +237,13 @@ def log_model(logger: Logger | None, folder: PhaseFolder, parent: Path | None, u
 
 @contextmanager
 def unless_silent(what: str) -> Iterator[None]:
-    """A server that no longer answers at the end of a run costs a word, and not the run."""
+    """A server that no longer answers costs a word, and not the run."""
     import wandb
 
     try:
         yield
     except wandb.errors.Error as error:
-        say(f"W&B is out of reach ({type(error).__name__}): {what} is no artifact there")
+        say(f"W&B is out of reach ({type(error).__name__}): no {what} there")
 
 
 def artifact_name(run: Any, phase: Path) -> str:
@@ -313,13 +313,13 @@ def log_report(
     scans = table[[c for c in table if c in known or pd.api.types.is_float_dtype(table[c])]]
     scans = scans.assign(**{c: scans[c].where(scans[c].map(is_word), "") for c in ("cohort", "site")})
     pictures = {f"evaluation/{n}": wandb.Image(str(f.with_suffix(".png"))) for n, f in figures.items()}
-    run.log({"evaluation/scans": wandb.Table(dataframe=scans.reset_index(drop=True)), **pictures})
     labels = ranked["label"].astype(int).tolist()
-    if len(set(labels)) == 2:
-        run.log(curves(labels, ranked["total"].tolist(), "evaluation/test"))
-    if run.settings.mode == "online":
-        name = artifact_name(run, detector)
-        with unless_silent("the table of scans"):
+    with unless_silent("pictures, curves and table of scans"):
+        run.log({"evaluation/scans": wandb.Table(dataframe=scans.reset_index(drop=True)), **pictures})
+        if len(set(labels)) == 2:
+            run.log(curves(labels, ranked["total"].tolist(), "evaluation/test"))
+        if run.settings.mode == "online":
+            name = artifact_name(run, detector)
             link(run, name)
             artifact = wandb.Artifact(f"{name}-evaluation", "evaluation")
             artifact.add(wandb.Table(dataframe=scans.reset_index(drop=True)), "scans")

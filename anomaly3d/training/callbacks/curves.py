@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 
 from anomaly3d.phases.base import Phase
-from anomaly3d.runs.tracking import curves
+from anomaly3d.runs.tracking import curves, unless_silent
 
 
 class LogCurves(L.Callback):
@@ -19,6 +19,7 @@ class LogCurves(L.Callback):
     def __init__(self) -> None:
         self.healthy: list[float] = []
         self.pseudo: list[float] = []
+        self.silent = False  # the server does not answer: each try takes most of a minute
 
     def on_validation_batch_end(
         self,
@@ -40,8 +41,11 @@ class LogCurves(L.Callback):
             torch.distributed.all_gather_object(parts, (self.healthy, self.pseudo))
         healthy, pseudo = ([score for part in parts for score in part[kind]] for kind in (0, 1))
         self.healthy, self.pseudo = [], []
-        if not healthy or not trainer.is_global_zero or not isinstance(trainer.logger, WandbLogger):
+        if not healthy or self.silent or not trainer.is_global_zero or not isinstance(trainer.logger, WandbLogger):
             return
         assert isinstance(pl_module, Phase)
         labels = [0] * len(healthy) + [1] * len(pseudo)
-        trainer.logger.experiment.log(curves(labels, healthy + pseudo, f"{pl_module.name}/val_pseudo"))
+        self.silent = True
+        with unless_silent("ROC and precision-recall curves of this and later epochs"):
+            trainer.logger.experiment.log(curves(labels, healthy + pseudo, f"{pl_module.name}/val_pseudo"))
+            self.silent = False
