@@ -47,7 +47,8 @@ def refuse_other_phases(detector: str, phases: Sequence[str]) -> None:
 def main(config: DictConfig) -> Done:
     """Train ``+phase=...``, or every phase of ``detector=...``, for the run of ``run=...``."""
     refuse_other_phases(config.detector.name, config.detector.phases)
-    names = [config.phase.name] if "name" in config.phase else config.detector.phases
+    usual = [name for name in config.detector.phases if name not in config.detector.get("on_request", [])]
+    names = [config.phase.name] if "name" in config.phase else usual
     configs = [of_phase(config, name) for name in names]  # all of them before any work
 
     from anomaly3d.prepare import build_study

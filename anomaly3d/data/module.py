@@ -39,6 +39,7 @@ class HeadCTDataModule(L.LightningDataModule):
             each step, and again the same when a run is resumed.
         memory_gb: volumes of a split that take more are memory-mapped; None: half of the free memory.
         synthetic: the scans show no person, so pictures of them may be logged.
+        monitored: kinds of pasted anomalies that training watches.
     """
 
     prepared: PreparedCohort
@@ -54,11 +55,13 @@ class HeadCTDataModule(L.LightningDataModule):
         transforms: Compose | None = None,
         memory_gb: float | None = None,
         synthetic: bool = False,
+        monitored: Sequence[str] = KINDS,
     ) -> None:
         super().__init__()
         self.source, self.learns_from, self.reads = source, learns_from, tuple(reads)
         self.batch, self.steps_per_epoch, self.seed = batch, steps_per_epoch, seed
         self.transforms, self.memory_gb, self.synthetic = transforms, memory_gb, synthetic
+        self.monitored = tuple(monitored)
         self.predicted = "test"  # the split that ``trainer.predict`` goes through
         self.stacks: dict[tuple[str, str], Tensor] = {}
 
@@ -86,7 +89,8 @@ class HeadCTDataModule(L.LightningDataModule):
         healthy = self.split("validation")
         made = write_pseudo_anomalies(self.prepared.folder, healthy["image"].tolist(), healthy["scan_id"].tolist())
         if name == MONITORED:
-            made = made[[KINDS[n % len(KINDS)] == kind for n, kind in zip(made["number"], made["kind"], strict=True)]]
+            kinds = self.monitored
+            made = made[[kinds[n % len(kinds)] == kind for n, kind in zip(made["number"], made["kind"], strict=True)]]
         named = {"scan_id": made["scan_id"].tolist(), "image": made["image"].tolist(), "lesions": made["kind"].tolist()}
         return healthy.iloc[made["number"].tolist()].assign(**named, label="1", group=PSEUDO, twin="")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly3d.data.batch import Batch
+from anomaly3d.data.pseudo_anomalies import KINDS
 from anomaly3d.errors import UserError
 from anomaly3d.system.instantiate import build
 from anomaly3d.system.weights import DAMAGE, not_weights, read_weights, write_weights
@@ -73,6 +74,11 @@ class Detector(nn.Module, ABC):
     def examine(self, batch: Batch) -> Findings:
         """Scores, and where the method has them reconstruction and maps, of a batch."""
 
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """Pasted anomalies of ``KINDS`` by which its scores and checkpoints may be chosen: none that it learned."""
+        return KINDS
+
     def quick_score(self, batch: Batch) -> Tensor:
         """``total (B,)``, or where ``examine`` takes long, what stands in for it at validations while training."""
         return self.examine(batch).scores["total"]
@@ -99,6 +105,10 @@ class Detector(nn.Module, ABC):
         What is learned belongs into buffers. For the phase ``fit``, in place of ``loss``.
         """
         raise NotImplementedError
+
+    def begin_with(self, parent: "Detector") -> None:
+        """Take over what an earlier phase learned."""
+        self.load_state_dict(parent.state_dict())
 
     @property
     def fits_at_once(self) -> bool:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from anomaly3d.data.batch import Batch
+from anomaly3d.data.pasting import left_out
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.detectors.losses import feature_distance, image_distance
 from anomaly3d.errors import UserError
+from anomaly3d.networks.contrast import ContrastNet
 from anomaly3d.networks.derivatives import CONV
 from anomaly3d.networks.gan import Critic, Encoder, Generator, Norm
 from anomaly3d.networks.layers import DownsampleConv, UpsampleConv
@@ -54,6 +56,7 @@ class FAnoGAN(Detector):
             upsampling leaves steps between its blocks, lines along the axes in every reconstruction; this filter takes
             out the finest. The generator itself, which the critic sees in phase 1, stays as it is.
         feature_layer: f(x) of eq. 5 is taken after so many of the critic's halvings; None: the last, 4^3.
+        contrast: of ``ContrastNet``, which phase 4 teaches to see what was pasted into healthy scans; None: without.
 
     Raises:
         UserError: networks that cannot be built.
@@ -69,6 +72,7 @@ class FAnoGAN(Detector):
         kappa: float = 1.0,
         feature_layer: int | None = None,
         smooth: bool = False,
+        contrast: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = m = model if isinstance(model, ModelConfig) else ModelConfig.of(model)
@@ -85,9 +89,30 @@ class FAnoGAN(Detector):
             self.encoder = Encoder(m.channels, m.latent, m.resolution, m.encoder_norm, m.encoder_output, n)
         except ValueError as error:
             raise UserError(f"model config: {error}") from error
+        try:
+            self.contrast = ContrastNet(resolution=m.resolution, **contrast) if contrast else None
+            self.judged_after = left_out(contrast["kinds"]) if contrast else ()
+        except (TypeError, ValueError) as error:
+            raise UserError(f"detector.module.contrast: {error}") from error
         there = len(self.critic.trunk.ends)
         if feature_layer not in (None, *range(1, there + 1)):
             raise UserError(f"detector.module.feature_layer must be null or 1 to {there}, not {feature_layer}")
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether phase 4 has taught it."""
+        return self.contrast is not None and bool(self.contrast.taught)
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """After phase 4 the kinds that it was not taught with."""
+        return self.judged_after if self.contrasts else super().judged_by
+
+    def begin_with(self, parent: Detector) -> None:
+        """Take over what an earlier phase learned; a network for phase 4 that was taught nothing is left as it is."""
+        own = {k: v for k, v in self.state_dict().items() if k.startswith("contrast.")}
+        learned = {k: v for k, v in parent.state_dict().items() if not k.startswith("contrast.")}
+        self.load_state_dict(learned | own)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """x~ = G(E(x)): ``(B, 1, D, H, W)`` in [-1, 1] -> the same shape."""
@@ -110,12 +135,14 @@ class FAnoGAN(Detector):
         return self.distances(x, self.reconstruct(x))
 
     def examine(self, batch: Batch) -> Findings:
-        """``image``, ``feature``, ``total``, and ``latent`` = ||E(x) - E(x~)||^2 / dim."""
+        """``image``, ``feature``, ``total``, and ``latent`` = ||E(x) - E(x~)||^2 / dim; after phase 4 logits as the map
+        ``contrast``."""
         x = batch["image"]
         z = self.encoder(x)
         reconstruction = self.decode(z)
         latent = image_distance(z, self.encoder(reconstruction))
-        return Findings({**self.distances(x, reconstruction), "latent": latent}, reconstruction)
+        maps = {"contrast": self.contrast(x, reconstruction)} if self.contrast is not None and self.contrasts else {}
+        return Findings({**self.distances(x, reconstruction), "latent": latent}, reconstruction, maps)
 
     def recompute_activations(self) -> None:
         """Keep only the inputs of the networks' convolutions; what lies between is computed again for gradients."""

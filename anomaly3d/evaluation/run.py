@@ -219,8 +219,9 @@ def rescore_all(
     every = [scan for split in tables for scan in maps[split]]
     found = rescore(together, every, healthy, options.workers, f"{detector.title}: scores", measured_on)
     rescored = {s: found[found["task"] == s].drop(columns="task").reset_index(drop=True) for s in tables}
-    chosen, ranking = choose(rescored["validation"], rescored[PSEUDO])
-    without = choose_without_each(rescored["validation"], rescored[PSEUDO])
+    fair = rescored[PSEUDO][rescored[PSEUDO]["lesions"].isin(detector.judged_by)]
+    chosen, ranking = choose(rescored["validation"], fair)
+    without = choose_without_each(rescored["validation"], fair)
     if options.score and options.score not in ranking:
         raise UserError(f"score={options.score}: this detector has {', '.join(ranking)}")
     return Scored(rescored, maps, healthy, ranking, without, options.score or chosen)

@@ -142,9 +142,9 @@ def choose(validation: pd.DataFrame, pseudo: pd.DataFrame) -> tuple[str, dict[st
 
 def choose_without_each(validation: pd.DataFrame, pseudo: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """By kind of pasted anomaly (column ``lesions``): which score the others choose, and its AUC on this kind beside
-    that of A(x); says whether the choice holds for what it was not made on."""
+    that of A(x); says whether the choice holds for what it was not made on. Of a single kind nothing can be said."""
     found: dict[str, dict[str, Any]] = {}
-    for kind, own in pseudo.groupby("lesions"):
+    for kind, own in pseudo.groupby("lesions") if pseudo["lesions"].nunique() > 1 else ():
         chosen, _ = choose(validation, pseudo[pseudo["lesions"] != kind])
         ranking = choose(validation, own)[1]
         found[str(kind)] = {"chosen_by_others": chosen, "auc": ranking[chosen], "auc_total": ranking["total"]}

@@ -153,7 +153,7 @@ def build_phase(job: Job, parent: Path | None) -> Phase:
     torch.manual_seed(job.config["seed"])
     detector = build_detector(job.detector["module"])
     if parent is not None:
-        detector.load_state_dict(load_detector(parent).state_dict())
+        detector.begin_with(load_detector(parent))
     module = job.phase["module"]
     phase = build(module, "phase config", Phase, recursive=False, detector=detector, seed=job.config["seed"])
     if phase.optimizer is not None and not detector.fits_at_once:
@@ -412,6 +412,7 @@ def build_data(job: Job, detector: Detector) -> HeadCTDataModule:
         transforms=build(transforms, "data.transforms") if transforms else None,
         memory_gb=job.config["memory_gb"],
         synthetic=job.synthetic,
+        monitored=detector.judged_by,
     )
 
 
@@ -421,7 +422,8 @@ def tell_next(job: Job) -> None:
     if not job.typed:  # a control that belongs to an evaluation
         return
     phases = job.detector["phases"]
-    following = phases[phases.index(job.phase["name"]) + 1 :]
+    rest = phases[phases.index(job.phase["name"]) + 1 :]
+    following = [phase for phase in rest if phase not in job.detector.get("on_request", [])]
     words = [f"run={job.run.name}", *([f"runs_dir={job.run.parent}"] if str(job.run.parent) != "runs" else [])]
     if not following:
         code = [text for text in job.again if text.startswith(("plugins=", "hydra."))]

@@ -3,6 +3,7 @@
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pandas as pd
@@ -20,6 +21,7 @@ from anomaly3d.detectors.supervised import Supervised
 from anomaly3d.detectors.vae import VAE
 from anomaly3d.networks.batch_norm import share_statistics
 from anomaly3d.phases.alpha_gan import AlphaGANPhase
+from anomaly3d.phases.contrast import ContrastPhase
 from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.fit import FitPhase
@@ -36,9 +38,9 @@ WGAN = dict(lambda_gp=10.0, critic_steps=1)
 GAN = partial(GANPhase, **WGAN)
 
 
-def fanogan(norm: str) -> FAnoGAN:
+def fanogan(norm: str, **more: Any) -> FAnoGAN:
     """With a norm that mixes the volumes of a batch, or one that does not."""
-    return FAnoGAN(ModelConfig(4, 8, SIDE, norm, "batch" if norm == "batch" else "none", norm, "tanh"))
+    return FAnoGAN(ModelConfig(4, 8, SIDE, norm, "batch" if norm == "batch" else "none", norm, "tanh"), **more)
 
 
 def fanogan_2d() -> FAnoGAN2D:
@@ -49,6 +51,10 @@ CASES = {
     "gan": (GAN, partial(fanogan, "group")),
     "encoder": (EncoderPhase, partial(fanogan, "group")),
     "finetune": (FinetunePhase, partial(fanogan, "group")),
+    "contrast": (
+        ContrastPhase,
+        partial(fanogan, "group", contrast={"width": 8, "kinds": ["lump", "fissure", "patch"]}),
+    ),
     "fit": (FitPhase, partial(Supervised, 8)),
     "fit, random codes": (FitPhase, partial(VAE, 8, 4, SIDE, 1.0, 0.1)),
     "fit, random times": (FitPhase, partial(Diffusion, [8, 8], steps=2)),
@@ -137,6 +143,8 @@ def test_gradients_weights_and_curves_are_those_of_one_process(both, case):
                 torch.testing.assert_close(right, left, rtol=1e-5, atol=1e-5)
     assert len(one["gradients"]) == STEPS * (2 if case.startswith("gan") else 1)
     assert any(g.abs().max() > 1e-3 for g in one["gradients"][-1])
-    if case.startswith(("fit", "gan of")):  # their losses draw, at validation too, where scans are dealt one by one
+    if case.startswith(
+        ("fit", "gan of", "contrast")
+    ):  # their losses draw, at validation too, where scans are dealt one by one
         curves, curves_of_two = (table.drop(columns="val_loss") for table in (curves, curves_of_two))
     pd.testing.assert_frame_equal(curves_of_two, curves, rtol=1e-4)
