@@ -152,9 +152,10 @@ def standardised_level(locked: Calibration | None) -> float:
 
 
 def choose_cases(found: Evaluated) -> list[Case]:
-    """The highest and the lowest scores of abnormal and of normal scans, which are the detector's hits and errors.
+    """Fig. 6: scans without findings, missed and found ones: the median and the highest score of normal scans, which is
+    the first false alarm, and the lowest and the highest scores of abnormal ones.
 
-    Without such scans, of all there are; none where the detector does not reconstruct.
+    Without labels, the highest and the lowest of all; none where the detector does not reconstruct.
     """
     rows = found.data.split("test")
     files = {scan.scan_id: scan for scan in maps_of(rows, found.out) if scan.reconstruction}
@@ -162,18 +163,22 @@ def choose_cases(found: Evaluated) -> list[Case]:
         return []
     lesions = dict(zip(rows["scan_id"], rows["lesion_mask"], strict=True))
     scored = found.table if (labelled := ranked(found.table)).empty else labelled
-    score = found.scored.chosen
-    cases = []
-    for label, name in (("1", "abnormal"), ("0", "normal"), ("", "unlabelled")):
-        ordered = scored[scored["label"] == label].sort_values(score, ascending=False)
-        picks = pd.concat([ordered.head(EXAMPLES), ordered.tail(EXAMPLES)]).drop_duplicates("scan_id")
-        cases += [case_of(r, score, name, files[r["scan_id"]], lesions[r["scan_id"]]) for r in picks.to_dict("records")]
-    return cases
+    score, picks = found.scored.chosen, []
+    by_label = {str(k): rows.sort_values(score) for k, rows in scored.groupby("label")}
+    if (well := by_label.get("0")) is not None:
+        picks += [("no findings, median", well.iloc[[len(well) // 2]]), ("no findings, highest", well.tail(1))]
+    if (ill := by_label.get("1")) is not None:
+        picks += [("lowest: missed first", ill.head(EXAMPLES)), ("highest: found first", ill.tail(EXAMPLES))]
+    if (unknown := by_label.get("")) is not None:
+        picks += [("unlabelled, lowest", unknown.head(EXAMPLES)), ("unlabelled, highest", unknown.tail(EXAMPLES))]
+    named = {row["scan_id"]: (name, row) for name, some in picks for row in some.to_dict("records")}
+    return [case_of(row, score, name, files[i], lesions[i]) for i, (name, row) in named.items()]
 
 
 def case_of(row: Mapping[Any, Any], score: str, name: str, files: ScanMaps, lesion: str) -> Case:
-    """A scan of the table as a case; ``name`` is said of it where it has no lesions to name."""
-    title = f"{row['lesions'].replace(';', ', ') or name}\n{words_of(score)} {row[score]:.3f}"
+    """A scan of the table as a case; ``name`` says why it is shown."""
+    what = f"{row['lesions'].replace(';', ', ')}\n" if row["lesions"] else ""
+    title = f"{what}{name}\n{words_of(score)} {row[score]:.3f}"
     shown = voxels(files.image), voxels(files.reconstruction), voxels(lesion) if lesion else None
     return Case(title, *shown, spacing_of(files.image))
 

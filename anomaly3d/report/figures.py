@@ -27,11 +27,13 @@ from anomaly3d.evaluation.metrics import (
 from anomaly3d.evaluation.thresholds import VOLUMES, share_of
 from anomaly3d.scans.volume import side_by_side, three_planes
 from anomaly3d.scoring.calibration import Calibration
+from anomaly3d.statistics.auc import Estimate, auc
 from anomaly3d.statistics.bootstrap import class_weights_by_score, subject_weights
 
 # Okabe and Ito 2008: told apart by the colour-blind, and in print by their lightness
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GROUPS = ("normal", "tbi", "other", "postoperative", "low_quality")
+BY_KIND = ("other", "postoperative", "low_quality")  # groups whose kinds stand apart
 BAND_DRAWS = 500  # of the bootstrap behind a ROC curve's band
 RESIDUAL_LIMIT = 0.6  # of the colour scale, in units of [-1, 1]
 RED, BLUE = "#CC2419", "#1A59CC"  # brighter and darker than healthy, in figures, thumbnails and viewer
@@ -162,21 +164,40 @@ def training_figure(numbers: dict[str, pd.DataFrame]) -> Figure:
 
 
 def group_figure(table: pd.DataFrame, score: str = "total", seed: int = 0) -> Figure:
-    """Fig. 7: the logarithm of a score of every scan, by group and cohort, with each median."""
-    groups = table[table["group"].isin(GROUPS)].groupby(["group", "cohort"]).ngroups
-    figure, axes = new_axes(max(5.2, 1.1 * groups), 3.4)
+    """Fig. 7: a score of every scan on a logarithmic axis, by group and cohort, what is beyond healthy and bleeding by
+    its kind (craniectomy, motion ...), with each median; above it the AUC against the healthy scans, and its interval.
+    """
+    table = table.assign(kind=table["lesions"].where(table["group"].isin(BY_KIND), ""))
+    parts = [
+        (group, (str(kind) or group).replace("_", " "), str(cohort), rows)
+        for group in GROUPS
+        for (kind, cohort), rows in table[table["group"] == group].groupby(["kind", "cohort"])
+    ]
+    figure, axes = new_axes(max(5.2, 1.1 * len(parts)), 3.6)
     rng = np.random.default_rng(seed)
-    places: list[str] = []
-    for colour, group in zip(COLOURS, GROUPS, strict=False):
-        for cohort, rows in table[table["group"] == group].groupby("cohort"):
-            values = np.log10(rows[score].to_numpy(float).clip(1e-12))
-            x = len(places)
-            axes.scatter(x + rng.uniform(-0.15, 0.15, len(values)), values, s=12, color=colour, alpha=0.7, linewidths=0)
-            axes.plot([x - 0.25, x + 0.25], [np.median(values)] * 2, color="black", linewidth=1.5)
-            places.append(f"{group}\n{cohort}\nn = {len(rows)}")
-    axes.set_xticks(range(len(places)), places, fontsize=8)
-    axes.set(ylabel=f"log10 {words_of(score)}", xlim=(-0.6, len(places) - 0.4))
+    healthy = table[table["group"] == "normal"]
+    ticks = []
+    for x, (group, name, cohort, rows) in enumerate(parts):
+        values = rows[score].to_numpy(float).clip(1e-12)
+        colour = COLOURS[GROUPS.index(group)]
+        axes.scatter(x + rng.uniform(-0.15, 0.15, len(values)), values, s=12, color=colour, alpha=0.7, linewidths=0)
+        axes.plot([x - 0.25, x + 0.25], [10 ** np.median(np.log10(values))] * 2, color="black", linewidth=1.5)
+        if group != "normal" and not healthy.empty:
+            found = against(healthy, rows, score)
+            text = f"{found.value:.2f}\n[{found.low:.2f}, {found.high:.2f}]"
+            axes.text(x, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", fontsize=7)
+        ticks.append(f"{name}\n{cohort}\nn = {len(rows)}")
+    axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
+    axes.set(yscale="log", ylabel=words_of(score), xlim=(-0.6, len(ticks) - 0.4))
+    axes.set_title("AUC against healthy scans", fontsize=8, loc="left", pad=26)
     return figure
+
+
+def against(healthy: pd.DataFrame, rows: pd.DataFrame, score: str) -> Estimate:
+    """How well a score tells some scans from healthy ones."""
+    labels = np.r_[np.zeros(len(healthy), int), np.ones(len(rows), int)]
+    both = pd.concat([healthy, rows])
+    return auc(labels, both[score].to_numpy(float), both["subject_id"].to_numpy())
 
 
 def volume_figure(table: pd.DataFrame, calibration: Calibration) -> Figure:

@@ -23,6 +23,14 @@ def test_cases_are_ranked_scans_and_without_any_those_there_are(tiny_run, places
         cases = choose_cases(Evaluated(focus, focus.load(), data, out, scored, {}, {}))
         return [case.title.replace("\nA(x)", "") for case in cases]
 
-    ill = [f"abnormal {score}.000" for score in (5, 4, 3)]
-    assert titles(faulty) == [*ill, "normal 2.000"]
-    assert titles(table.assign(label="")) == [f"unlabelled {score}.000" for score in (5, 4, 2, 1)]
+    ill = ["highest: found first 3.000", "highest: found first 4.000", "highest: found first 5.000"]
+    assert titles(faulty) == [
+        "no findings, highest 2.000",
+        ill[0].replace("highest: found", "lowest: missed"),
+        *ill[1:],
+    ]
+    unlabelled = [
+        f"unlabelled, {which} {score}.000"
+        for which, score in zip(["lowest"] * 2 + ["highest"] * 2, (1, 2, 4, 5), strict=True)
+    ]
+    assert titles(table.assign(label="")) == unlabelled

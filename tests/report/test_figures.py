@@ -13,7 +13,7 @@ from anomaly3d.report.figures import (
     volume_figure,
 )
 from anomaly3d.scoring.calibration import Calibration
-from anomaly3d.statistics.auc import share
+from anomaly3d.statistics.auc import auc, share
 
 
 @pytest.fixture
@@ -81,7 +81,8 @@ def test_figures_show_the_score_that_they_are_asked_for(table):
     assert lesions.get_title().get_text().startswith("peak, AP")
     (groups,) = group_figure(told, "peak").axes
     heights = {round(float(y), 3) for drawn in groups.collections for y in drawn.get_offsets()[:, 1]}
-    assert heights == {0, 0.301}
+    assert heights == {1, 2}
+    assert groups.get_yscale() == "log"
     plt.close("all")
 
 
@@ -111,6 +112,34 @@ def test_lesions_and_groups_are_all_there(table):
         ["tbi", "y"],
     ]
     plt.close(figure)
+
+
+def test_groups_stand_apart_by_kind_each_with_its_auc_against_healthy_scans(table):
+    """After surgery and set aside: craniectomy above all healthy scans, motion among them, in the same way at both
+    cohorts; medians and points on a logarithmic axis."""
+    well = table[table["label"] == "0"]
+    more = (
+        well.head(8)
+        .reset_index(drop=True)
+        .assign(
+            label="1", group=["postoperative"] * 4 + ["low_quality"] * 4, lesions=["craniectomy"] * 4 + ["motion"] * 4
+        )
+    )
+    more["subject_id"] = [f"s{i}" for i in range(8)]
+    more["total"] = [100.0, 1000, 100, 1000, *well["total"].head(4)]
+    (axes,) = group_figure(pd.concat([well, more])).axes
+    named = [t.get_text().split("\n")[0] for t in axes.get_xticklabels()]
+    assert named == ["normal", "normal", "craniectomy", "craniectomy", "motion", "motion"]
+    written = [t.get_text() for t in axes.texts]
+    assert [t.split("\n")[0] for t in written[:2]] == ["1.00", "1.00"]
+    motion = more[(more["lesions"] == "motion") & (more["cohort"] == "x")]
+    every = np.r_[well["total"], motion["total"]]
+    expected = auc(np.r_[np.zeros(30, int), np.ones(2, int)], every)
+    assert written[2] == f"{expected.value:.2f}\n[{expected.low:.2f}, {expected.high:.2f}]"
+    assert axes.get_yscale() == "log"
+    medians = [line.get_ydata()[0] for line in axes.lines]
+    assert medians[2:4] == [100, 1000]
+    plt.close("all")
 
 
 @pytest.fixture
@@ -159,18 +188,18 @@ def test_the_groups_scores_are_drawn_as_their_logarithms(few):
     figure = group_figure(few.assign(total=scores, cohort=list("xxyxyx")))
     (axes,) = figure.axes
     assert [t.get_text() for t in axes.get_xticklabels()] == [
-        *("normal\nx\nn = 1", "normal\ny\nn = 2", "tbi\nx\nn = 2", "postoperative\nx\nn = 1"),
+        *("normal\nx\nn = 1", "normal\ny\nn = 2", "tbi\nx\nn = 2", "craniectomy\nx\nn = 1"),
     ]
     expected = [[1], [-2, -12], [3, 0.5], [5]]  # a score of nothing is as small as can be drawn
     for place, (drawn, values) in enumerate(zip(axes.collections, expected, strict=True)):
         offsets = drawn.get_offsets()
-        np.testing.assert_allclose(offsets[:, 1], values)
+        np.testing.assert_allclose(np.log10(offsets[:, 1].astype(float)), values)
         assert (np.abs(offsets[:, 0] - place) <= 0.15).all()
         middle = axes.lines[place]
-        np.testing.assert_allclose(middle.get_ydata(), np.median(values))
+        np.testing.assert_allclose(np.log10(middle.get_ydata()), np.median(values))
         np.testing.assert_allclose(middle.get_xdata(), [place - 0.25, place + 0.25])
-    assert axes.get_yscale() == "linear"
-    assert axes.get_ylabel() == "log10 A(x)"
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylabel() == "A(x)"
     plt.close(figure)
 
 
