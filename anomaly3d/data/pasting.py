@@ -1,4 +1,4 @@
-"""Healthy volumes changed on purpose, for phase 4: anomalies to be found, and harmless changes to be left alone.
+"""Healthy volumes changed on purpose, in training: anomalies to be found or taken out, and harmless changes.
 
 All functions take one volume ``x (D, H, W)`` in [-1, 1] with its brain mask, bool, and draw from ``rng``. Axes run from
 left to right, from back to front and from below upwards. The kinds are of three sources: what any imaging
@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anomaly3d.data.batch import Batch
 from anomaly3d.data.pseudo_anomalies import KINDS
+from anomaly3d.data.sampler import dealt
 
 SHARE = (6e-5, 1.3e-2)  # of all voxels, log-uniform: 0.3 to 60 ml of a head
 EDGE = (0.5, 3.0)  # voxels, softness of a rim
@@ -24,6 +26,7 @@ FLUID = -0.4  # below it lies fluid: 16 HU
 PUSH = (0.15, 0.45)  # of a radius, by which tissue is pushed at most
 SEEN = 0.05  # change of the local mean from which an anomaly is labelled: 3 HU
 CALCIFIED = 0.75  # 85 HU
+SEEDS = 2**62
 
 
 def uniform(low: float, high: float, rng: torch.Generator) -> float:
@@ -202,11 +205,11 @@ def left_out(kinds: Sequence[str]) -> tuple[str, ...]:
     """The kinds of pasted anomalies of validation scans that are none of these, by which to judge who learned them.
 
     Raises:
-        ValueError: an unknown kind, no kind, or none that is left out.
+        ValueError: an unknown kind, or none that is left out.
     """
-    if not kinds or not set(kinds) <= set(PASTED):
+    if not set(kinds) <= set(PASTED):
         raise ValueError(f"kinds must name some of {', '.join(PASTED)}, not {list(kinds)}")
-    rest = tuple(kind for kind in KINDS if not kind.endswith(tuple(kinds)))
+    rest = tuple(kind for kind in KINDS if not kinds or not kind.endswith(tuple(kinds)))
     if not rest:
         raise ValueError(
             f"kinds={list(kinds)} leaves out none of {', '.join(KINDS)}, by which to judge what was learned"
@@ -264,13 +267,32 @@ def posed(x: Tensor, brain: Tensor, rng: torch.Generator) -> tuple[Tensor, Tenso
 
 def taught(
     x: Tensor, brain: Tensor, donors: Tensor, kinds: Sequence[str], rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """A volume for a training step, and where something is wrong with it: in every fourth nothing, else one or two."""
-    x, brain = harmless(x, brain, donors, rng)
-    where = torch.zeros_like(brain)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A healthy volume for a training step, the same with anomalies, and where, bool: in every fourth there is none,
+    else one or two. Harmless changes are in both."""
+    healthy, brain = harmless(x, brain, donors, rng)
+    spoiled, where = healthy, torch.zeros_like(brain)
     for share in (0.75, 0.25):
         if uniform(0, 1, rng) < share:
             kind = kinds[int(torch.randint(len(kinds), (), generator=rng))]
-            x, seen = with_anomaly(x, brain, donors, kind, rng)
+            spoiled, seen = with_anomaly(spoiled, brain, donors, kind, rng)
             where = where | seen
-    return x, where
+    return healthy, spoiled, where
+
+
+def taught_batch(
+    batch: Batch, donors: Tensor, kinds: Sequence[str], generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``taught`` for each volume of a batch: ``(B, 1, D, H, W)`` three times.
+
+    Args:
+        donors: ``(N, D, H, W)``.
+        generator: in the same state on every process.
+    """
+    seeds = dealt(lambda volumes: torch.randint(SEEDS, (volumes,), generator=generator), len(batch["image"]))
+    made = [
+        taught(x[0], brain[0] > 0, donors, kinds, torch.Generator().manual_seed(int(seed)))
+        for x, brain, seed in zip(batch["image"], batch["brain"], seeds, strict=True)
+    ]
+    healthy, spoiled, where = (torch.stack(part)[:, None] for part in zip(*made, strict=True))
+    return healthy, spoiled, where

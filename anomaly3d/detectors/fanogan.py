@@ -1,6 +1,6 @@
 """f-AnoGAN in three dimensions: encoder, generator, and the critic's features, as one detector."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -57,6 +57,8 @@ class FAnoGAN(Detector):
             out the finest. The generator itself, which the critic sees in phase 1, stays as it is.
         feature_layer: f(x) of eq. 5 is taken after so many of the critic's halvings; None: the last, 4^3.
         contrast: of ``ContrastNet``, which phase 4 teaches to see what was pasted into healthy scans; None: without.
+        restored: kinds of ``PASTED`` that training scans of phases 2 and 3 get, of which their reconstruction is to be
+            without; empty: none.
 
     Raises:
         UserError: networks that cannot be built.
@@ -73,10 +75,12 @@ class FAnoGAN(Detector):
         feature_layer: int | None = None,
         smooth: bool = False,
         contrast: Mapping[str, Any] | None = None,
+        restored: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model = m = model if isinstance(model, ModelConfig) else ModelConfig.of(model)
         self.kappa, self.feature_layer, self.smooth = kappa, feature_layer, smooth
+        self.restored = tuple(restored)
         if m.spatial_dims != self.spatial_dims:
             raise UserError(
                 f"model.spatial_dims must be {self.spatial_dims} for {self.title}: detector=fanogan is of volumes, "
@@ -91,9 +95,9 @@ class FAnoGAN(Detector):
             raise UserError(f"model config: {error}") from error
         try:
             self.contrast = ContrastNet(resolution=m.resolution, **contrast) if contrast else None
-            self.judged_after = left_out(contrast["kinds"]) if contrast else ()
+            left_out([*self.restored, *(contrast["kinds"] if contrast else ())])
         except (TypeError, ValueError) as error:
-            raise UserError(f"detector.module.contrast: {error}") from error
+            raise UserError(f"detector.module.contrast and restored: {error}") from error
         there = len(self.critic.trunk.ends)
         if feature_layer not in (None, *range(1, there + 1)):
             raise UserError(f"detector.module.feature_layer must be null or 1 to {there}, not {feature_layer}")
@@ -105,8 +109,9 @@ class FAnoGAN(Detector):
 
     @property
     def judged_by(self) -> tuple[str, ...]:
-        """After phase 4 the kinds that it was not taught with."""
-        return self.judged_after if self.contrasts else super().judged_by
+        """The kinds that it was not taught with, in phase 4 or before."""
+        contrast = self.contrast.kinds if self.contrast is not None and self.contrasts else ()
+        return left_out([*contrast, *self.restored])
 
     def begin_with(self, parent: Detector) -> None:
         """Take over what an earlier phase learned; a network for phase 4 that was taught nothing is left as it is."""

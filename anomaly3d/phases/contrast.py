@@ -14,15 +14,13 @@ from torch import Tensor
 
 from anomaly3d.data.batch import Batch
 from anomaly3d.data.module import data_of
-from anomaly3d.data.pasting import taught
-from anomaly3d.data.sampler import dealt
+from anomaly3d.data.pasting import taught_batch
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.errors import UserError
 from anomaly3d.phases.base import Alarm, OptimizerConfig, Phase
 
 PASTED, CHECKED = 0, 1  # what random numbers are for
 NETWORKS = ("generator", "critic", "encoder")
-SEEDS = 2**62
 RARE = 4.0  # weight of a voxel with something wrong
 SCALES = (1, 2, 4)  # voxels a side, at which the logits are judged
 POOLED = 3  # voxels to each side over which the healthy residual's mean and spread are pooled
@@ -89,14 +87,9 @@ class ContrastPhase(Phase):
 
     def pasted(self, batch: Batch, step: int, purpose: int) -> tuple[Tensor, Tensor]:
         """Volumes ``(B, 1, D, H, W)`` with or without something pasted in, and where, bool."""
-        donors, kinds = data_of(self.trainer).volumes("train")[:, 0], self.contrast.kinds
-        generator = self.noise(step, purpose)
-        seeds = dealt(lambda volumes: torch.randint(SEEDS, (volumes,), generator=generator), len(batch["image"]))
-        made = [
-            taught(x[0], brain[0] > 0, donors, kinds, torch.Generator().manual_seed(int(seed)))
-            for x, brain, seed in zip(batch["image"], batch["brain"], seeds, strict=True)
-        ]
-        return torch.stack([x for x, _ in made])[:, None], torch.stack([where for _, where in made])[:, None]
+        donors = data_of(self.trainer).volumes("train")[:, 0]
+        _, x, wrong = taught_batch(batch, donors, self.contrast.kinds, self.noise(step, purpose))
+        return x, wrong
 
     def logits(self, x: Tensor) -> Tensor:
         """``(B, 1, D, H, W)`` -> the same shape."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from anomaly3d.data.batch import Batch
-from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.data.module import HeadCTDataModule, data_of
+from anomaly3d.data.pasting import taught_batch
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.errors import UserError
 from anomaly3d.phases.base import Alarm, OptimizerConfig, Phase, beside
@@ -15,6 +16,7 @@ from anomaly3d.phases.base import Alarm, OptimizerConfig, Phase, beside
 Loss = Literal["image", "feature", "both"]
 NETWORKS = ("generator", "critic", "encoder")
 MINIMISED = {"image": "image", "feature": "feature", "both": "total"}  # by ``loss``
+SPOILED = 0  # what random numbers are for
 COUNT = 6  # volumes that health is measured on
 SATURATED = 0.99  # |tanh| from which its gradient is gone
 
@@ -87,15 +89,24 @@ class EncoderPhase(Phase):
         return self.scheduled(self.make_optimizer(parameters))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """L_E of ``image (B, 1, D, H, W)``."""
-        losses = self.losses(self.shown(batch["image"], self.global_step))
+        """L_E of ``image (B, 1, D, H, W)``; with ``detector.restored``, of healthy volumes to what is made of the same
+        with anomalies."""
+        if kinds := self.detector.restored:
+            donors = data_of(self.trainer).volumes("train")[:, 0]
+            x, spoiled, _ = taught_batch(batch, donors, kinds, self.noise(self.global_step, SPOILED))
+            losses = self.with_loss(self.detector.distances(x, self.detector.reconstruct(spoiled)))
+        else:
+            losses = self.losses(self.shown(batch["image"], self.global_step))
         named = {f"{self.name}/{k}": v.detach().mean() for k, v in losses.items() if k != "total"}
         self.log_dict(named, batch_size=len(batch["image"]))
         return losses["loss"].mean()
 
     def losses(self, x: Tensor) -> dict[str, Tensor]:
         """The distances of each volume to its reconstruction, and ``loss``, the one that is minimised."""
-        distances = self.detector.losses(x)
+        return self.with_loss(self.detector.losses(x))
+
+    def with_loss(self, distances: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Distances, and ``loss``, the one that is minimised."""
         return {**distances, "loss": distances[self.minimised]}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

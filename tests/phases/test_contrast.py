@@ -1,5 +1,6 @@
 """Phase 4's own steps by a real trainer: what is taught, who moves, by what it is judged."""
 
+import copy
 import math
 from functools import partial
 
@@ -10,12 +11,13 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
 from anomaly3d.data.module import PSEUDO, HeadCTDataModule
-from anomaly3d.data.pasting import taught
+from anomaly3d.data.pasting import taught, taught_batch
 from anomaly3d.data.pseudo_anomalies import KINDS
 from anomaly3d.detectors.base import load_detector
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
 from anomaly3d.errors import UserError
 from anomaly3d.phases.contrast import CHECKED, PASTED, SCALES, ContrastPhase, contrast_loss, largest
+from anomaly3d.phases.encoder import SPOILED, EncoderPhase
 from tests.writers import noise_cohort
 
 SIDE = 16
@@ -81,7 +83,7 @@ def test_it_moves_the_contrast_network_alone_by_what_was_pasted(data):
         taught(x[0], b[0] > 0, donors, KINDS_TAUGHT, torch.Generator().manual_seed(int(s)))
         for x, b, s in zip(batch["image"], batch["brain"], seeds, strict=True)
     ]
-    x, wrong = (torch.stack(part)[:, None] for part in zip(*pairs, strict=True))
+    _, x, wrong = (torch.stack(part)[:, None] for part in zip(*pairs, strict=True))
     fresh = detector()
     fresh.contrast.mean.copy_(made.contrast.mean)
     fresh.contrast.spread.copy_(made.contrast.spread)
@@ -175,10 +177,26 @@ def test_the_network_sees_what_it_is_told_to():
     ],
 )
 def test_a_wrong_network_is_named(contrast, words):
-    with pytest.raises(UserError, match=f"detector.module.contrast.*{words}"):
+    with pytest.raises(UserError, match=f"detector.module.contrast and restored.*{words}"):
         detector(**contrast)
 
 
 def test_without_a_network_there_is_no_phase_4():
     with pytest.raises(UserError, match=r"detector\.module\.contrast is null"):
         ContrastPhase(FAnoGAN(MODEL), SGD)
+
+
+def test_phases_2_and_3_may_learn_to_take_anomalies_out(data):
+    torch.manual_seed(0)
+    made = FAnoGAN(MODEL, restored=["lump"])
+    assert made.judged_by == ("patch", "bright_shell", "dark_shell", "displaced")
+    phase = EncoderPhase(made, SGD, seed=6)
+    losses = []
+    phase.on_before_backward = lambda loss: losses.append(float(loss.detach()))
+    fresh = copy.deepcopy(made)
+    trainer().fit(phase, data)
+    batch = next(iter(data.train_dataloader()))
+    x, spoiled, _ = taught_batch(batch, data.volumes("train")[:, 0], ["lump"], phase.noise(0, SPOILED))
+    assert not torch.equal(x, spoiled)
+    expected = fresh.distances(x, fresh.reconstruct(spoiled))["total"].mean()
+    assert losses[0] == pytest.approx(float(expected), rel=1e-4)
