@@ -47,8 +47,13 @@ def main(config: DictConfig) -> Done:
     """Score new scans with a detector of ``run=...`` and write maps beside the scores."""
     job = scoring_job(config)
 
+    from dataclasses import replace
+
+    from anomaly3d.scoring.calibration import check_volume
     from anomaly3d.scoring.new_scans import score_scans
 
+    check_volume("smallest_cluster_ml", config.smallest_cluster_ml)
+    job = replace(job, smallest_cluster_ml=config.smallest_cluster_ml)
     return Done(score_scans(job, config.site))
 
 

@@ -57,17 +57,19 @@ def resample(
     shape: tuple[int, ...],
     to_volume: np.ndarray | None = None,
     fill: float = 0,
+    order: int = 1,
 ) -> np.ndarray:
-    """``volume`` on another grid by linear interpolation.
+    """``volume`` on another grid.
 
     Args:
         affine, shape: the new grid, voxel to its world in mm.
         to_volume: affine from the new grid's world to the volume's world; identity if None.
         fill: value outside the volume.
+        order: 1 interpolates linearly, 0 takes the nearest voxel.
     """
     chain = np.linalg.inv(volume.affine) @ (np.eye(4) if to_volume is None else to_volume) @ affine
     data = volume.data.astype(np.float32, copy=False)
-    return ndimage.affine_transform(data, chain[:3, :3], chain[:3, 3], shape, order=1, cval=fill)
+    return ndimage.affine_transform(data, chain[:3, :3], chain[:3, 3], shape, order=order, cval=fill)
 
 
 def three_planes(

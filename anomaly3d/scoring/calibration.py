@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from anomaly3d.errors import UserError
-from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps
+from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps, standardised_maps
 from anomaly3d.statistics.conformal import TOLERANCE, p_values, threshold, weights_of
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.workers import Workers, run_in_threads
 
+NEIGHBOURS = np.ones((3, 3, 3))  # voxels that touch at a corner hang together
 OWN = "own"  # the calibration split of the run's own cohort
 
 
@@ -23,7 +25,8 @@ class Calibration:
 
     ``rate`` is the share of healthy scans that may be flagged. ``voxel_thresholds`` belong to the absolute anomaly
     maps: in the median calibration scan, ``voxel_ml`` ml of brain (in MNI space) lie above. ``weights`` are those of
-    ``scores`` where subjects have several, else empty.
+    ``scores`` where subjects have several, else empty. ``cluster_masses`` are, by map, those of the largest cluster of
+    each calibration scan, in the order of ``scores``.
     """
 
     site: str
@@ -33,6 +36,7 @@ class Calibration:
     voxel_ml: float
     voxel_thresholds: dict[str, float]
     weights: list[float] = field(default_factory=list)
+    cluster_masses: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def threshold(self) -> float:
@@ -56,6 +60,16 @@ class Calibration:
     def p_values(self, scores: np.ndarray) -> np.ndarray:
         """How rare each score is among healthy scans."""
         return p_values(np.array(self.scores), scores, self.weights or None)
+
+    def cluster_p_values(self, name: str, masses: np.ndarray) -> np.ndarray:
+        """How rare each mass is as that of a healthy scan's largest cluster; NaN where that was not measured.
+
+        So of a new healthy scan, any cluster at all has p at most alpha with a chance of alpha.
+        """
+        healthy = self.cluster_masses.get(name)
+        if not healthy:
+            return np.full(len(masses), np.nan)
+        return p_values(np.array(healthy), masses, self.weights or None)
 
     def save(self, path: Path) -> None:
         """Write what ``load`` reads, with the threshold for readers."""
@@ -131,6 +145,38 @@ def load_calibration(stage: Path, site: str) -> tuple[Healthy, Calibration] | No
     return Healthy.load(usual), Calibration.load(folder / f"{site}.json")
 
 
+def clusters_of(z: np.ndarray, level: float, voxel_ml: float) -> tuple[np.ndarray, np.ndarray]:
+    """Clusters of one sign of a standardised map ``(D, H, W)`` that reach ``level``: labels int32, 1 for the one of the
+    largest mass and so on, 0 elsewhere; and their masses.
+
+    The mass is the sum of what |z| has above ``level`` over the cluster, in healthy spreads times ml: large counts, and
+    so does strong (Bullmore et al. 1999).
+    """
+    labels, count = np.zeros(z.shape, np.int32), 0
+    for signed in (z, -z):
+        parts, number = ndimage.label(signed >= level, NEIGHBOURS)
+        labels = np.where(parts > 0, parts + count, labels).astype(np.int32)
+        count += number
+    mass = np.bincount(labels.ravel(), (np.abs(z) - level).ravel(), count + 1)[1:] * voxel_ml
+    order = np.argsort(-mass, kind="stable")
+    rank = np.zeros(count + 1, np.int32)
+    rank[order + 1] = np.arange(1, count + 1)
+    return rank[labels], mass[order]
+
+
+def largest_masses(scan: ScanMaps, healthy: Healthy, levels: dict[str, float], left_out: bool) -> dict[str, float]:
+    """Of one scan, the mass of the largest cluster of each map that is in healthy spreads, 0 where there is none.
+
+    Args:
+        left_out: as for ``voxel_quantiles``.
+    """
+    raw, brain = scan.read()
+    if left_out:
+        healthy = healthy.plus(raw, brain, -1)
+    maps, ml = standardised_maps(raw, brain, healthy), scan.voxel_ml()
+    return {name: float(clusters_of(z, levels[name], ml)[1].max(initial=0.0)) for name, z in maps.items()}
+
+
 def voxel_quantiles(scan: ScanMaps, healthy: Healthy, ml: float, left_out: bool) -> dict[str, float]:
     """The level that ``ml`` of the brain exceed in each anomaly map of one scan.
 
@@ -164,10 +210,14 @@ def calibrate(
     jobs = [(scan, healthy, voxel_ml, scan.scan_id in measured_on) for scan in maps]
     levels = pd.DataFrame(run_in_threads(voxel_quantiles, jobs, workers, "voxel thresholds"))
     medians = {str(name): float(value) for name, value in levels.median().items()}
+    again = [(scan, healthy, medians, scan.scan_id in measured_on) for scan in maps]
+    found = pd.DataFrame(run_in_threads(largest_masses, again, workers, "clusters"), [scan.scan_id for scan in maps])
+    heaviest = {str(name): values.to_dict() for name, values in found.items()}
     made = []
     for score in scores:
         ordered = table.sort_values(score)
         weights = weights_of(ordered["subject_id"].to_numpy())
         several = weights.tolist() if (weights < 1).any() else []
-        made.append(Calibration(site, score, rate, ordered[score].tolist(), voxel_ml, medians, several))
+        masses = {name: [of[scan_id] for scan_id in ordered["scan_id"]] for name, of in heaviest.items()}
+        made.append(Calibration(site, score, rate, ordered[score].tolist(), voxel_ml, medians, several, masses))
     return made

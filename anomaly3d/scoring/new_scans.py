@@ -21,12 +21,14 @@ from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, maps_of, standardised_maps
 from anomaly3d.scoring.calibration import (
     OWN,
+    Calibration,
     calibrate,
     calibration_folder,
     check_rate,
     healthy_file,
     load_calibration,
 )
+from anomaly3d.scoring.clusters import SMALLEST_ML, own_grid_clusters
 from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference
 from anomaly3d.scoring.scan_scores import rescore, score_names
@@ -47,7 +49,8 @@ class ScoringJob:
     """New scans for a detector.
 
     ``study`` are the scans, to be prepared as the detector's own were; ``out`` is where results go; ``batch``,
-    ``memory_gb`` and ``trainer`` are those of the command's config.
+    ``memory_gb`` and ``trainer`` are those of the command's config; clusters below ``smallest_cluster_ml`` are left
+    out.
     """
 
     trained: Trained
@@ -56,6 +59,7 @@ class ScoringJob:
     batch: int
     trainer: Mapping[str, Any]
     memory_gb: float | None = None
+    smallest_cluster_ml: float = SMALLEST_ML
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def score_scans(job: ScoringJob, site: str) -> int:
     mark_output(out)
     known = load_calibration(stage, site)
     for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
-        write_maps(scan, new, job, known[0] if known else None)
+        write_maps(scan, new, job, known)
     with written_whole(out / "scores.csv") as path:
         with_earlier(table, out / "scores.csv").to_csv(path, index=False)
     for row in table.to_dict("records"):
@@ -275,9 +279,11 @@ def tell_set_aside(prepared: PreparedCohort) -> int:
     return 0 if unusable.empty else 3
 
 
-def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob, healthy: Healthy | None) -> None:
-    """What ``own_grid_maps`` gives, as files under ``out/ID``; also standardised maps where ``healthy`` is known."""
+def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob, known: tuple[Healthy, Calibration] | None) -> None:
+    """What ``own_grid_maps`` gives, as files under ``out/ID``; where there is a calibration also standardised maps, and
+    their clusters as ``clusters.nii.gz``, ``anomaly_mask.nii.gz`` and ``clusters.csv``."""
     raw, brain = scan.read()
+    healthy, calibration = known or (None, None)
     found = Found(
         voxels(scan.image),
         brain.astype(np.uint8),
@@ -286,7 +292,12 @@ def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob, healthy: Healthy 
         nib.nifti1.Nifti1Image.from_filename(scan.image).affine,
         read_transform(new.prepared.folder, scan.scan_id),
     )
-    maps = own_grid_maps(read_image(Path(new.images[scan.scan_id])), found, job.study.preprocessor)
+    original = read_image(Path(new.images[scan.scan_id]))
+    maps = own_grid_maps(original, found, job.study.preprocessor)
+    if calibration and (clusters := own_grid_clusters(original, found, maps, calibration, job.smallest_cluster_ml)):
+        maps |= {"clusters": clusters.labels, "anomaly_mask": clusters.mask}
+        with written_whole(job.out / scan.scan_id / "clusters.csv") as path:
+            clusters.table.to_csv(path, index=False)
     for name, made in maps.items():
         with written_whole(job.out / scan.scan_id / f"{name}.nii.gz") as path:
             nib.save(made, path)

@@ -20,6 +20,7 @@ from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, standardised_maps
 from anomaly3d.scoring.calibration import OWN, Calibration, load_calibration
+from anomaly3d.scoring.clusters import own_grid_clusters
 from anomaly3d.scoring.inference import preprocessor_of, require_command, round_weights
 from anomaly3d.scoring.scan_scores import map_scores, part_scores
 from anomaly3d.scoring.way_back import Found, own_grid_maps
@@ -36,7 +37,8 @@ class Result:
     is the one called ``score_name`` that thresholds belong to, ``p_value`` how rare it is among healthy scans,
     ``flagged`` whether it reaches the threshold; None where the run has no calibration or too small a one. ``maps`` are
     images on the scan's own grid: ``input``, ``reconstruction``, ``residual`` in the scan's unit, ``brain_mask``, the
-    detector's own maps, and ``standardised``, in units of the spread of healthy scans, where the run has a calibration.
+    detector's own maps, and where the run has a calibration ``standardised``, in units of the spread of healthy scans,
+    and of its clusters ``clusters`` and ``anomaly_mask``; ``clusters`` has a row for each (``scoring.clusters``).
     """
 
     verdict: str
@@ -48,6 +50,7 @@ class Result:
     p_value: float | None = None
     flagged: bool | None = None
     maps: dict[str, nib.nifti1.Nifti1Image] = field(default_factory=dict)
+    clusters: pd.DataFrame | None = None
 
 
 class Scorer:
@@ -142,8 +145,13 @@ class Scorer:
         name, score, p, flagged = self.judge(scores, raw, one.brain > 0)
         if self.known:
             one = replace(one, maps=one.maps | standardised_maps(raw, one.brain > 0, self.known[0]))
-        maps = own_grid_maps(read_image(Path(path)), one, self.preprocessor)
-        return Result("accepted", "", prepared.quality, scores, name, score, p, flagged, maps)
+        original = read_image(Path(path))
+        maps = own_grid_maps(original, one, self.preprocessor)
+        clusters = own_grid_clusters(original, one, maps, self.known[1]) if self.known else None
+        if clusters:
+            maps |= {"clusters": clusters.labels, "anomaly_mask": clusters.mask}
+        table = clusters.table if clusters else None
+        return Result("accepted", "", prepared.quality, scores, name, score, p, flagged, maps, table)
 
     def judge(
         self, scores: dict[str, float], raw: dict[str, np.ndarray], brain: np.ndarray
