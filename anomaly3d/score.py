@@ -47,9 +47,16 @@ def main(config: DictConfig) -> Done:
     """Score new scans with a detector of ``run=...`` and write maps beside the scores."""
     job = scoring_job(config)
 
+    from dataclasses import replace
+
+    from anomaly3d.report.worklist import present_scored
     from anomaly3d.scoring.new_scans import score_scans
 
-    return Done(score_scans(job, config.site))
+    accept = [config.accept] if isinstance(config.accept, str) else [str(scan_id) for scan_id in config.accept]
+    job = replace(job, study=replace(job.study, accept=accept, rejected_too=True))
+    scored = score_scans(job, config.site)
+    present_scored(scored, job, config.images)
+    return Done(scored.code)
 
 
 if __name__ == "__main__":
