@@ -185,7 +185,7 @@ def sentences(row: Mapping[Any, Any]) -> list[str]:
         return said
     if row["p_value"]:
         p = float(row["p_value"])
-        said = [f"{rated}; of healthy scans, {p:.1%} score as high or higher (p = {p:.3f})."]
+        said = [f"{rated}; a healthy scan scores as high with a chance of {p:.1%} at most (p = {p:.3f})."]
         if row["discovery"] == "True":
             said.append("It also stands out among all scans of its call.")
     else:
@@ -214,10 +214,8 @@ def threshold_text(locked: Calibration | None) -> str:
     count = f"{len(locked.scores)} healthy scans of {whose}"
     if not locked.possible:
         return f"P-values are among {count}; a threshold at {locked.rate:.0%} takes {locked.fewest} subjects."
-    return (
-        f"Flagged are scans whose {words_of(locked.score)} is at least {locked.threshold:.4g}, which {locked.rate:.0%} of "
-        f"healthy scans may reach; set, like the p-values, on {count}."
-    )
+    flagged = f"Flagged are scans whose {words_of(locked.score)} is at least {locked.threshold:.4g}"
+    return f"{flagged}, which {locked.rate:.0%} of healthy scans may reach; set, like the p-values, on {count}."
 
 
 def worklist_rows(
@@ -244,7 +242,7 @@ def worklist_rows(
             {
                 "id": row["scan_id"],
                 "title": f"{row['scan_id']} · {outcome(row)}"
-                + (f" · p = {row['p_value']:.5}" if row["p_value"] else ""),
+                + (f" · p = {float(row['p_value']):.3f}" if row["p_value"] else ""),
                 "maps": row[IN_SCOPE] != "",
                 "flagged": row["flagged"] == "True",
                 "thumbnail": kept.get(row["scan_id"], {}).get("thumbnail", ""),

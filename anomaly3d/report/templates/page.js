@@ -90,7 +90,8 @@ function nifti(values, scan, name) {
   return new File([buffer], `${name}.nii`);
 }
 
-const ramp = ([r, g, b]) => ({ R: [0, r], G: [0, g], B: [0, b], A: [128, 255], I: [0, 255] });
+// one colour, the more opaque the farther from 0
+const ramp = ([r, g, b]) => ({ R: [r, r], G: [g, g], B: [b, b], A: [0, 255], I: [0, 255] });
 
 // what lies under the crosshair, in physical units
 function tell({ values, mm }) {
@@ -115,7 +116,7 @@ async function show(id) {
   if (!dialog.open) dialog.showModal();
   if (!scan) { dialog.dataset.shown = id; return; }
   if (!viewer) {
-    viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: "warn", isRadiologicalConvention: true });
+    viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: OWN ? "error" : "warn" /* gantry tilt is no fault of a scan */, isRadiologicalConvention: true });
     await viewer.attachToCanvas(find("canvas"));
     viewer.setSliceType(viewer.sliceTypeMultiplanar);
     viewer.addColormap("brighter", ramp(scans.red));
@@ -144,7 +145,7 @@ function settle() {
   LAYERS.forEach((layer, i) => {
     const box = find(`show-${layer.name}`), volume = viewer.volumes[i];
     volume.opacity = i && !box?.checked ? 0 : layer.opacity; // of the lowest there is no box
-    if (layer.name in limit) { volume.cal_min = limit[layer.name]; volume.cal_minNeg = -layer.options.cal_max; volume.cal_maxNeg = -limit[layer.name]; }
+    if (layer.name in limit) { volume.colormapType = 1; /* clear below the threshold */ volume.cal_min = limit[layer.name]; volume.cal_minNeg = -layer.options.cal_max; volume.cal_maxNeg = -limit[layer.name]; }
   });
   viewer.updateGLVolume();
 }
