@@ -66,18 +66,22 @@ def keep_pictures(scored: Scored, job: ScoringJob) -> None:
 def pack_on_scan(
     shown: Shown, original: nib.nifti1.Nifti1Image, mni_to_scan: np.ndarray, preprocessor: Preprocessor
 ) -> dict[str, Any]:
-    """``pack`` with its small grid laid on the scan, and the scan itself under ``own``: shape, affine, and base64 of
-    the gzipped bytes of its values in the preprocessor's window."""
+    """``pack`` with its small grid laid on the scan, and the scan itself under ``own``: shape, affine, where to look
+    first, and base64 of the gzipped bytes of its values in the preprocessor's window, axes to the right, front, top."""
     packed = pack(shown)
-    small = np.vstack([packed["affine"], [0, 0, 0, 1]])
-    values, affine = coarser(np.asarray(original.dataobj, np.float32), original.affine)
+    small = mni_to_scan @ np.vstack([packed["affine"], [0, 0, 0, 1]])
+    upright = nib.as_closest_canonical(original)  # NiiVue counts voxels along the axes so
+    values, affine = coarser(np.asarray(upright.dataobj, np.float32), upright.affine)
     unit = (values - preprocessor.to_physical(np.array(0.0))) / preprocessor.per_unit
     data = gzip.compress(eight_bits(unit).tobytes(order="F"), 9, mtime=0)
-    own = {"shape": list(values.shape), "affine": np.round(affine[:3], 4).tolist()}
-    return packed | {
-        "affine": np.round(mni_to_scan @ small, 4)[:3].tolist(),
-        "own": own | {"data": base64.b64encode(data).decode()},
+    place = nib.affines.apply_affine(np.linalg.inv(affine) @ small, packed["finding"])
+    own = {
+        "shape": list(values.shape),
+        "affine": np.round(affine[:3], 4).tolist(),
+        "finding": np.rint(place).astype(int).clip(0, np.array(values.shape) - 1).tolist(),
+        "data": base64.b64encode(data).decode(),
     }
+    return packed | {"affine": np.round(small, 4)[:3].tolist(), "own": own}
 
 
 def coarser(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

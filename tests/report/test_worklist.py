@@ -132,12 +132,15 @@ def test_coarser_voxels_lie_where_the_scan_is(monkeypatch):
 
 def test_the_small_grid_is_laid_on_the_scan(ct, monkeypatch):
     small = np.diag([3.0, 3, 3, 1])[:3].tolist()
-    monkeypatch.setattr(worklist, "pack", lambda shown: {"affine": small, "finding": [1, 2, 3]})
+    monkeypatch.setattr(worklist, "pack", lambda shown: {"affine": small, "finding": [1 / 3, 2 / 3, 1]})
     hu = np.random.default_rng(0).uniform(-200, 300, (6, 5, 4)).astype(np.float32)
     made = pack_on_scan(None, nib.nifti1.Nifti1Image(hu, OBLIQUE), OBLIQUE, ct)
     np.testing.assert_allclose(made["affine"], (OBLIQUE @ np.diag([3.0, 3, 3, 1]))[:3], atol=1e-4)
-    np.testing.assert_allclose(made["own"]["affine"], OBLIQUE[:3], atol=1e-4)
+    upright = nib.as_closest_canonical(nib.nifti1.Nifti1Image(hu, OBLIQUE))
+    np.testing.assert_allclose(made["own"]["affine"], upright.affine[:3], atol=1e-4)
+    here = np.array(made["own"]["affine"]) @ [*made["own"]["finding"], 1]
+    np.testing.assert_allclose(here, (OBLIQUE @ [1, 2, 3, 1])[:3], atol=1e-3)
     data = np.frombuffer(gzip.decompress(base64.b64decode(made["own"]["data"])), np.uint8)
     low, high = ct.window
     shown = data.reshape(made["own"]["shape"], order="F") / 255 * (high - low) + low
-    np.testing.assert_allclose(shown, hu.clip(low, high), atol=(high - low) / 500)
+    np.testing.assert_allclose(shown, upright.get_fdata().clip(low, high), atol=(high - low) / 500)

@@ -130,8 +130,7 @@ async function show(id) {
     viewer.addVolume(await niivue.NVImage.loadFromFile({ file: nifti(maps[name], name === "scan" ? scan.own : scan, name), ...options }));
   }
   settle();
-  const mm = scan.affine.map((row) => row[3] + scan.finding.reduce((sum, index, axis) => sum + row[axis] * index, 0));
-  viewer.scene.crosshairPos = viewer.mm2frac(mm);
+  viewer.scene.crosshairPos = viewer.vox2frac((scan.own ?? scan).finding);
   viewer.updateGLVolume();
   viewer.createOnLocationChange();
   dialog.dataset.shown = id;
