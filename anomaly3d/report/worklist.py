@@ -30,6 +30,8 @@ from anomaly3d.scoring.new_scans import IN_SCOPE, JUDGED, Scored, ScoringJob
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import say, track
 
+CLUSTERS = "clusters.csv"  # beside them, where clusters are told apart: name, ml, p_value, peak ..., and x, y, z in mm
+COLUMNS = {"name": "Cluster", "ml": "ml", "p_value": "p", "peak": "peak, healthy spreads", "mean_hu": "mean HU"}
 PICTURES = "viewer.json"  # beside a scan's maps: what the page shows of it
 VOXELS = 1.5e6  # of a scan in the page, which makes thin slices thicker
 NO_MASKS = {"lesion_mask": "", "mass_effect_mask": ""}  # of new scans nothing true is known
@@ -114,10 +116,13 @@ def write_worklist(path: Path, about: Worklist) -> None:
     quality = read_text(path.parent / "quality.csv").set_index("scan_id").to_dict("index")
     kept = read_pictures(path.parent, table["scan_id"], about.images)
     columns, scans = worklist_rows(table, about.preprocessor, quality, kept)
+    volumes = fitting({scan_id: pictures["volumes"] for scan_id, pictures in kept.items()})
+    for scan in scans:
+        scan["clusters"] = cluster_rows(path.parent / scan["id"] / CLUSTERS, volumes.get(scan["id"]))
     render(
         path,
         "worklist.html",
-        fitting({scan_id: pictures["volumes"] for scan_id, pictures in kept.items()}),
+        volumes,
         view_of(about.preprocessor, about.locked),
         own=True,
         standardised=about.locked is not None,
@@ -133,6 +138,7 @@ def write_worklist(path: Path, about: Worklist) -> None:
         pictures=bool(kept),
         columns=columns,
         scans=scans,
+        cluster_columns=COLUMNS.values(),
         made=[{"phase": about.trained.stage, **about.trained.lineage}],
     )
 
@@ -266,6 +272,20 @@ def worklist_rows(
         *(chosen[0] if c == "score" and len(chosen) == 1 else c for c in numbers),
         *said,
     ], rows
+
+
+def cluster_rows(file: Path, volumes: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """A scan's clusters in the file's order, each with its cells, and its centre as a voxel of the scan in the page,
+    empty where that is not in it."""
+    rows = []
+    for row in read_text(file).to_dict("records") if file.exists() else []:
+        place = []
+        if volumes:
+            affine, shape = np.vstack([volumes["own"]["affine"], [0, 0, 0, 1]]), np.array(volumes["own"]["shape"])
+            centre = nib.affines.apply_affine(np.linalg.inv(affine), [float(row[axis]) for axis in "xyz"])
+            place = np.rint(centre).astype(int).clip(0, shape - 1).tolist()
+        rows.append({"cells": [row.get(column, "") for column in COLUMNS], "place": place})
+    return rows
 
 
 def quality_rows(known: Mapping[Any, str], preprocessor: Preprocessor) -> list[dict[str, Any]]:

@@ -11,7 +11,16 @@ import pandas as pd
 import pytest
 
 from anomaly3d.report import worklist
-from anomaly3d.report.worklist import Worklist, coarser, fitting, in_order, pack_on_scan, sentences, write_worklist
+from anomaly3d.report.worklist import (
+    Worklist,
+    cluster_rows,
+    coarser,
+    fitting,
+    in_order,
+    pack_on_scan,
+    sentences,
+    write_worklist,
+)
 from anomaly3d.runs.folder import PhaseFolder, Trained
 from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.system.instantiate import build
@@ -144,3 +153,17 @@ def test_the_small_grid_is_laid_on_the_scan(ct, monkeypatch):
     low, high = ct.window
     shown = data.reshape(made["own"]["shape"], order="F") / 255 * (high - low) + low
     np.testing.assert_allclose(shown, upright.get_fdata().clip(low, high), atol=(high - low) / 500)
+
+
+def test_clusters_are_listed_with_their_place_in_the_scan_that_is_shown(tmp_path):
+    file = tmp_path / "clusters.csv"
+    assert cluster_rows(file, None) == []
+    x, y, z = (OBLIQUE @ [3, 2, 1, 1])[:3]
+    names = "cluster,name,ml,p_value,peak,mean_hu,x,y,z"
+    file.write_text(
+        f'{names}\n1,"left frontal, extra-axial",12.5,,6.1,70,{x},{y},{z}\n2,brainstem,1,0.2,-3,9,900,0,0\n'
+    )
+    first, second = cluster_rows(file, {"own": {"affine": OBLIQUE[:3].tolist(), "shape": [6, 5, 4]}})
+    assert first == {"cells": ["left frontal, extra-axial", "12.5", "", "6.1", "70"], "place": [3, 2, 1]}
+    assert all(0 <= i < n for i, n in zip(second["place"], (6, 5, 4), strict=True))
+    assert cluster_rows(file, None)[0]["place"] == []

@@ -130,10 +130,21 @@ async function show(id) {
     viewer.addVolume(await niivue.NVImage.loadFromFile({ file: nifti(maps[name], name === "scan" ? scan.own : scan, name), ...options }));
   }
   settle();
-  viewer.scene.crosshairPos = viewer.vox2frac((scan.own ?? scan).finding);
+  lookAt((scan.own ?? scan).finding);
+  dialog.dataset.shown = id;
+}
+
+function lookAt(voxel) {
+  viewer.scene.crosshairPos = viewer.vox2frac(voxel);
   viewer.updateGLVolume();
   viewer.createOnLocationChange();
-  dialog.dataset.shown = id;
+}
+
+function lookAtCluster(event) {
+  const row = event.target.closest("tr[data-place]");
+  if (!row || !viewer) return;
+  lookAt(JSON.parse(row.dataset.place));
+  find("canvas").scrollIntoView({ block: "nearest" });
 }
 
 function settle() {
@@ -162,6 +173,8 @@ body.addEventListener("keydown", (event) => {
   show(event.target.closest("tr").dataset.id);
 });
 dialog.querySelectorAll("input").forEach((input) => input.addEventListener("input", settle));
+dialog.addEventListener("click", lookAtCluster);
+dialog.addEventListener("keydown", (event) => { if (event.key === "Enter") lookAtCluster(event); });
 find("close").addEventListener("click", () => dialog.close());
 find("previous").addEventListener("click", () => step(-1));
 find("next").addEventListener("click", () => step(1));
