@@ -168,12 +168,13 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     known = load_calibration(stage, site)
     for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
         write_maps(scan, new, job, known[0] if known else None)
-    numbers = new.prepared.quality.drop(columns=[c for c in DESCRIPTION if c != "scan_id"])
-    for name, rows in {"scores": table, "quality": numbers}.items():
-        with written_whole(out / f"{name}.csv") as path:
-            with_earlier(rows, out / f"{name}.csv").to_csv(path, index=False)
+    with written_whole(out / "scores.csv") as path:
+        with_earlier(table, out / "scores.csv").to_csv(path, index=False)
     for row in table.to_dict("records"):
         say(f"  {row['scan_id']}: {in_words(row)}")
+    numbers = new.prepared.quality.drop(columns=[c for c in DESCRIPTION if c != "scan_id"])
+    with written_whole(out / "quality.csv") as path:
+        with_earlier(numbers, out / "quality.csv").to_csv(path, index=False)
     tell_read_as(new.prepared)
     for same in copies(new.prepared.quality):
         say(f"  the same voxels: {same}")
