@@ -116,7 +116,7 @@ async function show(id) {
   if (!dialog.open) dialog.showModal();
   if (!scan) { dialog.dataset.shown = id; return; }
   if (!viewer) {
-    viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: OWN ? "error" : "warn" /* gantry tilt is no fault of a scan */, isRadiologicalConvention: true });
+    viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: OWN ? 0.35 : 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: OWN ? "error" : "warn" /* gantry tilt is no fault of a scan */, isRadiologicalConvention: true });
     await viewer.attachToCanvas(find("canvas"));
     viewer.setSliceType(viewer.sliceTypeMultiplanar);
     viewer.addColormap("brighter", ramp(scans.red));
