@@ -46,9 +46,10 @@ def main(config: DictConfig) -> Done:
     counts = {v: len(prepared.with_verdict(v)) for v in ("accepted", "rejected", "unreadable")}
     say(f"prepared: {', '.join(f'{n} {v}' for v, n in counts.items())}; see {prepared.folder / 'quality.csv'}")
     say(f"contact sheet: {write_contact_sheet(prepared, study.preprocessor.quality)}")
-    for verdict in ("rejected", "unreadable"):
+    for verdict in counts:
         for row in prepared.with_verdict(verdict).to_dict("records"):
-            say(f"  {row['scan_id']}: {verdict}: {row['reasons']}")
+            if row["reasons"]:
+                say(f"  {row['scan_id']}: {verdict}: {row['reasons']}")
     tell_read_as(prepared)
     return Done(3 if counts["unreadable"] else 0)
 

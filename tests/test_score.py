@@ -124,3 +124,28 @@ def test_the_scans_of_a_manifest_are_scored_whatever_their_split(tiny_run, place
     assert table["verdict"].to_dict() == {"007": "accepted", "bad": "unreadable"}
     assert table["total"]["007"] > 0
     assert (out / "007" / "residual.nii.gz").exists()
+
+
+def test_rejected_scans_have_a_score_out_of_scope_and_may_be_accepted(tiny_run, places, bad_and_good, tmp_path, capsys):
+    good = nib.load(bad_and_good / "good.nii.gz")
+    noise = np.random.default_rng(0).normal(0, 60, good.shape)
+    nib.save(nib.Nifti1Image((good.get_fdata() + noise).astype(np.int16), good.affine), bad_and_good / "noisy.nii.gz")
+    scans = f"scans=[{bad_and_good}/good.nii.gz,{bad_and_good}/noisy.nii.gz]"
+    arguments = ["run=tiny", *places, scans, f"out={tmp_path}/out", "images=false"]
+    assert score.main([*arguments, "accept=[noise]"]) == 2
+    refused(capsys, "no scan is called noise", "good, noisy")
+    assert score.main(arguments) == 3
+    table = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id")
+    assert table["verdict"].to_dict() == {"good": "accepted", "noisy": "rejected"}
+    assert table["in_scope"].to_dict() == {"good": True, "noisy": False}
+    assert (table["score"] > 0).all()
+    assert table[["p_value", "discovery"]].notna().all(axis=1).to_dict() == {"good": True, "noisy": False}
+    assert "outside of what the detector was made for" in capsys.readouterr().out
+    assert (tmp_path / "out" / "noisy" / "residual.nii.gz").exists()
+    assert score.main([*arguments, "accept=[noisy]"]) == 0
+    row = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id").loc["noisy"]
+    assert row["verdict"] == "accepted"
+    assert row["reasons"].startswith("overruled: noisy, standard deviation")
+    assert row["p_value"] > 0
+    assert pd.read_csv(tmp_path / "out" / "quality.csv")["noise_hu"][1] > 10
+    assert "2 scans" in (tmp_path / "out" / "report.html").read_text()

@@ -108,12 +108,17 @@ class Preprocessor(ABC):
         low, high = self.to_physical(np.array([0.0, 1.0]))
         return float(high - low)
 
+    def passes(self, name: str, value: float) -> bool:
+        """Whether a quality number is within its limits; one that could not be measured is not."""
+        low, high = self.quality.get(name, (None, None))
+        return (low is None or value >= low) and (high is None or value <= high)
+
     def judge(self, quality: Mapping[str, float]) -> list[str]:
-        """Reasons to reject, empty for a scan that is fit. A number that could not be measured does not pass."""
+        """Reasons to reject, empty for a scan that is fit."""
         reasons = []
         for name, (low, high) in self.quality.items():
             value = quality[name]
-            if (low is not None and not value >= low) or (high is not None and not value <= high):
+            if not self.passes(name, value):
                 wanted = " to ".join(f"{x:g}" for x in (low, high) if x is not None)
                 word = "at least " if high is None else "at most " if low is None else ""
                 reasons.append(f"{self.reasons.get(name, name)}: {value:g}, wanted {word}{wanted}")

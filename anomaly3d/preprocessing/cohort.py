@@ -5,7 +5,7 @@ read, so that another limit prepares nothing again.
 """
 
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.preprocessing.outcome import Outcome, Sources, finished
 from anomaly3d.preprocessing.scan import lost_scan, prepare_scan
-from anomaly3d.scans.manifest import PATHS, SPLITS, read_manifest, write_manifest
+from anomaly3d.scans.manifest import OVERRULED, PATHS, SPLITS, read_manifest, write_manifest
 from anomaly3d.system.files import mark_output, remove_leftovers, written_whole
 from anomaly3d.system.progress import say
 from anomaly3d.system.workers import Workers, run_parallel
 
 LONGEST = 900.0  # seconds for one scan
-DESCRIPTION = ["scan_id", "subject_id", "cohort", "split", "label", "group", "lesions"]  # quality.csv repeats them
+DESCRIPTION = ["scan_id", "subject_id", "cohort", "split", "label", "group", "lesions", "quality"]  # in quality.csv too
 TEXT = [*DESCRIPTION, "verdict", "reasons", "read_as", "content"]  # the other columns of quality.csv are numbers
 
 
@@ -32,7 +32,7 @@ TEXT = [*DESCRIPTION, "verdict", "reasons", "read_as", "content"]  # the other c
 class PreparedCohort:
     """Prepared scans under the quality limits of the one who asks.
 
-    ``table`` is the manifest of the accepted scans, its paths those of prepared files; ``quality`` has a row a scan of
+    ``table`` is the manifest of the scans in use, its paths those of prepared files; ``quality`` has a row a scan of
     the cohort: description, ``verdict`` (accepted, rejected, unreadable), ``reasons``, and the quality numbers.
     """
 
@@ -41,18 +41,27 @@ class PreparedCohort:
     quality: pd.DataFrame
 
     @classmethod
-    def read(cls, folder: Path, judge: Callable[[dict[str, float]], list[str]]) -> "PreparedCohort":
+    def read(
+        cls,
+        folder: Path,
+        judge: Callable[[dict[str, float]], list[str]],
+        accept: Collection[str] = (),
+        rejected_too: bool = False,
+    ) -> "PreparedCohort":
         """From ``manifest.csv`` (all that could be prepared) and ``quality.csv`` of a folder.
 
         Test scans that the manifest itself calls ``low_quality`` stay in although quality control rejects them: the
         paper's Fig. 7 scores them on purpose.
+
+        Args:
+            accept: as for ``judge_again``.
+            rejected_too: all rejected scans stay in.
         """
         quality = pd.read_csv(folder / "quality.csv", dtype=dict.fromkeys(TEXT, str))
-        quality[TEXT] = quality[TEXT].fillna("")
-        judged = judge_again(quality, judge)
-        rejected = (judged["verdict"] == "rejected") & ~(
-            (judged["split"] == "test") & (judged["group"] == "low_quality")
-        )
+        quality = quality.assign(**quality.reindex(columns=TEXT).fillna(""))
+        judged = judge_again(quality, judge, accept)
+        on_purpose = (judged["split"] == "test") & (judged["group"] == "low_quality") | rejected_too
+        rejected = (judged["verdict"] == "rejected") & ~on_purpose
         out = set(judged["scan_id"][rejected | (judged["verdict"] == "unreadable")])
         table = read_manifest(folder / "manifest.csv")
         return cls(folder, table[~table["scan_id"].isin(out)].reset_index(drop=True), judged)
@@ -62,16 +71,26 @@ class PreparedCohort:
         return self.quality[self.quality["verdict"] == name]
 
 
-def judge_again(quality: pd.DataFrame, judge: Callable[[dict[str, float]], list[str]]) -> pd.DataFrame:
-    """``quality`` with verdicts and reasons of today's limits; unreadable scans stay so."""
+def judge_again(
+    quality: pd.DataFrame, judge: Callable[[dict[str, float]], list[str]], accept: Collection[str] = ()
+) -> pd.DataFrame:
+    """``quality`` with verdicts and reasons of today's limits; unreadable scans stay so.
+
+    Args:
+        accept: ``scan_id`` of scans that are accepted whatever the limits say, as those are whose manifest says so; the
+            reasons still name what would have been.
+    """
     numbers = [c for c in quality if c not in TEXT]
     verdicts = []
     for row in quality.to_dict("records"):
         if row["verdict"] == "unreadable":
             verdicts.append(("unreadable", row["reasons"]))
         else:
-            reasons = judge({str(name): row[name] for name in numbers})
-            verdicts.append(("rejected" if reasons else "accepted", "; ".join(reasons)))
+            reasons = "; ".join(judge({str(name): row[name] for name in numbers}))
+            if reasons and (row["quality"] == OVERRULED or row["scan_id"] in accept):
+                verdicts.append(("accepted", f"overruled: {reasons}"))
+            else:
+                verdicts.append(("rejected" if reasons else "accepted", reasons))
     return quality.assign(verdict=[v for v, _ in verdicts], reasons=[r for _, r in verdicts])
 
 
@@ -88,12 +107,14 @@ def cohort_folder(manifest: Path, data_dir: Path) -> str:
 
 @dataclass(frozen=True)
 class Study:
-    """A cohort, how its scans are prepared, and where."""
+    """A cohort, how its scans are prepared, and where; ``accept``, ``rejected_too`` as for ``PreparedCohort.read``."""
 
     cohort: Cohort
     preprocessor: Preprocessor
     data_dir: Path
     workers: Workers = 1
+    accept: Collection[str] = ()
+    rejected_too: bool = False
 
     @property
     def folder(self) -> Path:
@@ -108,18 +129,22 @@ class Study:
         """
         if not (self.folder / "manifest.csv").exists():
             raise UserError(f"{self.folder} holds no prepared scans: run 'python -m anomaly3d.prepare' first")
-        return PreparedCohort.read(self.folder, self.preprocessor.judge)
+        return PreparedCohort.read(self.folder, self.preprocessor.judge, self.accept, self.rejected_too)
 
     def prepare(self) -> PreparedCohort:
         """Prepare what is missing; writes ``manifest.csv`` (what could be prepared) and ``quality.csv`` (all scans).
 
         Raises:
-            UserError: the manifest has problems (before any work), a scan is there twice, or the disk is full.
+            UserError: the manifest has problems or ``accept`` names a scan that it lacks (before any work), a scan is
+                there twice, or the disk is full.
         """
         manifest = self.cohort.manifest(self.data_dir, self.workers)
         table, folder = read_manifest(manifest), self.folder
         if table.empty:
             raise UserError(f"manifest {manifest} has no rows")
+        if unknown := sorted(set(self.accept) - set(table["scan_id"])):
+            names = ", ".join(table["scan_id"].head(5))
+            raise UserError(f"accept: no scan is called {unknown[0]}; scans are called {names}")
         say(in_words(table))
         mark_output(self.data_dir)
         remove_leftovers(folder)
@@ -138,7 +163,8 @@ class Study:
             }
             for o in outcomes
         ]
-        quality = judge_again(table[DESCRIPTION].merge(pd.DataFrame(rows), on="scan_id"), self.preprocessor.judge)
+        described = table[DESCRIPTION].merge(pd.DataFrame(rows), on="scan_id")
+        quality = judge_again(described, self.preprocessor.judge, self.accept)
         with written_whole(folder / "quality.csv") as path:
             quality.to_csv(path, index=False)
         if twice := copies(quality[(quality["split"] != "test") | (quality["label"] != "")]):

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from anomaly3d.evaluation.metrics import ranked
 from anomaly3d.evaluation.run import Evaluated
+from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.report.figures import (
     Case,
     case_figure,
@@ -25,7 +26,7 @@ from anomaly3d.report.figures import (
     volume_figure,
     words_of,
 )
-from anomaly3d.report.page import P_VALUE, Page, set_aside_text, write_page
+from anomaly3d.report.page import P_VALUE, Page, View, set_aside_text, write_page
 from anomaly3d.report.tables import auc_rows, title_of
 from anomaly3d.report.viewer import DEVIATION_LIMIT, Shown, pictures
 from anomaly3d.runs.folder import PhaseFolder
@@ -73,9 +74,7 @@ def present(found: Evaluated, run: Path, images: bool | None) -> Report:
         figures={name: file for name, file in figures.items() if shows_scans or name != CASES},
         thumbnails=thumbnails,
         volumes=volumes,
-        scale=(preprocessor.per_unit, float(preprocessor.to_physical(np.array(0.0)))),
-        unit=preprocessor.unit,
-        level=standardised_level(locked),
+        view=view_of(preprocessor, locked),
         alarms=read_alarms(found),
         made=made_of(found),
     )
@@ -142,6 +141,12 @@ def shown_scans(found: Evaluated) -> dict[str, Shown]:
     files = {scan.scan_id: scan for scan in found.scored.maps["test"]}
     rows = found.data.split("test").to_dict("records")
     return {row["scan_id"]: Shown(row, files.get(row["scan_id"]), found.scored.healthy) for row in rows}
+
+
+def view_of(preprocessor: Preprocessor, locked: Calibration | None) -> View:
+    """How a detector's volumes are shown."""
+    zero = float(preprocessor.to_physical(np.array(0.0)))
+    return View((preprocessor.per_unit, zero), preprocessor.unit, standardised_level(locked))
 
 
 def standardised_level(locked: Calibration | None) -> float:

@@ -64,13 +64,22 @@ def verdict(metrics: dict[str, Any], run: str) -> str:
 
 
 @dataclass(frozen=True)
+class View:
+    """How volumes are shown: ``scale`` is how much of ``unit`` a difference of 1 is, and its value at 0; ``level`` the
+    healthy spreads from which the standardised map has colour."""
+
+    scale: tuple[float, float]
+    unit: str
+    level: float
+
+
+@dataclass(frozen=True)
 class Page:
     """Everything that a report shows.
 
     ``table``: test scans with their scores; ``flagged``: by the locked threshold, None where there is none;
     ``figures``: SVG or PNG files by name; ``thumbnails`` and ``volumes``: of ``report.viewer``, empty where no scan may
-    be shown; ``scale``: ``unit`` a difference of 1, and its value at 0; ``level``: healthy spreads from which the
-    viewer shows colour; ``alarms``: ``phase, epoch, words``; ``made``: the lineage of each phase, with its name.
+    be shown; ``view``: how; ``alarms``: ``phase, epoch, words``; ``made``: the lineage of each phase, with its name.
     """
 
     run: str
@@ -80,9 +89,7 @@ class Page:
     figures: dict[str, Path]
     thumbnails: dict[str, str]
     volumes: dict[str, dict[str, Any]]
-    scale: tuple[float, float]
-    unit: str
-    level: float
+    view: View
     alarms: list[dict[str, Any]]
     made: list[dict[str, Any]]
 
@@ -140,14 +147,49 @@ def script_safe(text: str) -> Markup:
     return Markup(text.replace("</", "<\\/").replace("<!--", "<\\!--"))
 
 
-def write_page(path: Path, page: Page) -> None:
-    """Write the page as one file that asks no host for anything."""
+def render(path: Path, template: str, volumes: dict[str, dict[str, Any]], view: View, **values: Any) -> None:
+    """Write a page with a viewer as one file that asks no host for anything.
+
+    Args:
+        volumes: what the viewer shows, by ``scan_id``; ``values``: what else the template names.
+    """
     environment = Environment(
         loader=PackageLoader("anomaly3d.report"),
         autoescape=select_autoescape(),
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    half, middle = view.scale
+    data = {
+        "limit": RESIDUAL_LIMIT * half,
+        "red": [round(255 * c) for c in to_rgb(RED)],
+        "blue": [round(255 * c) for c in to_rgb(BLUE)],
+        "volumes": volumes,
+        "window": [middle - half, middle + half],
+        "middle": middle,
+        "half": half,
+        "deviations": DEVIATION_LIMIT,
+        "unit": view.unit,
+    }
+    html = environment.get_template(template).render(
+        volumes=len(volumes),
+        half=half,
+        unit=view.unit,
+        level=round(4 * view.level) / 4,
+        deviations=DEVIATION_LIMIT,
+        limit=f"{RESIDUAL_LIMIT * half:.0f}",
+        colours=(BLUE, RED),
+        data=script_safe(json.dumps(data)),
+        niivue=script_safe((files("nilearn") / "_assets/js/niivue.umd.js").read_text("utf-8")),
+        script=script_safe((files("anomaly3d.report") / "templates" / "page.js").read_text("utf-8")),
+        **values,
+    )
+    with written_whole(path) as beside:
+        beside.write_text(html, "utf-8")
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write the page of an evaluated run."""
     images = [
         {
             "data": base64.b64encode(file.read_bytes()).decode(),
@@ -156,22 +198,13 @@ def write_page(path: Path, page: Page) -> None:
         }
         for name, file in page.figures.items()
     ]
-    half, middle = page.scale
     columns, rows = scan_rows(page)
-    high = RESIDUAL_LIMIT * half
-    data = {
-        "limit": high,
-        "red": [round(255 * c) for c in to_rgb(RED)],
-        "blue": [round(255 * c) for c in to_rgb(BLUE)],
-        "volumes": page.volumes,
-        "window": [middle - half, middle + half],
-        "middle": middle,
-        "half": half,
-        "deviations": DEVIATION_LIMIT,
-        "unit": page.unit,
-    }
-    templates = files("anomaly3d.report") / "templates"
-    html = environment.get_template("page.html").render(
+    render(
+        path,
+        "page.html",
+        page.volumes,
+        page.view,
+        standardised=True,
         run=page.run,
         verdict=verdict(page.metrics, page.run),
         alarms=page.alarms,
@@ -180,20 +213,8 @@ def write_page(path: Path, page: Page) -> None:
         set_aside=set_aside_text(page.metrics["set_aside"]),
         figures=images,
         images=bool(page.thumbnails),
-        volumes=len(page.volumes),
-        half=half,
-        unit=page.unit,
-        level=round(4 * page.level) / 4,
-        deviations=DEVIATION_LIMIT,
-        limit=f"{high:.0f}",
-        colours=(BLUE, RED),
         flagged=page.flagged is not None,
         columns=columns,
         scans=rows,
         made=page.made,
-        data=script_safe(json.dumps(data)),
-        niivue=script_safe((files("nilearn") / "_assets/js/niivue.umd.js").read_text("utf-8")),
-        script=script_safe((templates / "page.js").read_text("utf-8")),
     )
-    with written_whole(path) as beside:
-        beside.write_text(html, "utf-8")

@@ -54,11 +54,11 @@ def signed_bytes(deviation: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shown:
-    """A scan of the page: its row of the prepared manifest, the files of its maps, None for none, and what is usual."""
+    """A scan of the page: its row of the prepared manifest, the files of its maps and what is usual; None for none."""
 
     row: dict[Any, Any]
     files: ScanMaps | None
-    healthy: Healthy
+    healthy: Healthy | None
 
     def volumes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image and reconstruction ``(X, Y, Z)`` in [-1, 1], and the standardised map of the residual, else of a map of
@@ -67,6 +67,8 @@ class Shown:
         if self.files is None:
             return image, image, np.zeros_like(image)
         reconstruction = voxels(self.files.reconstruction) if self.files.reconstruction else image
+        if self.healthy is None:
+            return image, reconstruction, np.zeros_like(image)
         return image, reconstruction, next(iter(standardised_maps(*self.files.read(), self.healthy).values()))
 
     def mask(self, column: str) -> np.ndarray:
@@ -99,8 +101,11 @@ def pack(scan: Shown) -> dict[str, Any]:
 
 
 def finding(deviation: np.ndarray, lesion: np.ndarray) -> list[int]:
-    """The voxel to look at first: where the map ``(X, Y, Z)`` is farthest from 0, in the lesion where one is known."""
+    """The voxel to look at first: where the map ``(X, Y, Z)`` is farthest from 0, in the lesion where one is known; of
+    an empty map the middle."""
     large = np.abs(deviation)
+    if not large.any():
+        return [n // 2 for n in large.shape]
     inside = large * lesion if lesion.any() else large
     return [int(i) for i in np.unravel_index((inside if inside.any() else large).argmax(), large.shape)]
 
@@ -108,7 +113,8 @@ def finding(deviation: np.ndarray, lesion: np.ndarray) -> list[int]:
 def thumbnail(scan: Shown) -> str:
     """Base64 of a PNG: the axial slice with the largest deviation, input beside the signed standardised map."""
     image, _, deviation = scan.volumes()
-    centre, spacing = (0, 0, int((deviation**2).sum((0, 1)).argmax())), spacing_of(scan.row["image"])
+    squares, spacing = (deviation**2).sum((0, 1)), spacing_of(scan.row["image"])
+    centre = (0, 0, int(squares.argmax()) if squares.any() else len(squares) // 2)
     grey, share = (
         three_planes(v, spacing, centre)[0] for v in ((image + 1) / 2, (deviation / DEVIATION_LIMIT).clip(-1, 1))
     )

@@ -34,6 +34,7 @@ OPTIONAL = (
     "lesion_ml",
     "segmentation",
     "segmentation_ml",
+    "quality",
 )
 TRUTH = {"lesion_mask": "lesion", "mass_effect_mask": "displaced tissue"}  # columns of true masks, in words
 MASKS = (*TRUTH, "segmentation")  # that go the scan's way; the last is what another program says
@@ -48,6 +49,7 @@ SPLITS = (
 )  # labelled: for supervised ones
 GROUPS = ("normal", "tbi", "other", "postoperative", "low_quality", "")
 LABELS = ("0", "1", "")
+OVERRULED = "accept"  # in the column quality: the scan is used whatever quality control says of it
 HEALTHY_SPLITS = ("train", "validation", "healthy_reference", "calibration")
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
 FAULTS = (
@@ -88,8 +90,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
     """Read and check a manifest.
 
     Every value is text; empty means unknown. ``label`` is ``0`` (normal), ``1`` (abnormal) or empty; ``split`` one of
-    ``SPLITS``; ``lesions`` of ``LESIONS``, joined by ``;``; ``age`` in years; ``sex`` ``F`` or ``M``. Paths come back
-    absolute.
+    ``SPLITS``; ``lesions`` of ``LESIONS``, joined by ``;``; ``age`` in years; ``sex`` ``F`` or ``M``; ``quality``
+    ``OVERRULED`` or empty. Paths come back absolute.
 
     Raises:
         UserError: lists every problem with its row number (the header is row 1).
@@ -188,7 +190,7 @@ def tidy(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     for column in table.columns.difference(["scan_id", "subject_id"]):
         table.loc[table[column].str.lower().isin(NOTHING), column] = ""
     table["label"] = table["label"].str.replace(r"\.0+$", "", regex=True)
-    for column in ("split", "group"):
+    for column in ("split", "group", "quality"):
         table[column] = table[column].str.lower().str.replace(" ", "_")
     table["sex"] = [SEXES.get(sex.lower(), sex) for sex in table["sex"]]
     table["lesions"] = [
@@ -236,7 +238,8 @@ def find_problems(table: pd.DataFrame) -> list[str]:
             f"row {rows(unsafe)}: scan_id may hold only letters, digits, dot, dash and underscore, none of them "
             f"a dot in front, and at most {LONGEST}"
         )
-    for column, allowed in (("label", LABELS), ("split", SPLITS), ("group", GROUPS), ("sex", ("F", "M", ""))):
+    known = {"label": LABELS, "split": SPLITS, "group": GROUPS, "sex": ("F", "M", ""), "quality": (OVERRULED, "")}
+    for column, allowed in known.items():
         wrong = ~table[column].isin(allowed)
         if wrong.any():
             names = ", ".join(repr(a) for a in allowed)

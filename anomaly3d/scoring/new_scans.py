@@ -1,7 +1,7 @@
 """New scans through a trained detector: scores, p-values, maps on the scan's own grid; a site's own threshold."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 from anomaly3d.cohorts.names import digest
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.errors import UserError
-from anomaly3d.preprocessing.cohort import PreparedCohort, Study, copies, tell_read_as
+from anomaly3d.preprocessing.cohort import DESCRIPTION, PreparedCohort, Study, copies, tell_read_as
 from anomaly3d.preprocessing.scan import read_transform
 from anomaly3d.runs.folder import Trained
 from anomaly3d.scans.manifest import read_manifest
@@ -41,6 +41,7 @@ from anomaly3d.system.workers import Workers
 
 INFERENCE = "inference"  # under ``out``: scores of the last call's scans, reconstructions in MNI space
 JUDGED = ["score_name", "score", "p_value", "flagged", "discovery", "site"]
+IN_SCOPE = "in_scope"  # whether a scan is one of those that the detector was made for: quality control accepts it
 FALSE_DISCOVERIES = 0.1  # share of a batch's discoveries that may be healthy
 
 
@@ -71,19 +72,33 @@ class NewScans:
     table: pd.DataFrame
     maps: list[ScanMaps]
 
+    def in_scope(self) -> pd.Series:
+        """Of each row of ``table``, whether quality control accepts its scan."""
+        return self.table["scan_id"].isin(self.prepared.with_verdict("accepted")["scan_id"])
+
+
+@dataclass(frozen=True)
+class Scored:
+    """New scans with their rows and maps written; ``known`` is of ``load_calibration``, ``code`` the command's exit
+    code."""
+
+    new: NewScans
+    known: tuple[Healthy, Calibration] | None
+    code: int
+
 
 def score_new(job: ScoringJob) -> NewScans:
-    """Prepare the job's scans and score what can be used.
+    """Prepare the job's scans and score what can be used, which is what its study keeps.
 
     Raises:
         UserError: no scans, or another scan of the same name was scored before.
     """
-    prepared = job.study.prepare()
+    prepared = with_brain(job.study.prepare())
     manifest = read_manifest(job.study.cohort.place(job.study.data_dir))
     images = manifest.set_index("scan_id")["image"]
     check_names(sources_of(images), job.out)
     out, table, maps = job.out / INFERENCE, pd.DataFrame({"scan_id": pd.Series(dtype=str)}), []
-    if not prepared.with_verdict("accepted").empty:
+    if not prepared.table.empty:
         data = HeadCTDataModule(prepared, job.batch, memory_gb=job.memory_gb)
         data.setup()
         table = Inference(data, job.trainer).run(job.trained.load(), "test", out, volumes=True)
@@ -91,24 +106,35 @@ def score_new(job: ScoringJob) -> NewScans:
     return NewScans(images, prepared, table, maps)
 
 
+def with_brain(prepared: PreparedCohort) -> PreparedCohort:
+    """Without rejected scans of whose brain no voxel is left, which have no score."""
+    rejected = set(prepared.with_verdict("rejected")["scan_id"])
+    rows = prepared.table.to_dict("records")
+    kept = [row["scan_id"] not in rejected or bool(voxels(row["brain_mask"]).any()) for row in rows]
+    return replace(prepared, table=prepared.table[kept].reset_index(drop=True))
+
+
 def judge(new: NewScans, stage: Path, site: str, workers: Workers) -> pd.DataFrame:
     """The scores with the columns ``JUDGED``, if a threshold is known.
 
     ``flagged`` holds for one scan; ``discovery`` for the batch: of all discoveries, at most ``FALSE_DISCOVERIES`` are
-    expected to be healthy (Benjamini-Hochberg).
+    expected to be healthy (Benjamini-Hochberg). Scans that quality control rejects have the score alone: healthy scans
+    like them were not measured.
     """
     known = load_calibration(stage, site)
     if known is None or new.table.empty:
         return new.table
     healthy, calibration = known
     scores = rescore(new.table, new.maps, healthy, workers, "scores")[calibration.score]
-    p = calibration.p_values(scores.to_numpy(float))
+    inside, flags = new.in_scope(), calibration.flags(scores)
+    p = pd.Series(calibration.p_values(scores.to_numpy(float)), scores.index)
+    found = pd.Series(discoveries(p[inside].to_numpy(), FALSE_DISCOVERIES), p.index[inside])
     return new.table.assign(
         score_name=calibration.score,
         score=scores,
-        p_value=p,
-        flagged=calibration.flags(scores),
-        discovery=discoveries(p, FALSE_DISCOVERIES),
+        p_value=p.where(inside),
+        flagged=None if flags is None else flags.where(inside, None),
+        discovery=found.reindex(p.index),
         site=site,
     )
 
@@ -123,17 +149,20 @@ def unlike_training(new: NewScans, stage: Path, job: ScoringJob) -> dict[str, st
     return familiar.told(input_statistics(rows, quality, preprocessor.reasons, workers), preprocessor)
 
 
-def score_scans(job: ScoringJob, site: str) -> int:
-    """Score the job's scans and return the command's exit code: 3 when a scan was set aside."""
+def score_scans(job: ScoringJob, site: str) -> Scored:
+    """Score the job's scans and write ``scores.csv``, ``quality.csv`` and maps; the exit code is 3 when a scan was set
+    aside."""
     hush()
     stage = job.trained.folder.path
     load_calibration(stage, site)  # a mistake comes before any work
     new, out = score_new(job), job.out
     scores = judge(new, stage, site, job.study.workers)
-    scores = scores.assign(**{UNLIKE: scores["scan_id"].map(unlike_training(new, stage, job))})
+    scores = scores.assign(
+        **{UNLIKE: scores["scan_id"].map(unlike_training(new, stage, job)), IN_SCOPE: new.in_scope()}
+    )
     own = score_names(new.table)
     verdicts = new.prepared.quality[["scan_id", "verdict", "reasons"]]
-    wanted = ["scan_id", *own, *(c for c in JUDGED if c in scores), UNLIKE]
+    wanted = ["scan_id", IN_SCOPE, *own, *(c for c in JUDGED if c in scores), UNLIKE]
     table = verdicts.merge(scores[wanted], on="scan_id", how="left").assign(
         model=job.trained.digest()[:12], source=verdicts["scan_id"].map(sources_of(new.images))
     )
@@ -146,6 +175,9 @@ def score_scans(job: ScoringJob, site: str) -> int:
         with_earlier(table, out / "scores.csv").to_csv(path, index=False)
     for row in table.to_dict("records"):
         say(f"  {row['scan_id']}: {in_words(row)}")
+    numbers = new.prepared.quality.drop(columns=[c for c in DESCRIPTION if c != "scan_id"])
+    with written_whole(out / "quality.csv") as path:
+        with_earlier(numbers, out / "quality.csv").to_csv(path, index=False)
     tell_read_as(new.prepared)
     for same in copies(new.prepared.quality):
         say(f"  the same voxels: {same}")
@@ -168,7 +200,7 @@ def score_scans(job: ScoringJob, site: str) -> int:
             f"no threshold is known: 'python -m anomaly3d.evaluate run={run}' makes one where the cohort has a "
             "calibration split"
         )
-    return 3 if (table["verdict"] != "accepted").any() else 0
+    return Scored(new, known, 3 if (table["verdict"] != "accepted").any() else 0)
 
 
 def sources_of(images: pd.Series) -> dict[str, str]:
@@ -209,13 +241,17 @@ def with_earlier(table: pd.DataFrame, stored: Path) -> pd.DataFrame:
 
 def in_words(row: dict) -> str:
     """What is known of a scan, for the terminal."""
-    if row["verdict"] != "accepted":
+    if row[IN_SCOPE] not in (True, False):
         return f"{row['verdict']}: {row['reasons']}"
     text = f"anomaly score {row['total']:.4f}"
+    if "p_value" in row and row["score_name"] != "total":
+        text += f", {row['score_name']} {row['score']:.4f}"
+    if not row[IN_SCOPE]:
+        return f"rejected: {row['reasons']}; {text}, outside of what the detector was made for"
     if "p_value" in row:
-        if row["score_name"] != "total":
-            text += f", {row['score_name']} {row['score']:.4f}"
         text += f", p = {row['p_value']:.3f} among healthy scans" + (", flagged" if row["flagged"] is True else "")
+    if row["reasons"]:
+        text += f"; quality control {row['reasons']}"
     if row[UNLIKE]:
         text += f"; unlike the training scans: {row[UNLIKE]}"
     return text

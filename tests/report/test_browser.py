@@ -1,4 +1,4 @@
-"""The report of the shared tiny run in headless Chromium, opened from disk."""
+"""The reports of the shared tiny run and of a scan that it scores, in headless Chromium, opened from disk."""
 
 import base64
 import io
@@ -7,6 +7,7 @@ import shutil
 import time
 
 import matplotlib.image
+import nibabel as nib
 import numpy as np
 import pytest
 from selenium import webdriver
@@ -14,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from anomaly3d import score
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scans.nifti import voxels
@@ -144,12 +146,48 @@ def test_a_scan_opens_and_its_maps_follow_their_thresholds(page, tiny_run):
     many, none = moved("deviation", 1), moved("deviation", 8)
     assert many > none
     assert page.find_element(By.ID, "deviation-value").text == "8 healthy spreads"
+    covered = wait_for_canvas(page).mean()
+    page.find_element(By.ID, "show-standardised").click()
+    time.sleep(0.5)
+    assert covered == pytest.approx(wait_for_canvas(page).mean(), rel=0.01)  # below its threshold a map is clear
+    page.find_element(By.ID, "show-standardised").click()
     page.find_element(By.ID, "show-residual").click()
     many, few = moved("threshold", 4), moved("threshold", 34)
     assert many > few
     assert many > none
     assert page.find_element(By.ID, "threshold-value").text == "34 HU"
     assert [e for e in page.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+def test_a_new_scan_opens_in_its_own_space(browser, tiny_run, places, tmp_path):
+    scan = sorted(tiny_run.parents[1].glob("data/raw/*/ct/subdural*-0001.nii.gz"))[0]
+    name, out = scan.name.removesuffix(".nii.gz"), tmp_path / "out"
+    assert score.main(["run=tiny", *places, f"scans=[{scan}]", f"out={out}"]) == 0
+    browser.get((out / "report.html").as_uri())
+    browser.get_log("browser")
+    rows(browser)[0].click()
+    opened(browser, name)
+    shot = wait_for_canvas(browser)
+    assert (shot.min(2) > 0.9).mean() > 0.01  # the skull
+    said = re.fullmatch(
+        r"scan (-?\d+) HU, reconstruction -?\d+, residual (-?\d+), (-?\d+\.\d) healthy spreads, at .* \(of the scan\)",
+        browser.find_element(By.ID, "values").text,
+    )
+    shown = browser.execute_script(f"return scans.volumes['{name}']")
+    mm = np.array(shown["affine"]) @ [*shown["finding"], 1]
+    maps = {kind: nib.load(out / name / f"{kind}.nii.gz") for kind in ("standardised", "residual")}
+    for text, image, wide in (
+        (said[1], nib.load(scan), 2),
+        (said[2], maps["residual"], 15),
+        (said[3], maps["standardised"], 1),
+    ):
+        place = np.rint(nib.affines.apply_affine(np.linalg.inv(image.affine), mm)).astype(int)
+        around = image.get_fdata()[tuple(slice(max(i - 1, 0), i + 2) for i in place)].clip(-20, 100)
+        assert around.min() - wide <= float(text) <= around.max() + wide
+    assert abs(float(said[3])) > 0.6 * np.abs(maps["standardised"].get_fdata()).max()  # it opens at the finding
+    assert "p = " in browser.find_element(By.CSS_SELECTOR, "p.details").text
+    assert "noise_hu" in browser.find_element(By.CSS_SELECTOR, "div.details").text
+    assert browser.get_log("browser") == []
 
 
 def test_a_scan_without_volumes_says_why_it_does_not_open(page):

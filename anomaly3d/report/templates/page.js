@@ -10,7 +10,7 @@ table.querySelectorAll("th button").forEach((button) => button.addEventListener(
   table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
   head.setAttribute("aria-sort", up ? "ascending" : "descending");
   const value = (row) => { const text = row.cells[column].textContent; return text === "" || isNaN(text) ? text : Number(text); };
-  const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0) * (up ? 1 : -1);
+  const compare = (a, b) => (a === "") - (b === "") || (a < b ? -1 : a > b ? 1 : 0) * (up ? 1 : -1); // the empty ones last
   rows.sort((a, b) => compare(value(a), value(b)));
   body.append(...rows);
 }));
@@ -32,26 +32,35 @@ const dialog = find("viewer");
 const physical = (byte) => (byte / 127.5 - 1) * scans.half + scans.middle;
 const GREY = { colormap: "gray", cal_min: scans.window[0], cal_max: scans.window[1] };
 const MASK = { cal_min: 0.5, cal_max: 1 };
+const OWN = Object.values(scans.volumes).some((scan) => scan.own); // the scan in its own space below, maps on a grid of theirs
 // from the bottom up; NiiVue names volumes by their files, so a layer is known by its place
 const LAYERS = [
-  { name: "input", opacity: 1, options: GREY },
+  { name: OWN ? "scan" : "input", opacity: 1, options: GREY },
   { name: "reconstruction", opacity: 1, options: GREY },
   { name: "residual", opacity: 0.75, options: { colormap: "brighter", colormapNegative: "darker", cal_max: scans.limit } },
   { name: "standardised", opacity: 0.75, options: { colormap: "brighter", colormapNegative: "darker", cal_max: scans.deviations } },
-  { name: "lesion", opacity: 0.9, options: { colormap: "green", ...MASK } },
-  { name: "displaced", opacity: 0.35, options: { colormap: "violet", ...MASK } },
+  ...(OWN ? [] : [
+    { name: "lesion", opacity: 0.9, options: { colormap: "green", ...MASK } },
+    { name: "displaced", opacity: 0.35, options: { colormap: "violet", ...MASK } },
+  ]),
   { name: "brain", opacity: 0.25, options: { colormap: "blue", ...MASK } },
 ];
 let viewer = null, current = null;
+const details = [...dialog.querySelectorAll(".details")];
+
+async function unzip(text) {
+  const zipped = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
 
 async function unpack(scan) {
-  const zipped = Uint8Array.from(atob(scan.data), (c) => c.charCodeAt(0));
-  const stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer()), count = bytes.length / 4;
+  const bytes = await unzip(scan.data), count = bytes.length / 4;
   const image = Float32Array.from(bytes.subarray(0, count), physical);
   const reconstruction = Float32Array.from(bytes.subarray(count, 2 * count), physical);
   const bits = bytes.subarray(3 * count);
   return {
+    ...(scan.own ? { scan: Float32Array.from(await unzip(scan.own.data), physical) } : {}),
     input: image,
     reconstruction,
     residual: image.map((value, i) => (bits[i] & 1 ? value - reconstruction[i] : 0)),
@@ -81,30 +90,33 @@ function nifti(values, scan, name) {
   return new File([buffer], `${name}.nii`);
 }
 
-const ramp = ([r, g, b]) => ({ R: [0, r], G: [0, g], B: [0, b], A: [128, 255], I: [0, 255] });
+// one colour, the more opaque the farther from 0
+const ramp = ([r, g, b]) => ({ R: [r, r], G: [g, g], B: [b, b], A: [0, 255], I: [0, 255] });
 
 // what lies under the crosshair, in physical units
 function tell({ values, mm }) {
   if (values.length < 4) return;
-  const [input, reconstruction] = values.map((v) => Math.round(v.value));
-  const deviation = values[3].value.toFixed(1);
+  const [image, reconstruction, residual] = values.map((v) => Math.round(v.value));
+  const difference = OWN ? residual : image - reconstruction; // the scan is finer than what the detector saw of it
+  const deviation = find("deviation") ? `, ${values[3].value.toFixed(1)} healthy spreads` : "";
   const place = [...mm].slice(0, 3).map((v) => Math.round(v)).join(", ");
-  find("values").textContent = `input ${input} ${scans.unit}, reconstruction ${reconstruction}, residual ${input - reconstruction}, ${deviation} healthy spreads, at ${place} mm (MNI)`;
+  find("values").textContent = `${LAYERS[0].name} ${image} ${scans.unit}, reconstruction ${reconstruction}, residual ${difference}${deviation}, at ${place} mm (${OWN ? "of the scan" : "MNI"})`;
 }
 
 async function show(id) {
-  if (!Object.keys(scans.volumes).length) return;
+  if (!Object.keys(scans.volumes).length && !details.length) return;
   const scan = scans.volumes[id];
   current = id;
   const row = rows.find((r) => r.dataset.id === id);
   find("viewer-title").textContent = row.dataset.title;
-  find("closed").hidden = Boolean(scan);
+  find("closed").hidden = Boolean(scan) || row.dataset.maps === "no";
+  details.forEach((part) => { part.hidden = part.dataset.id !== id; });
   find("closed-id").textContent = id;
   dialog.querySelectorAll(".stage, .tools").forEach((part) => { part.hidden = !scan; });
   if (!dialog.open) dialog.showModal();
   if (!scan) { dialog.dataset.shown = id; return; }
   if (!viewer) {
-    viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: "warn", isRadiologicalConvention: true });
+    viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: OWN ? 0.35 : 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: OWN ? "error" : "warn" /* gantry tilt is no fault of a scan */, isRadiologicalConvention: true });
     await viewer.attachToCanvas(find("canvas"));
     viewer.setSliceType(viewer.sliceTypeMultiplanar);
     viewer.addColormap("brighter", ramp(scans.red));
@@ -115,30 +127,41 @@ async function show(id) {
   if (current !== id) return;
   while (viewer.volumes.length) viewer.removeVolume(viewer.volumes[viewer.volumes.length - 1]);
   for (const { name, options } of LAYERS) {
-    viewer.addVolume(await niivue.NVImage.loadFromFile({ file: nifti(maps[name], scan, name), ...options }));
+    viewer.addVolume(await niivue.NVImage.loadFromFile({ file: nifti(maps[name], name === "scan" ? scan.own : scan, name), ...options }));
   }
   settle();
-  viewer.scene.crosshairPos = viewer.vox2frac(scan.finding);
+  lookAt((scan.own ?? scan).finding);
+  dialog.dataset.shown = id;
+}
+
+function lookAt(voxel) {
+  viewer.scene.crosshairPos = viewer.vox2frac(voxel);
   viewer.updateGLVolume();
   viewer.createOnLocationChange();
-  dialog.dataset.shown = id;
+}
+
+function lookAtCluster(event) {
+  const row = event.target.closest("tr[data-place]");
+  if (!row || !viewer) return;
+  lookAt(JSON.parse(row.dataset.place));
+  find("canvas").scrollIntoView({ block: "nearest" });
 }
 
 function settle() {
   if (!viewer || viewer.volumes.length < LAYERS.length) return;
-  const limit = { residual: Number(find("threshold").value), standardised: Number(find("deviation").value) };
+  const limit = { residual: Number(find("threshold").value), standardised: Number(find("deviation")?.value ?? scans.deviations) };
   find("threshold-value").textContent = `${limit.residual} ${scans.unit}`;
-  find("deviation-value").textContent = `${limit.standardised} healthy spreads`;
+  if (find("deviation")) find("deviation-value").textContent = `${limit.standardised} healthy spreads`;
   LAYERS.forEach((layer, i) => {
     const box = find(`show-${layer.name}`), volume = viewer.volumes[i];
-    volume.opacity = box && !box.checked ? 0 : layer.opacity;
-    if (layer.name in limit) { volume.cal_min = limit[layer.name]; volume.cal_minNeg = -layer.options.cal_max; volume.cal_maxNeg = -limit[layer.name]; }
+    volume.opacity = i && !box?.checked ? 0 : layer.opacity; // of the lowest there is no box
+    if (layer.name in limit) { volume.colormapType = 1; /* clear below the threshold */ volume.cal_min = limit[layer.name]; volume.cal_minNeg = -layer.options.cal_max; volume.cal_maxNeg = -limit[layer.name]; }
   });
   viewer.updateGLVolume();
 }
 
 function step(by) {
-  const open = rows.filter((row) => !row.hidden && (scans.volumes[row.dataset.id] || row.dataset.id === current));
+  const open = rows.filter((row) => !row.hidden && (details.length || scans.volumes[row.dataset.id] || row.dataset.id === current));
   const place = open.findIndex((row) => row.dataset.id === current);
   if (open.length) show(open[(place + by + open.length) % open.length].dataset.id);
 }
@@ -150,6 +173,8 @@ body.addEventListener("keydown", (event) => {
   show(event.target.closest("tr").dataset.id);
 });
 dialog.querySelectorAll("input").forEach((input) => input.addEventListener("input", settle));
+dialog.addEventListener("click", lookAtCluster);
+dialog.addEventListener("keydown", (event) => { if (event.key === "Enter") lookAtCluster(event); });
 find("close").addEventListener("click", () => dialog.close());
 find("previous").addEventListener("click", () => step(-1));
 find("next").addEventListener("click", () => step(1));
