@@ -24,9 +24,13 @@ COMMAS = re.compile(r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")  # outside of quote
 SCANS = ("root", "scans", "manifest")
 PATHS = (*SCANS, *(f"dataset.{key}" for key in SCANS), "out", "data_dir", "runs_dir")
 NAMED = ("run", "site", "dataset.name", "parent")
-QUOTED = (*PATHS, *NAMED, "study", "mask_command", "preprocessing.mask_command")  # whose values are quoted for Hydra
+# whose values are quoted for Hydra
+QUOTED = (*PATHS, *NAMED, "study", "mask_command", "preprocessing.mask_command")
 CHOICE = re.compile(r"[\w-]+(/[\w-]+)*")  # of a group: a file's name, and no way to files elsewhere
 SIMPLE = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./-]*|\s*")
+OTHERS = (  # keys of a study that mean its training, and in these commands something else
+    ("evaluate", "dataset"),
+)
 ONCE = ("phase", "overwrite", "parent", "run", "runs_dir", "optimized_metric", "hparams_search")
 CODE = ("plugins", "mask_command", "preprocessing.mask_command")  # whose code may run: typed for each call, or nothing
 ANEW = ("trainer", "workers", "scheduler", "memory_gb")  # where and how fast it runs
@@ -165,7 +169,7 @@ def read_study(command: str, path: Path) -> list[str]:
         top = str(key).split(".")[0]
         if top not in every:
             raise UserError(f"study={path}: {unknown_key(str(key), every)}")
-        if top not in known:
+        if top not in known or (command, top) in OTHERS:
             continue  # of another command
         if key in groups and not isinstance(value, Mapping):
             if value is not None and not CHOICE.fullmatch(str(value)):

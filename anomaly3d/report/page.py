@@ -67,6 +67,7 @@ def verdict(metrics: dict[str, Any], run: str) -> str:
 class Page:
     """Everything that a report shows.
 
+    ``run`` is what was evaluated, ``place`` the folder of the detector's volumes in the run;
     ``table``: test scans with their scores; ``flagged``: by the locked threshold, None where there is none;
     ``figures``: SVG or PNG files by name; ``thumbnails`` and ``volumes``: of ``report.viewer``, empty where no scan may
     be shown; ``scale``: ``unit`` a difference of 1, and its value at 0; ``level``: healthy spreads from which the
@@ -74,6 +75,7 @@ class Page:
     """
 
     run: str
+    place: str
     metrics: dict[str, Any]
     table: pd.DataFrame
     flagged: pd.Series | None
@@ -173,6 +175,8 @@ def write_page(path: Path, page: Page) -> None:
     templates = files("anomaly3d.report") / "templates"
     html = environment.get_template("page.html").render(
         run=page.run,
+        place=page.place,
+        notes=page.metrics["notes"],
         verdict=verdict(page.metrics, page.run),
         alarms=page.alarms,
         rows=auc_rows(page.metrics),
