@@ -2,15 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from anomaly3d import calibrate, evaluate
+from anomaly3d.cli import CONF
 from anomaly3d.evaluation import run
+from anomaly3d.evaluation.options import Options
+from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scans.manifest import read_manifest, write_manifest
+from anomaly3d.scoring.calibration import OWN, load_calibration
+from anomaly3d.scoring.inference import prepared_of
 from anomaly3d.scoring.writer import read_scores
 from tests.conftest import refused
 
@@ -86,6 +93,7 @@ def test_without_calibration_labels_of_both_kinds_and_masks_it_says_what_it_cann
     shutil.copytree(few, bare, ignore=shutil.ignore_patterns("pca", "evaluation*", "own.json"))
     ill = rows[(rows["split"] == "test") & (rows["label"] == "1")]
     assert evaluate.main(asked(bare, ill.assign(lesion_mask="", mass_effect_mask=""))) == 0
+    assert load_calibration(bare / "fanogan" / "finetune", OWN) is None  # other files lie there, and no site's
     place = place_of(bare)
     metrics = json.loads((place / "metrics.json").read_text())
     assert metrics["thresholds_from"] is None
@@ -129,6 +137,18 @@ def test_a_run_that_keeps_nothing_is_evaluated_first(few, rows, asked, capsys):
     shutil.copytree(few, new, ignore=shutil.ignore_patterns("evaluation*", "calibration"))
     assert evaluate.main(asked(new, rows[rows["split"] == "test"])) == 2
     refused(capsys, "anomaly3d.evaluate run=new detector=fanogan' first")
+
+
+def test_a_cohort_without_test_scans_teaches_all_the_same(few, places):
+    focus = choose_trained(few, None)
+    choice = few / "fanogan" / "finetune" / "calibration" / "choice.json"
+    before = choice.read_text()
+    choice.unlink()
+    prepared = prepared_of(focus, Path(places[0].split("=")[1]))
+    prepared = replace(prepared, table=prepared.table[prepared.table["split"] != "test"])
+    trainer = yaml.safe_load((Path(CONF) / "trainer" / "auto.yaml").read_text())
+    assert run.evaluate_run(few, focus, prepared, Options(8, None, 0.1, 10.0, trainer, 1)) is None
+    assert choice.read_text() == before
 
 
 def test_the_runs_own_cohort_by_name_is_its_own_evaluation(few, places, monkeypatch):
