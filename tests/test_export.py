@@ -103,6 +103,10 @@ def test_a_graph_that_differs_or_cannot_be_is_not_kept(tiny_run, tmp_path, monke
     (good,) = write_graphs(detector, x, tmp_path, False)
     assert good.volumes == 4
     assert good.difference < 1e-6
+    with zipfile.ZipFile(tmp_path / "reconstruct.pt2") as file:  # a program keeps what it was traced with
+        kept = b"".join(map(file.read, file.namelist()))
+    assert x[0].numpy().tobytes() not in kept
+    assert x[1].numpy().tobytes() not in kept
     monkeypatch.setattr(networks, "run_torch", lambda path: lambda x: x)
     (bad,) = write_graphs(detector, x, tmp_path, False)
     assert "it differs by" in bad.reason

@@ -114,6 +114,7 @@ def model_card(facts: Facts) -> str:
         ],
     )
     settings = flatten(scrub({"settings": lineage["settings"]})["settings"])  # none that names a place
+    settings = {key: value for key, value in settings.items() if not key.startswith("dataset.counts.")}
     graphs = "\n".join(f"- `{graph.file}`: {graph_words(graph, facts.tested_on)}" for graph in facts.graphs)
     return f"""# {facts.title}, exported by anomaly3d {anomaly3d.__version__}
 
@@ -226,6 +227,7 @@ def croissant(facts: Facts, folder: Path, files: Iterable[str]) -> dict[str, Any
             "sc": "https://schema.org/",
             "cr": "http://mlcommons.org/croissant/",
             "dct": "http://purl.org/dc/terms/",
+            "citeAs": "cr:citeAs",
             "conformsTo": "dct:conformsTo",
             "data": {"@id": "cr:data", "@type": "@json"},
             "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
@@ -237,6 +239,7 @@ def croissant(facts: Facts, folder: Path, files: Iterable[str]) -> dict[str, Any
         "name": f"anomaly3d-{facts.trained.name}",
         "description": f"{facts.title}, trained on {facts.scans}. {INTENDED} Counts of the cohort, no data of anybody.",
         "license": LICENSE,
+        "citeAs": REFERENCE,
         "version": facts.trained.lineage["version"],
         "datePublished": facts.trained.lineage["made_with"]["date"][:10],
         "creator": {"@type": "sc:Organization", "name": "the authors of anomaly3d"},

@@ -82,7 +82,8 @@ def write_graphs(detector: Detector, volumes: Tensor, folder: Path, with_onnx: b
             return [Graph(name, reason=reason) for name in names]
         plain = Reconstruction(detector).eval()
         try:
-            program = torch.export.export(plain, (volumes[:2],), dynamic_shapes={"x": {0: Dim.DYNAMIC}})
+            example = torch.zeros_like(volumes[:2])  # a saved program keeps it, and volumes are somebody's
+            program = torch.export.export(plain, (example,), dynamic_shapes={"x": {0: Dim.DYNAMIC}})
         except Exception as error:  # whatever a method's operations make of a graph
             return [Graph(name, reason=f"torch.export cannot trace it ({type(error).__name__})") for name in names]
         forget_places(program)
