@@ -18,15 +18,21 @@ from anomaly3d.system.progress import say
 
 HERE = Path(__file__).parent
 CONF = str(HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf")  # in a wheel, in a checkout
-COMMANDS = ("prepare", "train", "evaluate", "score", "calibrate", "compare", "dashboard")
+COMMANDS = ("prepare", "train", "evaluate", "score", "calibrate", "compare", "export", "dashboard")
 ADDED = ("phase", "experiment")  # groups of train that its list of defaults does not have
 COMMAS = re.compile(r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")  # outside of quotes
 SCANS = ("root", "scans", "manifest")
 PATHS = (*SCANS, *(f"dataset.{key}" for key in SCANS), "out", "data_dir", "runs_dir")
 NAMED = ("run", "site", "dataset.name", "parent")
-QUOTED = (*PATHS, *NAMED, "study", "mask_command", "preprocessing.mask_command")  # whose values are quoted for Hydra
+# whose values are quoted for Hydra
+QUOTED = (*PATHS, *NAMED, "study", "model", "mask_command", "preprocessing.mask_command")
 CHOICE = re.compile(r"[\w-]+(/[\w-]+)*")  # of a group: a file's name, and no way to files elsewhere
 SIMPLE = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./-]*|\s*")
+OTHERS = (  # keys of a study that mean its training, and in these commands something else
+    ("evaluate", "dataset"),
+    ("score", "model"),
+    ("calibrate", "model"),
+)
 ONCE = ("phase", "overwrite", "parent", "run", "runs_dir", "optimized_metric", "hparams_search")
 CODE = ("plugins", "mask_command", "preprocessing.mask_command")  # whose code may run: typed for each call, or nothing
 ANEW = ("trainer", "workers", "scheduler", "memory_gb")  # where and how fast it runs
@@ -165,7 +171,7 @@ def read_study(command: str, path: Path) -> list[str]:
         top = str(key).split(".")[0]
         if top not in every:
             raise UserError(f"study={path}: {unknown_key(str(key), every)}")
-        if top not in known:
+        if top not in known or (command, top) in OTHERS:
             continue  # of another command
         if key in groups and not isinstance(value, Mapping):
             if value is not None and not CHOICE.fullmatch(str(value)):
@@ -206,7 +212,8 @@ def remembered(command: str, typed: Sequence[str]) -> list[str]:
     """
     run, place = value_of(typed, "run", "demo"), value_of(typed, "runs_dir", "runs")
     unsettled = "${" in f"{run}{place}" or "," in str(run) or not is_name(str(run))  # a sweep, or refused later
-    if command not in ("train", "evaluate", "score", "calibrate") or unsettled:
+    elsewhere = command in ("score", "calibrate") and value_of(typed, "model")  # an exported model, and no run
+    if command not in ("train", "evaluate", "score", "calibrate", "export") or unsettled or elsewhere:
         return []
     files = sorted(Path(str(place), str(run)).glob("*/*/overrides.yaml"), key=lambda path: -path.stat().st_mtime)
     trained = {path: words for path in files if (words := read_words(path, names_of("train")[0]))}

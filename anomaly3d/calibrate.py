@@ -12,7 +12,7 @@ def main(config: DictConfig) -> Done:
     """Score healthy scans of a site and keep its threshold beside the detector of ``run=...``."""
     from anomaly3d.score import scoring_job
 
-    job = scoring_job(config)
+    job = scoring_job(config, f"calibrated/{config.site}")
 
     from anomaly3d.scoring.new_scans import calibrate_site
 

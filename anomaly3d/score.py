@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from anomaly3d.scoring.new_scans import ScoringJob
 
 
-def scoring_job(config: DictConfig) -> "ScoringJob":
-    """The detector of ``run`` and ``detector``, and the scans of ``scans``, ``root`` or ``manifest``.
+def scoring_job(config: DictConfig, results: str) -> "ScoringJob":
+    """The detector of ``model``, or of ``run`` and ``detector``, and the scans of ``scans``, ``root`` or ``manifest``.
+
+    Args:
+        results: where they go below the run's folder, where ``out`` names no other place.
 
     Raises:
         UserError: no such detector, or no scans.
@@ -20,9 +23,13 @@ def scoring_job(config: DictConfig) -> "ScoringJob":
     from pathlib import Path
 
     from anomaly3d.cli import chosen, plain, refuse_missing_inputs
+    from anomaly3d.runs.exported import read_exported
     from anomaly3d.runs.folder import choose_trained
 
-    trained = choose_trained(Path(config.runs_dir) / config.run, chosen("detector"))  # before what takes long to import
+    model = chosen("model")
+    run = Path(config.runs_dir) / (Path(model).resolve().name if model else config.run)
+    # before what takes long to import
+    trained = read_exported(Path(model)) if model else choose_trained(run, chosen("detector"))
     refuse_missing_inputs(config)
 
     from anomaly3d.cohorts.folder import FolderCohort
@@ -39,13 +46,14 @@ def scoring_job(config: DictConfig) -> "ScoringJob":
     )
     workers = worker_count(config.workers, config.scheduler)
     study = Study(cohort, preprocessor_of(trained), Path(config.data_dir), workers)
-    return ScoringJob(trained, study, Path(config.out), config.batch, plain(config.trainer), config.memory_gb)
+    out = Path(config.out) if config.out else run / results
+    return ScoringJob(trained, study, out, config.batch, plain(config.trainer), config.memory_gb)
 
 
 @command("score")
 def main(config: DictConfig) -> Done:
     """Score new scans with a detector of ``run=...`` and write maps beside the scores."""
-    job = scoring_job(config)
+    job = scoring_job(config, "scored")
 
     from dataclasses import replace
 

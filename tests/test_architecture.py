@@ -24,6 +24,7 @@ LEVELS = [
     {"training", "scoring"},
     {"evaluation"},
     {"report"},
+    {"bundle"},
     DOORS,
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
@@ -95,9 +96,8 @@ NAMES = {
 def test_every_package_that_is_imported_is_declared():
     """Also what another dependency happens to bring along; some are extras."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-    extras = [
-        text for name in ("bids", "dask", "dashboard", "sweep") for text in project["optional-dependencies"][name]
-    ]
+    names = ("bids", "dask", "dashboard", "export", "sweep")
+    extras = [text for name in names for text in project["optional-dependencies"][name]]
     listed = [*project["dependencies"], *extras]
     declared = {re.split(r"[<>=!\[ ]", text)[0].lower().replace("-", "_") for text in listed}
     imported = {module.split(".")[0] for path in FILES for module in imports(path)}

@@ -105,6 +105,8 @@ class FAnoGAN(Detector):
     @property
     def contrasts(self) -> bool:
         """Whether phase 4 has taught it."""
+        if torch.compiler.is_exporting():  # an exported graph has the reconstruction only, and may not ask a tensor
+            return False
         return self.contrast is not None and bool(self.contrast.taught)
 
     @property

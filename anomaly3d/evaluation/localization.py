@@ -20,25 +20,30 @@ SMALLEST = 3  # voxels of a lesion that counts; smaller ones are crumbs of resam
 FOUND = 0.1  # share of a lesion that must be flagged for it to count as found
 
 
-def locate(anomaly: np.ndarray, truth: np.ndarray, brain: np.ndarray, threshold: float) -> dict[str, Any] | None:
+def locate(anomaly: np.ndarray, truth: np.ndarray, brain: np.ndarray, threshold: float | None) -> dict[str, Any] | None:
     """Numbers of one scan, None where no true voxel lies in the brain.
 
-    ``auroc`` and ``ap`` over the brain's voxels with ``chance_ap``, the share that is true; at the locked ``threshold``
-    ``dice``, and how many ``lesions`` there are and are ``found``.
+    ``auroc`` and ``ap`` over the brain's voxels with ``chance_ap``, the share that is true; where a ``threshold`` is
+    locked, ``dice``, and how many ``lesions`` there are and are ``found``.
     """
     truth = truth & brain
     if not truth.any() or truth[brain].all():
         return None
+    labels, values = truth[brain], anomaly[brain]
+    numbers = {
+        "auroc": float(roc_auc_score(labels, values)),
+        "ap": float(average_precision_score(labels, values)),
+        "chance_ap": float(labels.mean()),
+    }
+    if threshold is None:
+        return numbers
     flagged = (anomaly >= threshold) & brain
     parts, count = ndimage.label(truth, NEIGHBOURS)
     sizes = ndimage.sum_labels(truth, parts, range(1, count + 1))
     shares = ndimage.mean(flagged, parts, range(1, count + 1))
     counted = np.asarray(sizes) >= SMALLEST
-    labels, values = truth[brain], anomaly[brain]
     return {
-        "auroc": float(roc_auc_score(labels, values)),
-        "ap": float(average_precision_score(labels, values)),
-        "chance_ap": float(labels.mean()),
+        **numbers,
         "dice": float(2 * (flagged & truth).sum() / (flagged.sum() + truth.sum())),
         "lesions": int(counted.sum()),
         "found": int((np.asarray(shares)[counted] >= FOUND).sum()),
@@ -53,20 +58,20 @@ def false_parts(anomaly: np.ndarray, brain: np.ndarray, threshold: float) -> int
 
 
 def locate_scan(
-    scan: ScanMaps, masks: dict[str, str], healthy: Healthy, thresholds: dict[str, float]
+    scan: ScanMaps, masks: dict[str, str], healthy: Healthy, thresholds: dict[str, float] | None
 ) -> list[dict[str, Any]]:
     """Rows of one scan: for every anomaly map and every mask of ``masks`` (its name, its file), or for none of them.
 
-    Without masks the scan is a healthy one and a row has ``false_parts``.
+    Without masks the scan is a healthy one and a row has ``false_parts``, which takes thresholds.
     """
     raw, brain = scan.read()
     rows: list[dict[str, Any]] = []
     for name, signed in anomaly_maps(raw, brain, healthy).items():
         anomaly, row = np.abs(signed), {"scan_id": scan.scan_id, "map": name}
-        if not masks:
+        if not masks and thresholds:
             rows.append({**row, "mask": "", "false_parts": false_parts(anomaly, brain, thresholds[name])})
         for mask, path in masks.items():
-            found = locate(anomaly, voxels(path) > 0, brain, thresholds[name])
+            found = locate(anomaly, voxels(path) > 0, brain, thresholds[name] if thresholds else None)
             if found:
                 rows.append({**row, "mask": mask, **found})
     return rows
@@ -75,17 +80,20 @@ def locate_scan(
 def summarise_localization(rows: pd.DataFrame) -> dict[str, Any]:
     """Per mask and map: means over scans with an interval over subjects, and the share of lesions found.
 
+    Dice, lesions found and false parts are there where a threshold was.
+
     Args:
         rows: of ``locate_scan``, with ``subject_id``.
     """
     summary: dict[str, Any] = {}
     for (mask, name), members in rows[rows["mask"] != ""].groupby(["mask", "map"]):
         entry: dict[str, Any] = {"n_scans": len(members)}
-        for number in ("auroc", "ap", "chance_ap", "dice"):
+        for number in ("auroc", "ap", "chance_ap", *(["dice"] if "dice" in members else [])):
             mean, low, high = mean_interval(members[number].to_numpy(float), members["subject_id"].to_numpy())
             entry[number] = {"value": mean, "ci95": [low, high]}
-        found, lesions = members["found"].to_numpy(int), members["lesions"].to_numpy(int)
+        lesions = members["lesions"].to_numpy(int) if "lesions" in members else np.zeros(0, int)
         if lesions.any():
+            found = members["found"].to_numpy(int)
             hits = np.concatenate([np.arange(n) < k for k, n in zip(found, lesions, strict=True)])
             entry["found"] = share(hits, np.repeat(members["subject_id"].to_numpy(), lesions))
         summary.setdefault(str(mask), {})[str(name)] = entry

@@ -1,5 +1,6 @@
 """What a threshold on a score does: recall, false alarms, whom they hit. Shares come with interval and n."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,29 +17,40 @@ VOLUMES = (0, 2, 5, 15, 50, np.inf)  # ml
 AGES = (0, 40, 60, 75, np.inf)  # years
 
 
-def operating_points(table: pd.DataFrame, calibrations: list[Calibration]) -> list[dict[str, Any]]:
-    """A row for every threshold: those locked on calibration scans, and the oracles of the same scores."""
+def operating_points(
+    table: pd.DataFrame, scores: Sequence[str], calibrations: Sequence[Calibration]
+) -> list[dict[str, Any]]:
+    """A row for every threshold of some scores: that locked on calibration scans, if any, and the oracles.
+
+    Where all scans are of one kind no oracle, accuracy or precision means anything, and a locked threshold still does.
+    """
     rows = ranked(table)
-    if not both_classes(rows):
+    both, subjects = both_classes(rows), rows["subject_id"].to_numpy()
+    if rows.empty:
         return []
-    points = []
-    for calibration in calibrations:
-        labels, scores = labels_and_scores(rows, calibration.score)
-        locked = f"locked: {calibration.rate:.0%} of {len(calibration.scores)} calibration scans may be flagged"
-        if not calibration.possible:
-            locked = (
-                f"locked: no threshold possible, {calibration.rate:.0%} takes {calibration.fewest} calibration scans"
-            )
-        rules = {
-            locked: calibration.threshold,
-            "oracle: Youden on the test scans": youden_threshold(labels, scores),
-            "oracle: F1 on the test scans": f1_threshold(labels, scores),
-        }
+    locked, points = {calibration.score: calibration for calibration in calibrations}, []
+    for score in scores:
+        labels, values = labels_and_scores(rows, score)
+        rules = {locked_rule(locked.get(score)): locked[score].threshold if score in locked else np.inf}
+        if both:
+            rules["oracle: Youden on the test scans"] = youden_threshold(labels, values)
+            rules["oracle: F1 on the test scans"] = f1_threshold(labels, values)
         for rule, threshold in rules.items():
-            found = at_threshold(labels, scores, threshold, rows["subject_id"].to_numpy())
+            found = at_threshold(labels, values, threshold, subjects)
+            if not both:
+                found |= dict.fromkeys(("accuracy", "precision"), share(np.zeros(0, bool), np.zeros(0)))
             value = float(threshold) if np.isfinite(threshold) else None
-            points.append({"score": calibration.score, "rule": rule, "threshold": value, **found})
+            points.append({"score": score, "rule": rule, **found, "threshold": value})
     return points
+
+
+def locked_rule(calibration: Calibration | None) -> str:
+    """What the locked threshold of a score is, in words."""
+    if calibration is None:
+        return "locked: no threshold possible, there are no calibration scans"
+    if not calibration.possible:
+        return f"locked: no threshold possible, {calibration.rate:.0%} takes {calibration.fewest} calibration scans"
+    return f"locked: {calibration.rate:.0%} of {len(calibration.scores)} calibration scans may be flagged"
 
 
 def between(values: pd.Series, edges: tuple[float, ...], unit: str) -> pd.Series:

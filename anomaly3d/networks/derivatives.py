@@ -151,5 +151,5 @@ def double_by_cells(x: Tensor, kernel: Tensor) -> Tensor:
     taps = kernel.reshape(-1, 2, 2, 2, 2, 2, 2)  # (O, and for each axis: cell, voxel in it)
     cells = F.conv_transpose3d(x, taps.permute(0, 2, 4, 6, 1, 3, 5).flatten(1, 3))
     voxels = cells.unflatten(1, (2, 2, 2)).permute(0, 4, 1, 5, 2, 6, 3)
-    padded = voxels.reshape(len(x), 1, *(2 * (side + 1) for side in x.shape[2:]))
+    padded = voxels.reshape(x.shape[0], 1, *(2 * (side + 1) for side in x.shape[2:]))
     return padded[:, :, 1:-1, 1:-1, 1:-1].contiguous()

@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from anomaly3d.evaluation.metrics import ranked
-from anomaly3d.evaluation.run import Evaluated
+from anomaly3d.evaluation.judging import Evaluated
+from anomaly3d.evaluation.metrics import both_classes, ranked
 from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.report.figures import (
     Case,
@@ -51,23 +51,25 @@ class Report:
     figures: dict[str, Path]
 
 
-def present(found: Evaluated, run: Path, images: bool | None) -> Report:
-    """Write ``figures/`` and ``report.html`` of a run's evaluation, and show the table in the terminal.
+def present(found: Evaluated, images: bool | None) -> Report:
+    """Write ``figures/`` and ``report.html`` of an evaluation, and show the table in the terminal.
 
     Args:
         images: whether scans may be in the page; None: synthetic ones only.
     """
-    shows_scans = found.focus.lineage["synthetic"] if images is None else images
-    figures = draw(found, run / "evaluation" / "figures")
-    locked, table = found.locked, found.table
+    setting = found.setting
+    shows_scans = setting.synthetic if images is None else images
+    figures = draw(found, setting.place / "figures")
+    locked, table = found.learned.locked, found.table
     flagged = locked.flags(table[locked.score]) if locked else None
     thumbnails: dict[str, str] = {}
     volumes: dict[str, dict[str, Any]] = {}
     if shows_scans:
-        thumbnails, volumes = pictures(table, found.scored.chosen, flagged, shown_scans(found))
-    preprocessor = preprocessor_of(found.focus)
+        thumbnails, volumes = pictures(table, found.learned.chosen, flagged, shown_scans(found))
+    preprocessor = preprocessor_of(found.setting.focus)
     page = Page(
-        run=run.name,
+        run=setting.name,
+        place=found.out.relative_to(setting.run).as_posix(),
         metrics=found.metrics,
         table=table.assign(**{P_VALUE: locked.p_values(table[locked.score].to_numpy(float))}) if locked else table,
         flagged=flagged,
@@ -78,7 +80,7 @@ def present(found: Evaluated, run: Path, images: bool | None) -> Report:
         alarms=read_alarms(found),
         made=made_of(found),
     )
-    path = run / "evaluation" / "report.html"
+    path = setting.place / "report.html"
     write_page(path, page)
     show(found, path)
     return Report(path, figures)
@@ -86,20 +88,21 @@ def present(found: Evaluated, run: Path, images: bool | None) -> Report:
 
 def draw(found: Evaluated, place: Path) -> dict[str, Path]:
     """All figures as files, by name, in the order in which a reader wants them."""
-    table, chosen, detectors = found.table, found.scored.chosen, found.metrics["detectors"]
+    table, chosen, detectors = found.table, found.learned.chosen, found.metrics["detectors"]
     others = {title_of(detectors, label): other for label, other in found.others.items()}
-    figures = {
-        "roc": save(roc_figure(table, others, chosen), place / "roc"),
-        "lesions": save(lesion_figure(table, chosen), place / "lesions"),
-    }
+    figures = {}
+    if both_classes(ranked(table)):
+        figures["roc"] = save(roc_figure(table, others, chosen), place / "roc")
+        figures["lesions"] = save(lesion_figure(table, chosen), place / "lesions")
     if cases := choose_cases(found):
-        preprocessor = preprocessor_of(found.focus)
+        preprocessor = preprocessor_of(found.setting.focus)
         figures[CASES] = save(case_figure(cases, preprocessor.per_unit, preprocessor.unit), place / CASES, ".png")
     figures["groups"] = save(group_figure(table, chosen), place / "groups")
-    if found.locked:
-        if found.locked.possible:
-            figures["volumes"] = save(volume_figure(table, found.locked), place / "volumes")
-        figures["conformal"] = save(conformal_figure(table, found.locked), place / "conformal")
+    if locked := found.learned.locked:
+        if locked.possible and (ranked(table)["label"] == "1").any():
+            figures["volumes"] = save(volume_figure(table, locked), place / "volumes")
+        if (ranked(table)["label"] == "0").any():
+            figures["conformal"] = save(conformal_figure(table, locked), place / "conformal")
     if numbers := read_training(found):
         figures["training"] = save(training_figure(numbers), place / "training")
     return figures
@@ -107,8 +110,9 @@ def draw(found: Evaluated, place: Path) -> dict[str, Path]:
 
 def phase_folders(found: Evaluated) -> dict[str, PhaseFolder]:
     """Where the phases of the detector lie, by name in their order."""
-    place = found.focus.folder.path.parent
-    return {phase: PhaseFolder(place / phase) for phase in found.focus.lineage["settings"]["detector"]["phases"]}
+    focus = found.setting.focus
+    phases = focus.lineage["settings"]["detector"]["phases"]
+    return {phase: PhaseFolder(focus.folder.path.parent / phase) for phase in phases}
 
 
 def read_training(found: Evaluated) -> dict[str, pd.DataFrame]:
@@ -131,16 +135,16 @@ def read_alarms(found: Evaluated) -> list[dict[str, Any]]:
 def made_of(found: Evaluated) -> list[dict[str, Any]]:
     """The lineage of each phase that led to the detector, with its name."""
     folders = phase_folders(found)
-    until = list(folders).index(found.focus.stage) + 1
+    until = list(folders).index(found.setting.focus.stage) + 1
     stages = [(phase, folder.read()) for phase, folder in list(folders.items())[:until]]
     return [{"phase": phase, **lineage} for phase, lineage in stages if lineage]
 
 
 def shown_scans(found: Evaluated) -> dict[str, Shown]:
     """Test scans for the viewer, by ``scan_id``."""
-    files = {scan.scan_id: scan for scan in found.scored.maps["test"]}
-    rows = found.data.split("test").to_dict("records")
-    return {row["scan_id"]: Shown(row, files.get(row["scan_id"]), found.scored.healthy) for row in rows}
+    files = {scan.scan_id: scan for scan in found.maps}
+    rows = found.setting.data.split("test").to_dict("records")
+    return {row["scan_id"]: Shown(row, files.get(row["scan_id"]), found.learned.healthy) for row in rows}
 
 
 def view_of(preprocessor: Preprocessor, locked: Calibration | None) -> View:
@@ -162,13 +166,13 @@ def choose_cases(found: Evaluated) -> list[Case]:
 
     Without labels, the highest and the lowest of all; none where the detector does not reconstruct.
     """
-    rows = found.data.split("test")
+    rows = found.setting.data.split("test")
     files = {scan.scan_id: scan for scan in maps_of(rows, found.out) if scan.reconstruction}
     if not files:
         return []
     lesions = dict(zip(rows["scan_id"], rows["lesion_mask"], strict=True))
     scored = found.table if (labelled := ranked(found.table)).empty else labelled
-    score, picks = found.scored.chosen, []
+    score, picks = found.learned.chosen, []
     by_label = {str(k): rows.sort_values(score) for k, rows in scored.groupby("label")}
     if (well := by_label.get("0")) is not None:
         picks += [("no findings, median", well.iloc[[len(well) // 2]]), ("no findings, highest", well.tail(1))]
@@ -208,8 +212,6 @@ def show(found: Evaluated, page: Path) -> None:
     console.print(table)
     if found.metrics["set_aside"]:
         say(f"test scans without a score: {set_aside_text(found.metrics['set_aside'])}")
-    if not (locked := found.locked):
-        say("no threshold is locked: the cohort has no calibration split")
-    elif not locked.possible:
-        say(f"no threshold is possible: {locked.rate:.0%} takes {locked.fewest} calibration scans, and there are fewer")
+    for note in found.metrics["notes"]:
+        say(note)
     say(f"report: {page.resolve()}")

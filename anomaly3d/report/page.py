@@ -77,12 +77,14 @@ class View:
 class Page:
     """Everything that a report shows.
 
+    ``run`` is what was evaluated, ``place`` the folder of the detector's volumes in the run;
     ``table``: test scans with their scores; ``flagged``: by the locked threshold, None where there is none;
     ``figures``: SVG or PNG files by name; ``thumbnails`` and ``volumes``: of ``report.viewer``, empty where no scan may
     be shown; ``view``: how; ``alarms``: ``phase, epoch, words``; ``made``: the lineage of each phase, with its name.
     """
 
     run: str
+    place: str
     metrics: dict[str, Any]
     table: pd.DataFrame
     flagged: pd.Series | None
@@ -206,6 +208,8 @@ def write_page(path: Path, page: Page) -> None:
         page.view,
         standardised=True,
         run=page.run,
+        place=page.place,
+        notes=page.metrics["notes"],
         verdict=verdict(page.metrics, page.run),
         alarms=page.alarms,
         rows=auc_rows(page.metrics),

@@ -183,7 +183,7 @@ def localization(metrics: dict[str, Any]) -> Table:
             name,
             as_text(entry["auroc"]),
             f"{as_text(entry['ap'])}, chance {entry['chance_ap']['value']:.3f}",
-            as_text(entry["dice"]),
+            as_text(entry["dice"]) if "dice" in entry else "none",
             percent(entry["found"]) if "found" in entry else "none",
             f"{entry['n_scans']}, {entry['n_vanished']} vanish",
         )
@@ -191,11 +191,16 @@ def localization(metrics: dict[str, Any]) -> Table:
         for name, entry in found.get(mask, {}).items()
     ]
     false = ", ".join(f"{n} {as_text(e)}" for n, e in found.get("healthy_false_parts", {}).items())
+    at_threshold = "Dice and lesions found at the locked voxel threshold. " + (
+        f"Separate places flagged in a healthy scan: {false}." if false else ""
+    )
+    if not metrics["thresholds_from"]:
+        at_threshold = (
+            "Dice and lesions found take a voxel threshold locked on calibration scans, of which there are none."
+        )
     return Table(
         "Where the lesion is",
-        f"Inside the brain, means over scans whose lesion is still there at this resolution; Dice and lesions found at "
-        f"the locked voxel threshold. Separate places "
-        f"flagged in a healthy scan: {false}.",
+        "Inside the brain, means over scans whose lesion is still there at this resolution. " + at_threshold,
         ("Truth", "Map", "Voxel AUROC", "Voxel AP", "Dice", "Lesions found", "Scans"),
         rows,
     )

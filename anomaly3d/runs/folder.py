@@ -92,6 +92,16 @@ class Trained:
         """Unique in the run: ``vae``, or ``vae/STAGE`` for an earlier stage."""
         return f"{self.name}/{self.stage}" if self.earlier else self.name
 
+    @property
+    def source(self) -> str:
+        """Where it came from, in words."""
+        return f"run {self.folder.path.parents[1].name}"
+
+    @property
+    def evaluation(self) -> str:
+        """What makes thresholds for it, in words."""
+        return f"'python -m anomaly3d.evaluate run={self.folder.path.parents[1].name} detector={self.name}'"
+
     def load(self) -> "Detector":
         """The detector, on the CPU."""
         from anomaly3d.detectors.base import load_detector  # torch takes seconds: which runs there are is asked before

@@ -11,12 +11,17 @@ from scipy import ndimage
 
 from anomaly3d.errors import UserError
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps, standardised_maps
+from anomaly3d.scoring.familiarity import INPUTS
+from anomaly3d.scoring.scan_scores import rescore
 from anomaly3d.statistics.conformal import TOLERANCE, p_values, threshold, weights_of
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.workers import Workers, run_in_threads
 
 NEIGHBOURS = np.ones((3, 3, 3))  # voxels that touch at a corner hang together
 OWN = "own"  # the calibration split of the run's own cohort
+CHOICE = "choice.json"  # beside the calibrations: which score they belong to, and how it was chosen
+TOTAL = "total"  # a folder beside them: that of A(x), where another score was chosen
+NO_SITES = (OWN, Path(CHOICE).stem, Path(INPUTS).stem)  # files beside the calibrations, which no site may be called
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def load_calibration(stage: Path, site: str) -> tuple[Healthy, Calibration] | No
         UserError: other sites have been calibrated, but not this one.
     """
     folder = calibration_folder(stage)
-    known = sorted(path.stem for path in folder.glob("*.json"))
+    known = sorted(path.stem for path in folder.glob("*.json") if path.stem not in NO_SITES[1:])
     if site not in known and (known or site != OWN):
         raise UserError(
             f"site={site}: {folder} holds calibrations of {', '.join(known) or 'no site'}; make one from healthy scans "
@@ -221,3 +226,28 @@ def calibrate(
         masses = {name: [of[scan_id] for scan_id in ordered["scan_id"]] for name, of in heaviest.items()}
         made.append(Calibration(site, score, rate, ordered[score].tolist(), voxel_ml, medians, several, masses))
     return made
+
+
+def calibrate_anew(
+    site: str,
+    scores: list[str],
+    table: pd.DataFrame,
+    maps: list[ScanMaps],
+    healthy: Healthy,
+    rate: float,
+    voxel_ml: float,
+    workers: Workers,
+) -> tuple[Healthy, list[Calibration]]:
+    """``calibrate`` on healthy scans of another site, after they joined those that say what is usual.
+
+    Each of them is scored by all the others. Returns what is usual now, too.
+
+    Args:
+        table: the detector's own scores.
+        healthy: what was usual without them.
+    """
+    for scan in maps:
+        healthy = healthy.plus(*scan.read(), 1)
+    left_out = {scan.scan_id: scan for scan in maps}
+    rescored = rescore(table, maps, healthy, workers, "scores, each by what is usual in the others", left_out)
+    return healthy, calibrate(site, scores, rescored, maps, healthy, rate, voxel_ml, workers, left_out)

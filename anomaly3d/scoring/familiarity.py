@@ -85,10 +85,14 @@ class Familiar:
             found.append("{} {:.4g} (trained with {:.4g} to {:.4g})".format(name, *shown))
         return "; ".join(found)
 
-    def told(self, statistics: pd.DataFrame, preprocessor: Preprocessor) -> dict[str, str]:
-        """The same of each scan of ``input_statistics``, by ``scan_id``."""
-        rows = statistics.set_index("scan_id").iterrows()
-        return {str(scan_id): self.unlike(row, preprocessor) for scan_id, row in rows}
+    def told(
+        self, rows: pd.DataFrame, quality: pd.DataFrame, preprocessor: Preprocessor, workers: Workers
+    ) -> dict[str, str]:
+        """The same of prepared scans, see ``input_statistics``, by ``scan_id``; empty where nothing is known."""
+        if not self.ranges or rows.empty:
+            return {}
+        statistics = input_statistics(rows, quality, preprocessor.reasons, workers).set_index("scan_id")
+        return {str(scan_id): self.unlike(row, preprocessor) for scan_id, row in statistics.iterrows()}
 
     def save(self, path: Path) -> None:
         """Write what ``load`` reads."""

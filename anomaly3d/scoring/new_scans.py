@@ -20,16 +20,17 @@ from anomaly3d.scans.nifti import voxels
 from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, maps_of, standardised_maps
 from anomaly3d.scoring.calibration import (
+    NO_SITES,
     OWN,
     Calibration,
-    calibrate,
+    calibrate_anew,
     calibration_folder,
     check_rate,
     healthy_file,
     load_calibration,
 )
 from anomaly3d.scoring.clusters import SMALLEST_ML, own_grid_clusters
-from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar, input_statistics
+from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar
 from anomaly3d.scoring.inference import Inference
 from anomaly3d.scoring.scan_scores import rescore, score_names
 from anomaly3d.scoring.way_back import Found, own_grid_maps
@@ -141,12 +142,9 @@ def judge(new: NewScans, stage: Path, site: str, workers: Workers) -> pd.DataFra
 
 def unlike_training(new: NewScans, stage: Path, job: ScoringJob) -> dict[str, str]:
     """In what each usable scan differs from the training scans, by ``scan_id``; empty where it does not."""
-    familiar, preprocessor = Familiar.load(calibration_folder(stage) / INPUTS), job.study.preprocessor
+    familiar = Familiar.load(calibration_folder(stage) / INPUTS)
     rows = new.prepared.table[new.prepared.table["scan_id"].isin(new.table["scan_id"])]
-    if not familiar.ranges or rows.empty:
-        return {}
-    quality, workers = new.prepared.quality, job.study.workers
-    return familiar.told(input_statistics(rows, quality, preprocessor.reasons, workers), preprocessor)
+    return familiar.told(rows, new.prepared.quality, job.study.preprocessor, job.study.workers)
 
 
 def score_scans(job: ScoringJob, site: str) -> Scored:
@@ -181,8 +179,8 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     tell_read_as(new.prepared)
     for same in copies(new.prepared.quality):
         say(f"  the same voxels: {same}")
-    name, run = f"{job.trained.name}, {job.trained.stage}", stage.parents[1].name
-    say(f"scored with {name} of run {run}; scores and maps are in {out}")
+    name = f"{job.trained.name}, {job.trained.stage}"
+    say(f"scored with {name} of {job.trained.source}; scores and maps are in {out}")
     if known and (level := known[1].voxel_thresholds.get("standardised")) and new.maps:
         say(
             f"standardised.nii.gz is in healthy spreads: in the median healthy scan, {known[1].voxel_ml:g} ml lie "
@@ -196,10 +194,7 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     if new.table.empty:
         say("no scan could be scored; the reasons are above")
     elif "p_value" not in table:
-        say(
-            f"no threshold is known: 'python -m anomaly3d.evaluate run={run}' makes one where the cohort has a "
-            "calibration split"
-        )
+        say(f"no threshold is known: {job.trained.evaluation} makes one where the cohort has a calibration split")
     return Scored(new, known, 3 if (table["verdict"] != "accepted").any() else 0)
 
 
@@ -270,16 +265,18 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     """
     hush()
     stage = job.trained.folder.path
-    if site == OWN or not is_name(site):
-        raise UserError(f"site=NAME is missing: another name than {OWN!r}, which is the run's own calibration split")
+    if site in NO_SITES or not is_name(site):
+        raise UserError(
+            f"site=NAME is missing: another name than {', '.join(map(repr, NO_SITES))}, which mean what the run keeps "
+            "of its own scans"
+        )
     if rate is not None:
         check_rate("false_positive_rate", rate)
     own = load_calibration(stage, OWN)
     if own is None:
-        run = stage.parents[1].name
         raise UserError(
-            f"run {run} has not chosen a score for {job.trained.name}: run 'python -m anomaly3d.evaluate run={run} "
-            f"detector={job.trained.name}' first; its cohort needs a calibration split"
+            f"{job.trained.source} has no threshold for {job.trained.name}: {job.trained.evaluation} makes one; its "
+            "cohort needs a calibration split"
         )
     healthy, before = own
     new = score_new(job)
@@ -289,17 +286,14 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
         raise UserError(f"the same voxels are there under several names: {'; '.join(same)}: keep one file of each")
     workers, rate = job.study.workers, before.rate if rate is None else rate
     earlier = rescore(new.table, new.maps, healthy, workers, "scores")
-    for scan in new.maps:
-        healthy = healthy.plus(*scan.read(), 1)
-    left_out = {scan.scan_id: scan for scan in new.maps}
-    table = rescore(new.table, new.maps, healthy, workers, "scores, each by what is usual in the others", left_out)
-    (made,) = calibrate(site, [before.score], table, new.maps, healthy, rate, before.voxel_ml, workers, left_out)
+    scans = new.table, new.maps, healthy
+    healthy, (made,) = calibrate_anew(site, [before.score], *scans, rate, before.voxel_ml, workers)
     path = calibration_folder(stage) / f"{site}.json"
     healthy.save(healthy_file(stage, site))
     made.save(path)
     flagged = before.flags(earlier[before.score])
     known = "has none" if flagged is None else f"{before.threshold:.4g} flags {flagged.mean():.0%}"
-    say(f"{len(table)} healthy scans of {site}: the run's own threshold {known}")
+    say(f"{len(new.table)} healthy scans of {site}: the run's own threshold {known}")
     if made.possible:
         say(f"threshold of {made.score} for {rate:.0%}: {made.threshold:.4g}, in {path}; use it with site={site}")
     else:

@@ -16,7 +16,8 @@ from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.phases.base import Predicting, freeze
 from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
-from anomaly3d.runs.folder import choose_trained
+from anomaly3d.runs.exported import read_exported
+from anomaly3d.runs.folder import Trained, choose_trained
 from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, standardised_maps
 from anomaly3d.scoring.calibration import OWN, Calibration, load_calibration
@@ -92,7 +93,22 @@ class Scorer:
             UserError: no such run, detector or site, the run's scans had another skull stripper, or the detector reads
                 more than a scan.
         """
-        trained = choose_trained(Path(run), detector)
+        return cls.of(choose_trained(Path(run), detector), site, Path(data_dir), mask_command)
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | Path, site: str = OWN, data_dir: str | Path = "data", mask_command: str | None = None
+    ) -> Self:
+        """A model that ``anomaly3d.export`` has written; the other arguments are those of ``from_run``.
+
+        Raises:
+            UserError: as ``from_run``, or a file is not as it was exported.
+        """
+        return cls.of(read_exported(Path(folder)), site, Path(data_dir), mask_command)
+
+    @classmethod
+    def of(cls, trained: Trained, site: str, data_dir: Path, mask_command: str | None) -> Self:
+        """A trained detector; arguments and errors are those of ``from_run``."""
         require_command(trained, mask_command)
         if reads := trained.lineage["reads"]:
             raise UserError(
@@ -100,7 +116,7 @@ class Scorer:
                 "anomaly3d.score' with manifest=..."
             )
         preprocessor = preprocessor_of(trained)
-        preprocessor.setup(Path(data_dir))
+        preprocessor.setup(data_dir)
         return cls(trained.load(), preprocessor, load_calibration(trained.folder.path, site))
 
     def examine(self, volumes: Volumes, brains: Volumes | None = None) -> Findings:

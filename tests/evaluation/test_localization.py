@@ -44,6 +44,16 @@ def test_crumbs_are_not_lesions(scan):
     assert locate(anomaly, truth, brain, 1.5)["lesions"] == 2
 
 
+def test_without_a_threshold_there_is_what_needs_none(scan):
+    anomaly, truth, brain = scan
+    found = locate(anomaly, truth, brain, None)
+    assert set(found) == {"auroc", "ap", "chance_ap"}
+    assert found["auroc"] == locate(anomaly, truth, brain, 1.5)["auroc"]
+    row = {"map": "residual", "mask": "lesion_mask", "scan_id": "a", "subject_id": "a", **found}
+    summary = summarise_localization(pd.DataFrame([row]))
+    assert set(summary["lesion_mask"]["residual"]) == {"n_scans", "auroc", "ap", "chance_ap"}
+
+
 def test_false_parts_of_a_healthy_scan(scan):
     anomaly, _, brain = scan
     assert false_parts(anomaly, brain, 1.5) == 1

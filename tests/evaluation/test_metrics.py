@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
+from anomaly3d.evaluation.judging import agreement
 from anomaly3d.evaluation.metrics import of_lesion, summarise
-from anomaly3d.evaluation.run import agreement
 from anomaly3d.report.page import set_aside_text
 
 SCORED = pd.DataFrame(

@@ -65,7 +65,7 @@ def calibration():
 
 
 def test_locked_and_oracle_thresholds_are_told_apart(table, calibration):
-    locked, youden, f1 = operating_points(table, [calibration])
+    locked, youden, f1 = operating_points(table, ["total"], [calibration])
     assert locked["rule"].startswith("locked")
     assert locked["threshold"] == pytest.approx(1.0)
     assert (locked["recall"]["value"], locked["specificity"]["value"]) == (2 / 3, 3 / 5)
@@ -75,7 +75,7 @@ def test_locked_and_oracle_thresholds_are_told_apart(table, calibration):
 
 def test_too_few_calibration_scans_allow_no_threshold(table):
     few = Calibration("own", "total", 0.1, [0.1], 0.01, {})
-    point = operating_points(table, [few])[0]
+    point = operating_points(table, ["total"], [few])[0]
     assert "10% takes 9" in point["rule"]
     assert point["threshold"] is None
     for name in ("recall", "specificity", "accuracy", "precision"):
@@ -83,6 +83,22 @@ def test_too_few_calibration_scans_allow_no_threshold(table):
     assert few.flags(table["total"]) is None
     assert Calibration("own", "total", 0.1, [0.1] * 9, 0.01, {}).possible
     assert not Calibration("own", "total", 0.1, [0.1] * 8, 0.01, {}).possible
+
+
+def test_without_calibration_scans_oracles_are_left_and_the_locked_row_says_so(table):
+    locked, youden, _ = operating_points(table, ["total"], [])
+    assert "there are no calibration scans" in locked["rule"]
+    assert locked["threshold"] is locked["recall"]["value"] is None
+    assert youden["rule"] == "oracle: Youden on the test scans"
+    assert youden["threshold"] == pytest.approx(1.5)  # recall 2/3 without a false alarm
+    assert (youden["recall"]["value"], youden["specificity"]["value"]) == (2 / 3, 1)
+
+
+def test_labels_of_one_kind_leave_what_a_locked_threshold_does_to_them(table, calibration):
+    (point,) = operating_points(table[table["label"] == "1"], ["total"], [calibration])
+    assert point["recall"]["value"] == 2 / 3
+    assert point["specificity"]["value"] is point["precision"]["value"] is point["accuracy"]["value"] is None
+    assert operating_points(table[table["label"] == "9"], ["total"], [calibration]) == []
 
 
 def test_recall_by_lesion_and_volume(table, calibration):

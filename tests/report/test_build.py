@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from anomaly3d.data.module import HeadCTDataModule
-from anomaly3d.evaluation.run import Evaluated, Scored
+from anomaly3d.evaluation.judging import Evaluated, Setting
+from anomaly3d.evaluation.learning import Learned
 from anomaly3d.report.build import choose_cases
 from anomaly3d.runs.folder import choose_trained
-from anomaly3d.scoring.inference import prepared_of
+from anomaly3d.scoring.inference import Inference, prepared_of
 from anomaly3d.scoring.writer import read_scores
 
 
@@ -19,8 +20,9 @@ def test_cases_are_ranked_scans_and_without_any_those_there_are(tiny_run, places
     faulty = table.assign(group=["low_quality", *table["group"][1:]])
 
     def titles(table):
-        scored = Scored({"test": table}, {}, None, {}, {}, "total")
-        cases = choose_cases(Evaluated(focus, focus.load(), data, out, scored, {}, {}))
+        setting = Setting(tiny_run, out.parent, "tiny", True, focus, [], Inference(data, {}))
+        learned = Learned(None, {}, {}, "total", "pseudo-anomalies", [])
+        cases = choose_cases(Evaluated(setting, out, table, [], learned, {}, {}))
         return [case.title.replace("\nA(x)", "") for case in cases]
 
     ill = ["highest: found first 3.000", "highest: found first 4.000", "highest: found first 5.000"]

@@ -1,0 +1,147 @@
+"""Write the folder of an exported detector, whole or not at all."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from safetensors.torch import save
+from torch import Tensor
+
+from anomaly3d.bundle.card import Facts, croissant, model_card, monai_metadata
+from anomaly3d.bundle.cohort import SPLITS, counts_of
+from anomaly3d.bundle.networks import Graph, require_onnx, write_graphs
+from anomaly3d.detectors.base import Detector
+from anomaly3d.errors import UserError
+from anomaly3d.evaluation.learning import SEEN
+from anomaly3d.runs.exported import DETECTOR, PREPROCESSING, SUMS, WEIGHTS
+from anomaly3d.runs.folder import Trained
+from anomaly3d.scans.manifest import read_manifest
+from anomaly3d.scans.nifti import voxels
+from anomaly3d.scoring.calibration import NO_SITES, calibration_folder
+from anomaly3d.scoring.inference import preprocessor_of
+from anomaly3d.system.files import sha256
+from anomaly3d.system.progress import say
+
+VOLUMES = 10  # on which graphs are held against the detector
+
+
+@dataclass(frozen=True)
+class Export:
+    """``conf/export``: where the folder goes, where prepared data lie, and whether it gets an ONNX file."""
+
+    out: Path
+    data_dir: Path
+    onnx: bool
+
+
+def export_detector(trained: Trained, wanted: Export) -> list[Graph]:
+    """Write everything of a detector that others need; returns what became of its graphs.
+
+    Raises:
+        UserError: the folder is there already, or a package is missing.
+    """
+    out = wanted.out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={out} is there already: choose another folder, or remove it")
+    if wanted.onnx:
+        require_onnx()
+    beside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        graphs = fill(beside, trained, wanted)
+        if out.exists():
+            out.rmdir()
+        beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return graphs
+
+
+def fill(folder: Path, trained: Trained, wanted: Export) -> list[Graph]:
+    """All files of an export into a folder that is empty."""
+    detector, preprocessor = trained.load(), preprocessor_of(trained)
+    write_model(folder, trained, detector)
+    sites = copy_calibrations(calibration_folder(trained.folder.path), folder / "calibration")
+    table = prepared_table(trained, wanted.data_dir)
+    volumes, kind = check_volumes(table, preprocessor.resolution)
+    graphs = write_graphs(detector, volumes, folder, wanted.onnx)
+    counts = [] if table is None else counts_of(table)
+    facts = Facts(trained, preprocessor, counts, metrics_of(trained), graphs, kind, sites)
+    (folder / "README.md").write_text(model_card(facts), "utf-8")
+    write_json(folder / "metadata.json", monai_metadata(facts))
+    write_json(folder / "croissant.json", croissant(facts, folder, files_of(folder)))
+    lines = [f"{sha256(folder / name)}  {name}\n" for name in files_of(folder)]
+    (folder / SUMS).write_text("".join(lines), "utf-8")
+    return graphs
+
+
+def write_model(folder: Path, trained: Trained, detector: Detector) -> None:
+    """Weights, which detector they belong to, and how its scans are prepared."""
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in detector.state_dict().items()}
+    (folder / WEIGHTS).write_bytes(save(state, {"format": "pt"}))  # save_file would let its owner alone read it
+    known = {key: trained.lineage[key] for key in ("title", "role", "reads", "synthetic", "version")}
+    described = {"name": trained.name, "stage": trained.stage, "model_sha256": trained.digest()}
+    write_json(folder / DETECTOR, {**described, **known, "config": detector.config})
+    settings = {**trained.lineage["settings"]["preprocessing"]}
+    if command := settings.get("mask_command"):  # programs, not where they lie here
+        settings["mask_command"] = " ".join(Path(w).name if w.startswith("/") else w for w in str(command).split(" "))
+    (folder / PREPROCESSING).write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
+
+
+def copy_calibrations(source: Path, target: Path) -> list[str]:
+    """Thresholds and statistics of the run's own cohort and of sites, but no name of a scan; returns whose they are."""
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(SEEN, ".*"))
+    return sorted(path.stem for path in target.glob("*.json") if path.stem not in NO_SITES[1:])
+
+
+def prepared_table(trained: Trained, data_dir: Path) -> pd.DataFrame | None:
+    """The manifest of the data that a detector was made with, None where they are not at hand."""
+    manifest = data_dir / trained.lineage["cohort"] / trained.lineage["prepared"] / "manifest.csv"
+    return read_manifest(manifest) if manifest.exists() else None
+
+
+def check_volumes(table: pd.DataFrame | None, resolution: int) -> tuple[Tensor, str]:
+    """``VOLUMES`` volumes ``(N, 1, D, H, W)`` that graphs are checked on, and what they are: prepared, or random."""
+    if table is not None:
+        images = table.loc[table["split"].isin(SPLITS), "image"].head(VOLUMES)
+        if len(images) == VOLUMES:
+            return torch.from_numpy(np.stack([voxels(path) for path in images]).astype(np.float32))[:, None], "prepared"
+    shape = (VOLUMES, 1, resolution, resolution, resolution)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1, "random"
+
+
+def metrics_of(trained: Trained) -> dict[str, Any] | None:
+    """What the run's evaluation says, where it is about this very model."""
+    path = trained.folder.path.parents[1] / "evaluation" / "metrics.json"
+    if not path.exists():
+        return None
+    metrics = json.loads(path.read_text())
+    same = metrics["detectors"].get(trained.label, {}).get("model") == trained.digest()
+    return metrics if same else None
+
+
+def files_of(folder: Path) -> list[str]:
+    """All files below a folder."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values."""
+    path.write_text(json.dumps(value, indent=1), "utf-8")
+
+
+def tell(trained: Trained, out: Path, graphs: list[Graph]) -> None:
+    """Say what was written."""
+    for graph in graphs:
+        difference = f"differs by at most {graph.difference:.1e} on {graph.volumes} volumes" if not graph.reason else ""
+        say(f"  {graph.file}: {difference or f'not written, because {graph.reason}'}")
+    say(f"exported {trained.lineage['title']} of {trained.source}, {trained.stage}, into {out}")
+    say(f"  next: python -m anomaly3d.score model={out} 'scans=[...]'")

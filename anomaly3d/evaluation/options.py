@@ -1,0 +1,30 @@
+"""How an evaluation is asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anomaly3d.scoring.calibration import check_rate, check_volume
+from anomaly3d.system.workers import Workers
+
+
+@dataclass(frozen=True)
+class Options:
+    """``conf/evaluate``."""
+
+    batch: int
+    score: str | None
+    false_positive_rate: float
+    voxel_false_alarm_ml: float
+    trainer: Mapping[str, Any]
+    workers: Workers
+    memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no rate or volume.
+
+        Raises:
+            UserError: names the key.
+        """
+        check_rate("false_positive_rate", self.false_positive_rate)
+        check_volume("voxel_false_alarm_ml", self.voxel_false_alarm_ml)
