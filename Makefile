@@ -30,7 +30,7 @@ test: install    ## the whole test suite
 	$(RUN) pytest -n 2 --dist worksteal
 
 docs: install    ## the documentation as a site, site/index.html; a link that leads nowhere is an error
-	$(RUN) mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
 	@echo "site/index.html opens in a browser"
 
 drill: install   ## kill training a hundred times at random and compare with undisturbed runs

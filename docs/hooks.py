@@ -57,8 +57,10 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     return markdown.replace(SETTINGS, every_setting()) if SETTINGS in markdown else markdown
 
 
-def on_page_content(html: str, **_: Any) -> str:
-    """Equations inside of a sentence, written as on GitHub: ``$`...`$``."""
+def on_page_content(html: str, page: Page, **_: Any) -> str:
+    """Equations inside of a sentence, written as on GitHub: ``$`...`$``; tables of names, which phones show stacked."""
+    if page.file.src_uri.startswith("reference/"):
+        html = html.replace("<table>", '<div class="names"><table>').replace("</table>", "</table></div>")
     return re.sub(r"\$<code>(.*?)</code>\$", lambda found: mathml(unescape(found[1]), "inline"), html)
 
 
@@ -96,7 +98,7 @@ def section(path: Path) -> str:
     table = f"<thead><tr><th>Key</th><th>Value</th><th>What it says</th></tr></thead><tbody>{body}</tbody>"
     command = any("python -m" in line for line in head)
     about = "```text\n" + "\n".join(head) + "\n```" if command else f"<p>{escape(' '.join(head))}</p>"
-    table = f'<div class="settings"><table>{table}</table></div>' if rows else ""
+    table = f"<table>{table}</table>" if rows else ""
     return f"### {title} {{ #{name.replace('/', '-')} }}\n\n{about}\n\n{table}"
 
 
