@@ -204,8 +204,9 @@ def test_paths_need_no_quotes_but_the_shells(value):
         assert parser.parse_override(text).value() == [value, "other.nii"]
 
 
-def test_the_readmes_skull_stripper_line_is_read_as_it_stands():
-    (line,) = re.findall(r"`'(preprocessing\.mask_command=[^']*)'`", (ROOT / "README.md").read_text())
+def test_the_documented_skull_stripper_line_is_read_as_it_stands():
+    page = ROOT / "docs" / "howto" / "own_study.md"
+    (line,) = re.findall(r"`'(preprocessing\.mask_command=[^']*)'`", page.read_text())
     found = OverridesParser.create().parse_override(completed("prepare", [line])[0])
     assert found.value() == "my-stripper {input} {output}"
 

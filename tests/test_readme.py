@@ -1,4 +1,4 @@
-"""What the README says can be done."""
+"""What README and documentation say can be done; their commands are in ``test_docs``."""
 
 import re
 import shutil
@@ -14,6 +14,7 @@ from anomaly3d import score
 from anomaly3d.arguments import completed
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def scan(tiny_run, tmp_path):
 
 
 def test_its_python_runs(tiny_run, scan, tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "howto" / "python.md").read_text(), re.DOTALL)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(tiny_run)
     monkeypatch.chdir(tmp_path)
@@ -52,17 +53,24 @@ def test_the_scorer_says_what_the_command_says(tiny_run, places, scan, tmp_path)
     assert scorer.score(tmp_path / "bad.nii.gz").verdict == "unreadable"
 
 
-def test_every_group_it_names_is_there():
-    table = (ROOT / "README.md").read_text().split("## What is configured where")[1].split("## Where outputs go")[0]
-    for groups, choices in re.findall(r"^\| (`[^|]*) \| ([^|]*) \|$", table, re.M):
-        group = re.findall(r"`\+?([\w/]+)`", groups)[0]
+def test_every_choice_of_a_group_is_named_and_no_other():
+    table = (DOCS / "reference" / "settings.md").read_text().split("## Groups")[1]
+    rows = re.findall(r"^\| `\+?([\w/]+)` \| ([^|]*) \|$", table, re.M)
+    assert {group for group, _ in rows} == {
+        str(path.parent.relative_to(ROOT / "conf")) for path in (ROOT / "conf").glob("*/**/*.yaml")
+    }
+    for group, choices in rows:
         files = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
-        named = {name for name in re.findall(r"`(\w+)`", choices)}
-        assert files <= named | {"none"} or group == "experiment", (group, files - named)
+        keys = set(
+            re.findall(r"^ *(\w+):", "".join(p.read_text() for p in (ROOT / "conf" / group).glob("*.yaml")), re.M)
+        )
+        named = set(re.findall(r"`(\w+)`", choices))
+        assert files <= named | {"none"}, (group, files - named)
+        assert named <= files | keys, (group, named - files)
 
 
 def test_its_study_file_is_read_as_it_stands(tmp_path):
-    (text,) = re.findall(r"```yaml\n(run: study\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (text,) = re.findall(r"```yaml\n(run: study\n.*?)```", (DOCS / "howto" / "own_study.md").read_text(), re.DOTALL)
     (tmp_path / "my.yaml").write_text(text)
     words = completed("train", [f"study={tmp_path}/my.yaml", f"runs_dir={tmp_path}"])
     assert words[:2] == ["run='study'", "dataset=manifest"]
