@@ -28,6 +28,10 @@ from anomaly3d.scoring.inference import preprocessor_of
 from anomaly3d.system.files import sha256
 from anomaly3d.system.progress import say
 
+KNOWN = (  # of the lineage: what scoring asks of a detector, and what its page says of where it comes from
+    *("title", "role", "reads", "synthetic", "version", "made_with"),
+    *("config_hash", "git_commit", "prepared", "split_hash", "parent_sha256"),
+)
 VOLUMES = 10  # on which graphs are held against the detector
 
 
@@ -86,7 +90,7 @@ def write_model(folder: Path, trained: Trained, detector: Detector) -> None:
     """Weights, which detector they belong to, and how its scans are prepared."""
     state = {name: value.detach().cpu().clone().contiguous() for name, value in detector.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(state, {"format": "pt"}))  # save_file would let its owner alone read it
-    known = {key: trained.lineage[key] for key in ("title", "role", "reads", "synthetic", "version")}
+    known = {key: trained.lineage[key] for key in KNOWN}
     described = {"name": trained.name, "stage": trained.stage, "model_sha256": trained.digest()}
     write_json(folder / DETECTOR, {**described, **known, "config": detector.config})
     settings = {**trained.lineage["settings"]["preprocessing"]}

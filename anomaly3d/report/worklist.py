@@ -128,7 +128,7 @@ def write_worklist(path: Path, about: Worklist) -> None:
         standardised=about.locked is not None,
         name=about.trained.name,
         title=about.trained.lineage["title"],
-        run=about.trained.folder.path.parents[1].name,
+        source=about.trained.source,
         verdict=in_short(table),
         threshold=threshold_text(about.locked),
         unlike=bool(table[UNLIKE].any()),
