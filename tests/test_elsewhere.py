@@ -33,7 +33,8 @@ def few(tiny_run):
 @pytest.fixture
 def rows(tiny_run):
     """The manifest of the tiny run's scans."""
-    return read_manifest(next(tiny_run.parents[1].glob("data/raw/phantom-*/manifest.csv")))
+    cohort = choose_trained(tiny_run, None).lineage["cohort"]
+    return read_manifest(tiny_run.parents[1] / "data" / "raw" / cohort / "manifest.csv")
 
 
 @pytest.fixture
@@ -157,7 +158,8 @@ def test_a_cohort_without_test_scans_teaches_all_the_same(few, places):
 def test_the_runs_own_cohort_by_name_is_its_own_evaluation(few, places, monkeypatch):
     asked = []
     monkeypatch.setattr(run, "evaluate_run", lambda *arguments: asked.append(arguments))
-    manifest = next(Path(places[0].split("=")[1]).glob("raw/phantom-*/manifest.csv"))
+    cohort = choose_trained(few, None).lineage["cohort"]
+    manifest = Path(places[0].split("=")[1]) / "raw" / cohort / "manifest.csv"
     named = ["dataset=manifest", f"dataset.manifest={manifest}"]
     assert evaluate.main([f"run={few.name}", *places, *named, "logger=none", "controls=[]"]) == 0
     ((folder, focus, prepared, _),) = asked

@@ -20,6 +20,7 @@ from anomaly3d.bundle.networks import Graph, write_graphs
 from anomaly3d.detectors.base import build_detector, load_detector
 from anomaly3d.errors import UserError
 from anomaly3d.runs.exported import read_exported
+from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scans.manifest import read_manifest
 from anomaly3d.scoring.writer import read_scores
 from tests.conftest import detector_config, refused
@@ -117,8 +118,16 @@ def test_a_graph_that_differs_or_cannot_be_is_not_kept(tiny_run, tmp_path, monke
 
 def test_it_names_no_scan_no_person_and_no_place(folder, tiny_run):
     """In no file, packed or not."""
-    table = read_manifest(next(tiny_run.parents[1].glob("data/raw/phantom-*/manifest.csv")))
-    private = [*table["scan_id"], *table["subject_id"], str(tiny_run.parents[1]), "/work/", "/tmp/", "site-packages"]
+    cohort = choose_trained(tiny_run, None).lineage["cohort"]
+    table = read_manifest(tiny_run.parents[1] / "data" / "raw" / cohort / "manifest.csv")
+    private = [
+        *table["scan_id"],
+        *table["subject_id"],
+        str(tiny_run.parents[1]),
+        str(Path(__file__).parents[1]),
+        "/tmp/",
+        "site-packages",
+    ]
     private += [str(path) for path in (networks.__file__, torch.__path__[0])]
     texts = {}
     for path in folder.rglob("*"):
@@ -170,7 +179,8 @@ def test_export_mistakes(folder, tiny_run, places, tmp_path, capsys, monkeypatch
 def test_scores_of_the_evaluation_are_those_of_the_folder(folder, tiny_run, places):
     """On a prepared test scan: the detector itself, in full precision."""
     row = read_scores(tiny_run / "evaluation" / "fanogan" / "scores.csv").iloc[0]
-    manifest = next(tiny_run.parents[1].glob("data/phantom-*/*/manifest.csv"))
+    lineage = choose_trained(tiny_run, None).lineage
+    manifest = tiny_run.parents[1] / "data" / lineage["cohort"] / lineage["prepared"] / "manifest.csv"
     scan = read_manifest(manifest).set_index("scan_id").loc[row["scan_id"]]
     scorer = anomaly3d.Scorer.from_folder(folder, data_dir=places[0].split("=")[1])
     found = scorer.examine(nib.load(scan["image"]).get_fdata(), nib.load(scan["brain_mask"]).get_fdata())

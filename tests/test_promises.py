@@ -15,6 +15,7 @@ import torch
 from anomaly3d import Scorer, compare, evaluate, prepare, score, train
 from anomaly3d.runs.folder import choose_trained
 from anomaly3d.runs.lineage import flatten
+from anomaly3d.system.files import sha256
 from anomaly3d.system.instantiate import allow
 from tests.conftest import TINY, refused
 
@@ -59,7 +60,13 @@ def test_a_new_detector(tiny_run, places, raw, tmp_path, capsys):
     assert (half, whole) == (4, 6)
     scan = sorted(raw.glob("subdural*"))[0]
     metrics = through_the_rest("toy-detector", "toy", places, scan, tmp_path)
-    assert metrics["detectors"]["toy"] == {"title": "toy autoencoder", "role": "method", "stage": "fit"}
+    expected = {
+        "title": "toy autoencoder",
+        "role": "method",
+        "stage": "fit",
+        "model": sha256(run / "toy" / "fit" / "model.pt"),
+    }
+    assert metrics["detectors"]["toy"] == expected
     assert {"error", "energy"} <= set(metrics["results"]["part"])
     assert {"balanced", "kappa_10", "peak", "edges_peak"} <= set(metrics["score"]["pseudo_auc"])
     assert set(metrics["localization"]["lesion_mask"]) == {"residual", "standardised", "edges", "edges_standardised"}

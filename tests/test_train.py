@@ -241,6 +241,7 @@ def test_a_detector_takes_a_finished_gan_as_it_is(tiny_run, places, capsys):
     before, after = (
         torch.load(path, weights_only=True)["state"] for path in (parent, run / "anogan" / "gan" / "model.pt")
     )
+    before = {key: value for key, value in before.items() if not key.startswith("contrast.")}
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     scorer = anomaly3d.Scorer.from_run(run, data_dir=places[0].split("=")[1])

@@ -112,7 +112,7 @@ def with_brain(prepared: PreparedCohort) -> PreparedCohort:
     rejected = set(prepared.with_verdict("rejected")["scan_id"])
     rows = prepared.table.to_dict("records")
     kept = [row["scan_id"] not in rejected or bool(voxels(row["brain_mask"]).any()) for row in rows]
-    return replace(prepared, table=prepared.table[kept].reset_index(drop=True))
+    return replace(prepared, table=prepared.table.loc[kept].reset_index(drop=True))
 
 
 def judge(new: NewScans, stage: Path, site: str, workers: Workers) -> pd.DataFrame:
