@@ -28,7 +28,7 @@ class Places(Detector):
     """
 
     title = "rim and block statistics"
-    fewest = 10
+    fewest = 3
     kept: Tensor
     mean: Tensor
     spread: Tensor
