@@ -12,10 +12,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps
+from anomaly3d.scoring.calibration import NEIGHBOURS
 from anomaly3d.statistics.auc import share
 from anomaly3d.statistics.bootstrap import mean_interval
 
-NEIGHBOURS = np.ones((3, 3, 3))  # voxels that touch at a corner belong to one lesion
 SMALLEST = 3  # voxels of a lesion that counts; smaller ones are crumbs of resampling
 FOUND = 0.1  # share of a lesion that must be flagged for it to count as found
 

@@ -169,28 +169,23 @@ def clusters_of(z: np.ndarray, level: float, voxel_ml: float) -> tuple[np.ndarra
     return rank[labels], mass[order]
 
 
-def largest_masses(scan: ScanMaps, healthy: Healthy, levels: dict[str, float], left_out: bool) -> dict[str, float]:
-    """Of one scan, the mass of the largest cluster of each map that is in healthy spreads, 0 where there is none.
-
-    Args:
-        left_out: as for ``voxel_quantiles``.
-    """
+def read_beside(scan: ScanMaps, healthy: Healthy, left_out: bool) -> tuple[dict[str, np.ndarray], np.ndarray, Healthy]:
+    """Raw maps and brain of a scan, and what is usual: with ``left_out`` in the other scans, of those that ``healthy``
+    was measured on."""
     raw, brain = scan.read()
-    if left_out:
-        healthy = healthy.plus(raw, brain, -1)
+    return raw, brain, healthy.plus(raw, brain, -1) if left_out else healthy
+
+
+def largest_masses(scan: ScanMaps, healthy: Healthy, levels: dict[str, float], left_out: bool) -> dict[str, float]:
+    """Of one scan, the mass of the largest cluster of each map that is in healthy spreads, 0 where there is none."""
+    raw, brain, healthy = read_beside(scan, healthy, left_out)
     maps, ml = standardised_maps(raw, brain, healthy), scan.voxel_ml()
     return {name: float(clusters_of(z, levels[name], ml)[1].max(initial=0.0)) for name, z in maps.items()}
 
 
 def voxel_quantiles(scan: ScanMaps, healthy: Healthy, ml: float, left_out: bool) -> dict[str, float]:
-    """The level that ``ml`` of the brain exceed in each anomaly map of one scan.
-
-    Args:
-        left_out: by what is usual in the other scans, where it is among those that ``healthy`` was measured on.
-    """
-    raw, brain = scan.read()
-    if left_out:
-        healthy = healthy.plus(raw, brain, -1)
+    """The level that ``ml`` of the brain exceed in each anomaly map of one scan."""
+    raw, brain, healthy = read_beside(scan, healthy, left_out)
     rate = min(ml / (brain.sum() * scan.voxel_ml()), 1.0)
     maps = anomaly_maps(raw, brain, healthy)
     return {name: float(np.quantile(np.abs(m[brain]), 1 - rate)) for name, m in maps.items()}
