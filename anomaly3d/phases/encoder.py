@@ -44,6 +44,9 @@ class EncoderPhase(Phase):
     Args:
         trained: of ``NETWORKS``. The critic has a part in L_feat only, by its features; its last layer stays.
         loss: what of L_E is minimised; the anomaly score A(x) stays L_E.
+        head_inputs: the encoder's last layer learns at the rate of a layer of so many inputs. Adam moves each weight by
+            the learning rate whatever its gradient, and each output sums over all of f(x): at 64^3 with 64 channels
+            one step at 2e-4 moves it by up to 6.5, into the flat ends of tanh, where it stays. None: the same rate.
 
     Raises:
         UserError: no network to train, or one that the loss does not depend on.
@@ -77,16 +80,24 @@ class EncoderPhase(Phase):
         loss: Loss = "both",
         scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
+        head_inputs: int | None = 512,
     ) -> None:
         check_loss(trained, loss)
         frozen = tuple(n for n in NETWORKS if n not in trained)
-        super().__init__(detector, optimizer, seed, frozen, scheduler, trained=list(trained), loss=loss)
-        self.trained, self.minimised = tuple(trained), MINIMISED[loss]
+        kept = {"trained": list(trained), "loss": loss, "head_inputs": head_inputs}
+        super().__init__(detector, optimizer, seed, frozen, scheduler, **kept)
+        self.trained, self.minimised, self.head_inputs = tuple(trained), MINIMISED[loss], head_inputs
 
     def configure_optimizers(self) -> Any:
-        """One for all trained networks, and its schedule."""
+        """One for all trained networks, and its schedule; the encoder's last layer by ``head_inputs``."""
+        head = self.detector.encoder.head
+        slow = {*head.parameters()} if "encoder" in self.trained and self.head_inputs else set()
         parameters = [p for n in self.trained for p in getattr(self.detector, n).parameters()]
-        return self.scheduled(self.make_optimizer(parameters))
+        groups = [[p for p in parameters if p not in slow], [p for p in parameters if p in slow]]
+        optimizer = self.make_optimizer([{"params": group} for group in groups if group])
+        if slow and self.head_inputs:
+            optimizer.param_groups[-1]["lr"] *= min(1.0, self.head_inputs / head.in_features)
+        return self.scheduled(optimizer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """L_E of ``image (B, 1, D, H, W)``; with ``detector.restored``, of healthy volumes to what is made of the same
