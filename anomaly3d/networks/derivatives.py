@@ -17,7 +17,6 @@ from torch.autograd import Function
 STRIDE, PADDING = 2, 1
 CONV = {4: F.conv2d, 5: F.conv3d}  # by number of axes
 TRANSPOSED = {4: F.conv_transpose2d, 5: F.conv_transpose3d}
-BY_CELLS = {"cpu"}  # devices on which ``double_by_cells`` is faster
 # whether the engine will run a node in this pass: private, tried with torch 2.13, and absent one day
 asked = getattr(torch._C, "_will_engine_execute_node", None)
 
@@ -90,7 +89,7 @@ class Double(Function):
     def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, kernel)
-        if x.ndim == 5 and kernel.shape[1] == 1 and x.device.type in BY_CELLS:
+        if x.ndim == 5 and kernel.shape[1] == 1:
             return double_by_cells(x, kernel)
         return TRANSPOSED[x.ndim](x, kernel, stride=STRIDE, padding=PADDING)
 

@@ -1,10 +1,11 @@
 """Phase 2: the encoder against the frozen GAN (eqs. 4 to 6)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomaly3d.data.batch import Batch
 from anomaly3d.data.module import HeadCTDataModule, data_of
@@ -44,9 +45,10 @@ class EncoderPhase(Phase):
     Args:
         trained: of ``NETWORKS``. The critic has a part in L_feat only, by its features; its last layer stays.
         loss: what of L_E is minimised; the anomaly score A(x) stays L_E.
-        head_inputs: the encoder's last layer learns at the rate of a layer of so many inputs. Adam moves each weight by
-            the learning rate whatever its gradient, and each output sums over all of f(x): at 64^3 with 64 channels
-            one step at 2e-4 moves it by up to 6.5, into the flat ends of tanh, where it stays. None: the same rate.
+        head_inputs: a fully connected layer of the encoder with more inputs learns at the rate of one with so many.
+            Adam moves each weight by the learning rate whatever its gradient, and each output sums over all of the
+            trunk's: at 64^3 with 64 channels one step at 2e-4 moves it by up to 6.5, into the flat ends of tanh, where
+            it stays. None: all at the same rate.
 
     Raises:
         UserError: no network to train, or one that the loss does not depend on.
@@ -89,14 +91,15 @@ class EncoderPhase(Phase):
         self.trained, self.minimised, self.head_inputs = tuple(trained), MINIMISED[loss], head_inputs
 
     def configure_optimizers(self) -> Any:
-        """One for all trained networks, and its schedule; the encoder's last layer by ``head_inputs``."""
-        head = self.detector.encoder.head
-        slow = {*head.parameters()} if "encoder" in self.trained and self.head_inputs else set()
+        """One for all trained networks, and its schedule; fully connected layers of the encoder by ``head_inputs``."""
         parameters = [p for n in self.trained for p in getattr(self.detector, n).parameters()]
-        groups = [[p for p in parameters if p not in slow], [p for p in parameters if p in slow]]
-        optimizer = self.make_optimizer([{"params": group} for group in groups if group])
-        if slow and self.head_inputs:
-            optimizer.param_groups[-1]["lr"] *= min(1.0, self.head_inputs / head.in_features)
+        inputs, layers = self.head_inputs or math.inf, self.detector.encoder.modules()
+        wide = [m for m in layers if isinstance(m, nn.Linear) and m.in_features > inputs and m.weight.requires_grad]
+        apart = {p for layer in wide for p in layer.parameters()}
+        groups = [[p for p in parameters if p not in apart], *(list(layer.parameters()) for layer in wide)]
+        optimizer = self.make_optimizer([{"params": group} for group in groups])
+        for layer, group in zip(wide, optimizer.param_groups[1:], strict=True):
+            group["lr"] *= inputs / layer.in_features
         return self.scheduled(optimizer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -40,7 +40,7 @@ CELLS = (  # model, batch, resolution; what matters most comes first
     ("paper", 2, 128),
 )
 IN_TURN = CELLS[:2]  # also the plain algorithm
-IDEAS = ("as_is", "other_layout", "by_cells", "torch_derivatives", "cudnn_benchmark", "float32", "tf32", "compile", "cuda_graphs")
+IDEAS = ("as_is", "other_layout", "torch_derivatives", "cudnn_benchmark", "float32", "tf32", "compile", "cuda_graphs")
 STEPS, WARM = 12, 4
 SHARES = (0.7, 0.18, 0.12)  # of the time that --steps divides, for the three phases
 BEGIN_S, VALIDATIONS = 20, 1.3  # seconds until a command's first step, and a step's time with its share of validations

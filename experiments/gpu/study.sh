@@ -7,9 +7,10 @@ kept=runs/gpu                   # tables, logs, and what is done
 out=${OUT:-runs}
 limit=${LIMIT_S:-560}           # seconds of this call
 seed=${SEED:-22}
-cohort=${COHORT:-study=experiments/scores/bench.yaml dataset.seed=$seed}
+cohort=${COHORT:-study=experiments/scores/bench.yaml dataset.seed=$seed dataset.counts.train=160 dataset.counts.validation=30
+  dataset.counts.test_normal=40 dataset.counts.test_lesion=40 dataset.counts.b_test_normal=0 dataset.counts.b_test_lesion=0}
 workers=${WORKERS:-$(($(nproc) > 4 ? $(nproc) - 4 : 2))}
-grid=${GRID:---limit 300}
+grid=${GRID:---limit 60 --cells 1 --ideas}
 # trained side by side, a line a run: its name | what train is told | what evaluate is told | what measures it then
 runs=${RUNS:-bench$seed-paper | model=paper ++phase.batch=16 ++phase.steps_per_epoch=500 | controls=[] | true
 bench$seed | model=compact | | python3 -m experiments.scores.measure bench$seed}

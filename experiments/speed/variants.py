@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from anomaly3d.networks import derivatives, layers
+from anomaly3d.networks import layers
 from anomaly3d.networks.derivatives import CONV, TRANSPOSED
 from anomaly3d.phases import base
 from anomaly3d.phases.base import Phase
@@ -26,7 +26,7 @@ from experiments.speed.train import BATCH, PHASES, WARM, InTurn, config_of, fit,
 
 STEPS = 10
 ANYWHERE = ("as_is", "torch_derivatives", "other_layout", "float32", "compile")
-ON_GPU = ("by_cells", "tf32", "cudnn_benchmark", "cuda_graphs")
+ON_GPU = ("tf32", "cudnn_benchmark", "cuda_graphs")
 
 
 def torch_derivatives() -> None:
@@ -56,10 +56,8 @@ def applied(idea: str) -> Iterator[None]:
         (other,) = {torch.channels_last_3d, torch.contiguous_format} - {
             memory_format(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         }
-        base.memory_format = lambda _: other
+        base.memory_format = lambda *_: other
     torch.backends.cudnn.benchmark = idea == "cudnn_benchmark"
-    if idea == "by_cells":
-        derivatives.BY_CELLS.add("cuda")
     if idea == "tf32":
         torch.set_float32_matmul_precision("high")
     try:
@@ -68,7 +66,6 @@ def applied(idea: str) -> Iterator[None]:
         for name, function in kept.items():
             setattr(layers, name, function)
         base.memory_format = layout
-        derivatives.BY_CELLS.discard("cuda")
         torch.backends.cudnn.benchmark = False
         torch.set_float32_matmul_precision(matmul)
 

@@ -354,6 +354,23 @@ def test_each_schedule_steps_with_its_own_optimizer(toy, make, halvings):
     assert [o.param_groups[0]["lr"] for o in fitting.optimizers] == pytest.approx([RATE / 2**n for n in halvings])
 
 
+@pytest.mark.parametrize(
+    ("make", "inputs", "ratio"),
+    [(EncoderPhase, 64, 1 / 4), (FinetunePhase, 16, 1 / 16), (EncoderPhase, None, 1), (EncoderPhase, 4096, 1)],
+)
+def test_the_encoders_last_layer_learns_as_if_it_had_fewer_inputs(make, inputs, ratio):
+    """By Adam's first step, which moves each weight by its learning rate; there are 256 inputs."""
+    detector = FAnoGAN(ModelConfig(2, LATENT, 16, "group", "none", "group", "tanh"), KAPPA)
+    assert detector.encoder.head.in_features == 256
+    before = weights(detector)
+    adam = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3}
+    trained(make(detector, adam, head_inputs=inputs), [torch.rand(2, 1, 16, 16, 16) * 2 - 1])
+    moved = {name: float((value - before[name]).abs().max()) for name, value in weights(detector).items()}
+    assert moved["encoder.head.weight"] == pytest.approx(1e-3 * ratio, rel=0.01)
+    assert moved["encoder.trunk.layers.0.weight"] == pytest.approx(1e-3, rel=0.01)
+    assert (moved["generator.seed.weight"] > 0) == (make is FinetunePhase)
+
+
 def test_optimizers_come_from_their_configs_and_mistakes_in_them_name_the_key(toy):
     critics, generators = (
         {"_target_": f"torch.optim.{kind}", "_partial_": True, "lr": lr} for kind, lr in (("SGD", 0.3), ("Adam", 0.2))
