@@ -7,6 +7,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from scipy import ndimage
 
@@ -15,6 +16,7 @@ from anomaly3d.scoring.anomaly_maps import Healthy
 from anomaly3d.scoring.calibration import healthy_file
 from anomaly3d.system.files import sha256
 from tests.conftest import refused
+from tests.writers import write_series
 
 
 def test_scoring_new_scans_writes_maps_on_their_own_grid(tiny_run, places, bad_and_good, tmp_path, capsys):
@@ -149,3 +151,21 @@ def test_rejected_scans_have_a_score_out_of_scope_and_may_be_accepted(tiny_run, 
     assert row["p_value"] > 0
     assert pd.read_csv(tmp_path / "out" / "quality.csv")["noise_hu"][1] > 10
     assert "2 scans" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_dicom_scan_gets_its_map_and_clusters_as_dicom_when_asked(tiny_run, places, bad_and_good, tmp_path):
+    write_series(tmp_path / "series", nib.load(bad_and_good / "good.nii.gz"), PatientName="Doe^Jane")
+    scan = f"scans=[{tmp_path}/series]"
+    for asked in (False, True):
+        out = tmp_path / str(asked)
+        assert score.main(["run=tiny", scan, f"out={out}", f"dicom={asked}".lower(), "images=false", *places]) == 0
+        assert {path.name for path in out.rglob("*.dcm")} == ({"anomaly_map.dcm", "clusters.dcm"} if asked else set())
+    (folder,) = (path.parent for path in out.glob("*/clusters.dcm"))
+    made, table = pydicom.dcmread(folder / "clusters.dcm"), pd.read_csv(folder / "clusters.csv")
+    wanted = [f"{row['cluster']} {row['name']}"[:64] for row in table.to_dict("records")]
+    assert [segment.SegmentLabel for segment in made.SegmentSequence] == wanted
+    drawn = np.bincount(np.asarray(nib.load(folder / "clusters.nii.gz").dataobj).ravel())[1:]
+    inside = {s.SegmentNumber: 0 for s in made.SegmentSequence}
+    for pixels, group in zip(made.pixel_array, made.PerFrameFunctionalGroupsSequence, strict=True):
+        inside[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber] += int(pixels.sum())
+    assert list(inside.values()) == list(drawn)

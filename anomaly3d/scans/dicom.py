@@ -16,7 +16,7 @@ import pydicom
 
 from anomaly3d.errors import UnreadableScan
 from anomaly3d.scans.dicom_headers import MAGIC, PREAMBLE, Header, find_dicom, read_header
-from anomaly3d.scans.dicom_series import check_complete, choose, stacks_of
+from anomaly3d.scans.dicom_series import Stack, check_complete, choose, stacks_of
 from anomaly3d.scans.image_files import check_size
 
 MADE = re.compile(r"scan((?:_Tilt|_Eq)*)(?:_\d+)?")  # dcm2niix: straightened, evened, of several files
@@ -40,6 +40,18 @@ def read_dicom_files(files: Sequence[Path | str]) -> nib.nifti1.Nifti1Image:
     Raises:
         UnreadableScan: as ``read_dicom``.
     """
+    stack, read_as = find_stack(files)
+    image = convert([header.path for header in stack.files], stack.count)
+    image.extra["read_as"] = read_as
+    return image
+
+
+def find_stack(files: Sequence[Path | str]) -> tuple[Stack, str]:
+    """The series among these DICOM files that is the scan, and in words which it is, where there was a choice.
+
+    Raises:
+        UnreadableScan: as ``read_dicom``.
+    """
     if not files:
         raise UnreadableScan("a folder without a DICOM series")
     headers, damaged = read_headers([Path(file) for file in files])
@@ -54,9 +66,7 @@ def read_dicom_files(files: Sequence[Path | str]) -> nib.nifti1.Nifti1Image:
     stack, read_as = choose(stacks_of(headers))
     check_complete(stack)
     check_size((*stack.first.shape, stack.count))
-    image = convert([header.path for header in stack.files], stack.count)
-    image.extra["read_as"] = read_as
-    return image
+    return stack, read_as
 
 
 def read_headers(files: Sequence[Path]) -> tuple[list[Header], int]:

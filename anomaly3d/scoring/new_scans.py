@@ -15,10 +15,18 @@ from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.cohort import DESCRIPTION, PreparedCohort, Study, copies, tell_read_as
 from anomaly3d.preprocessing.scan import read_transform
 from anomaly3d.runs.folder import Trained
+from anomaly3d.scans.dicom_results import write_results
 from anomaly3d.scans.manifest import read_manifest
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.scans.readers import read_image
-from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, maps_of, standardised_maps
+from anomaly3d.scoring.anomaly_maps import (
+    RESIDUAL,
+    Healthy,
+    ScanMaps,
+    maps_of,
+    standardised_maps,
+    standardised_name,
+)
 from anomaly3d.scoring.calibration import (
     NO_SITES,
     OWN,
@@ -52,7 +60,7 @@ class ScoringJob:
 
     ``study`` are the scans, to be prepared as the detector's own were; ``out`` is where results go; ``batch``,
     ``memory_gb`` and ``trainer`` are those of the command's config; clusters below ``smallest_cluster_ml`` are left
-    out.
+    out; ``dicom`` asks for maps and clusters of DICOM scans as DICOM too.
     """
 
     trained: Trained
@@ -62,6 +70,7 @@ class ScoringJob:
     trainer: Mapping[str, Any]
     memory_gb: float | None = None
     smallest_cluster_ml: float = SMALLEST_ML
+    dicom: bool = False
 
 
 @dataclass(frozen=True)
@@ -326,10 +335,15 @@ def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob, known: tuple[Heal
     )
     original = read_image(Path(new.images[scan.scan_id]))
     maps = own_grid_maps(original, found, job.study.preprocessor)
+    folder, names = job.out / scan.scan_id, []
     if calibration and (clusters := own_grid_clusters(original, found, maps, calibration, job.smallest_cluster_ml)):
         maps |= {"clusters": clusters.labels, "anomaly_mask": clusters.mask}
-        with written_whole(job.out / scan.scan_id / "clusters.csv") as path:
+        names = clusters.table["name"].tolist()
+        with written_whole(folder / "clusters.csv") as path:
             clusters.table.to_csv(path, index=False)
     for name, made in maps.items():
-        with written_whole(job.out / scan.scan_id / f"{name}.nii.gz") as path:
+        with written_whole(folder / f"{name}.nii.gz") as path:
             nib.save(made, path)
+    if job.dicom:
+        source, standardised = Path(new.images[scan.scan_id]), maps.get(standardised_name(RESIDUAL))
+        write_results(folder, source, standardised, maps.get("clusters"), names)

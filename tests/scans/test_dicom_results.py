@@ -1,0 +1,118 @@
+"""Labels and maps as DICOM objects, read again by pydicom alone and held against the series' own slices."""
+
+import sys
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+
+from anomaly3d.errors import UserError
+from anomaly3d.scans.dicom import read_dicom
+from anomaly3d.scans.dicom_results import LIMIT, STEP, require_highdicom, write_results
+from tests.conftest import SCANS
+from tests.writers import small_head, write_series
+
+NAMES = ["left frontal, extra-axial", "air"]
+
+
+def tilted(d, k):
+    """As a gantry tilted by 18.5 degrees writes."""
+    d.ImageOrientationPatient = [1, 0, 0, 0, 0.948324, -0.317305]
+    d.GantryDetectorTilt = "18.5"
+
+
+def results_of(folder, out):
+    """Labels of bone and air, and a map, of a series' own HU, written; the slices by their UID."""
+    image = read_dicom(folder)
+    hu = np.asarray(image.dataobj)
+    labels = np.where(hu > 300, 1, np.where(hu < -500, 2, 0)).astype(np.int16)
+    found = nib.nifti1.Nifti1Image((hu / 100).astype(np.float32), image.affine)
+    write_results(out, folder, found, nib.nifti1.Nifti1Image(labels, image.affine), NAMES)
+    slices = [pydicom.dcmread(path) for path in folder.glob("*.dcm")]
+    return {d.SOPInstanceUID: d for d in slices}
+
+
+def hu_of(d):
+    return d.pixel_array * float(d.RescaleSlope) + float(d.RescaleIntercept)
+
+
+def frames_of(path):
+    """Each frame of an object with the UID of the slice it refers to, its corner, and its segment."""
+    made = pydicom.dcmread(path)
+    for pixels, group in zip(made.pixel_array, made.PerFrameFunctionalGroupsSequence, strict=True):
+        (source,) = group.DerivationImageSequence[0].SourceImageSequence
+        corner = group.PlanePositionSequence[0].ImagePositionPatient
+        segment = group.get("SegmentIdentificationSequence")
+        yield source.ReferencedSOPInstanceUID, corner, segment and segment[0].ReferencedSegmentNumber, pixels
+
+
+def overlap(slices, path):
+    """Dice of bone on each slice that has some."""
+    found = []
+    for uid, corner, segment, pixels in frames_of(path):
+        if segment == 1:
+            bone = hu_of(slices[uid]) > 300
+            assert np.allclose(corner, slices[uid].ImagePositionPatient, atol=1e-3)
+            found.append(2 * (bone & (pixels > 0)).sum() / (bone.sum() + (pixels > 0).sum()))
+    return np.array(found)
+
+
+@pytest.mark.parametrize(("edit", "least"), [(lambda d, k: None, 0.999), (tilted, 0.9)])
+def test_segments_and_map_lie_on_the_series_own_slices(tmp_path, edit, least):
+    series, out = tmp_path / "series", tmp_path / "out"
+    write_series(series, small_head(), edit=edit, PatientName="Doe^Jane")
+    slices = results_of(series, out)
+    first = next(iter(slices.values()))
+    for name, kind in (("clusters", "SEG"), ("anomaly_map", "RWV")):
+        made = pydicom.dcmread(out / f"{name}.dcm")
+        assert made.Modality in (kind, "OT")
+        assert made.ReferencedSeriesSequence[0].SeriesInstanceUID == first.SeriesInstanceUID
+        assert (made.StudyInstanceUID, made.PatientName) == (first.StudyInstanceUID, "Doe^Jane")
+        assert made.SeriesInstanceUID != first.SeriesInstanceUID
+    segments = pydicom.dcmread(out / "clusters.dcm").SegmentSequence
+    assert [s.SegmentLabel for s in segments] == ["1 left frontal, extra-axial", "2 air"]
+    assert all(s.SegmentAlgorithmType == "AUTOMATIC" for s in segments)
+    dice = overlap(slices, out / "clusters.dcm")
+    assert np.median(dice) > least
+    made = pydicom.dcmread(out / "anomaly_map.dcm")
+    unit = made.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    assert (unit.RealWorldValueSlope, unit.RealWorldValueIntercept) == (STEP, -LIMIT)
+    apart = [
+        np.median(np.abs(p * STEP - LIMIT - hu_of(slices[uid]) / 100)) for uid, _, _, p in frames_of(made.filename)
+    ]
+    assert len(apart) == len(slices)
+    assert np.median(apart) < (0.006 if least > 0.99 else 0.6)
+
+
+def test_made_anew_it_is_the_same_object(tmp_path):
+    write_series(tmp_path / "series", small_head())
+    for name in "ab":
+        results_of(tmp_path / "series", tmp_path / name)
+    first, again = (pydicom.dcmread(tmp_path / name / "clusters.dcm") for name in "ab")
+    assert first.SOPInstanceUID == again.SOPInstanceUID
+    assert first.SOPInstanceUID != pydicom.dcmread(tmp_path / "a" / "anomaly_map.dcm").SOPInstanceUID
+
+
+def test_what_is_not_dicom_gets_none_and_no_clusters_no_segmentation(tmp_path):
+    head = small_head()
+    nib.save(head, tmp_path / "head.nii.gz")
+    write_results(tmp_path / "out", tmp_path / "head.nii.gz", head, head, NAMES)
+    assert not (tmp_path / "out").exists()
+    write_series(tmp_path / "series", head)
+    write_results(tmp_path / "out", tmp_path / "series", head, head, [])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["anomaly_map.dcm"]
+
+
+def test_without_highdicom_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(UserError, match=r"dicom=true takes highdicom: pip install 'anomaly3d\[dicom\]'"):
+        require_highdicom()
+
+
+@pytest.mark.skipif(not (SCANS / "ge_tilted_dicom").exists(), reason="the real scans are not here")
+def test_segments_lie_on_the_slices_of_a_tilted_unevenly_spaced_real_series(tmp_path):
+    dice = overlap(results_of(SCANS / "ge_tilted_dicom", tmp_path), tmp_path / "clusters.dcm")
+    assert len(dice) >= 25
+    assert dice.min() > 0.85
+    assert np.median(dice) > 0.95
