@@ -82,7 +82,7 @@ class EncoderPhase(Phase):
         loss: Loss = "both",
         scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
-        head_inputs: int | None = 512,
+        head_inputs: int | None = 8192,
     ) -> None:
         check_loss(trained, loss)
         frozen = tuple(n for n in NETWORKS if n not in trained)

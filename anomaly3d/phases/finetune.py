@@ -22,6 +22,6 @@ class FinetunePhase(EncoderPhase):
         loss: Loss = "both",
         scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
-        head_inputs: int | None = 512,
+        head_inputs: int | None = 8192,
     ) -> None:
         super().__init__(detector, optimizer, trained, loss, scheduler, seed, head_inputs)

@@ -23,7 +23,7 @@ from anomaly3d.system.files import written_whole
 RECONSTRUCTION, MAPS = "reconstruction", "maps"  # folders of a detector's volumes
 RESIDUAL = "residual"
 SMOOTHING = 1.0  # voxels, sigma
-POOLED = 3.0  # voxels, sigma, over which healthy mean and spread are pooled
+POOLED = 1.5  # voxels, sigma, over which healthy mean and spread are pooled
 USUAL = 0.5  # share of healthy scans that have brain at a voxel, from which it counts
 FLOOR = 0.02  # of the healthy spread: 1.2 HU
 

@@ -45,12 +45,13 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Layer:
-    """The layer's parts, each of which can be taken away: None and False are without."""
+    """The layer's parts, each of which can be taken away: None and False are without. ``pooled`` is as it was when the
+    cohorts were measured; what they and ``pooling.py`` found made it ``anomaly_maps.POOLED``."""
 
     standardised: bool = True
     smoothing: float = anomaly_maps.SMOOTHING
     smoothed_first: bool = False
-    pooled: float = anomaly_maps.POOLED
+    pooled: float = 3.0
     centred: bool = True
     scaled: bool = False
     usual: bool = True
@@ -69,7 +70,7 @@ def peak_of(count: int) -> Callable[[np.ndarray, tuple[int, ...]], float]:
 
 SHIPPED = Layer()
 VARIANTS = {
-    "as shipped": SHIPPED,
+    "the layer, spread pooled over 3 voxels": SHIPPED,
     "not standardised": replace(SHIPPED, standardised=False),
     "mean square of all voxels, not the largest": replace(SHIPPED, summary=mean_square),
     "the largest 40 voxels": replace(SHIPPED, summary=peak_of(40)),
