@@ -27,7 +27,7 @@ demo: install    ## phantom cohort, three phases, evaluation, report (a quarter 
 	$(RUN) anomaly3d.evaluate
 
 test: install    ## the whole test suite
-	$(RUN) pytest -n 2 --dist worksteal
+	$(RUN) pytest -n 2 --dist worksteal --durations 40
 
 docs: install    ## the documentation as a site, site/index.html; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet

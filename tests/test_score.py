@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from scipy import ndimage
 
-from anomaly3d import calibrate, score
+from anomaly3d import Scorer, calibrate, score
 from anomaly3d.scoring.anomaly_maps import Healthy
 from anomaly3d.scoring.calibration import healthy_file
 from anomaly3d.system.files import sha256
@@ -144,6 +144,10 @@ def test_rejected_scans_have_a_score_out_of_scope_and_may_be_accepted(tiny_run, 
     assert table[["p_value", "discovery"]].notna().all(axis=1).to_dict() == {"good": True, "noisy": False}
     assert "outside of what the detector was made for" in capsys.readouterr().out
     assert (tmp_path / "out" / "noisy" / "residual.nii.gz").exists()
+    alone = Scorer.from_run(tiny_run, data_dir=places[0].split("=")[1]).score(bad_and_good / "noisy.nii.gz")
+    assert (alone.verdict, alone.reasons) == ("rejected", table["reasons"]["noisy"])
+    assert alone.score == pytest.approx(table["score"]["noisy"], rel=1e-3)
+    assert (alone.p_value, alone.flagged) == (None, None)
     assert score.main([*arguments, "accept=[noisy]"]) == 0
     row = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id").loc["noisy"]
     assert row["verdict"] == "accepted"

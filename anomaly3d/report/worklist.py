@@ -221,7 +221,7 @@ def threshold_text(locked: Calibration | None) -> str:
     if locked is None:
         return "No threshold is known: the run's cohort has no calibration split, or it has not been evaluated."
     whose = "the run's own calibration split" if locked.site == "own" else f"the site {locked.site}"
-    count = f"{len(locked.scores)} healthy scans of {whose}"
+    count = f"{len(locked.scores)} healthy scan{'s' * (len(locked.scores) != 1)} of {whose}"
     if not locked.possible:
         return f"P-values are among {count}; a threshold at {locked.rate:.0%} takes {locked.fewest} subjects."
     flagged = f"Flagged are scans whose {words_of(locked.score)} is at least {locked.threshold:.4g}"

@@ -36,10 +36,11 @@ class Result:
 
     ``verdict`` is accepted, rejected or unreadable, ``reasons`` say why. ``scores`` are the detector's own. ``score``
     is the one called ``score_name`` that thresholds belong to, ``p_value`` how rare it is among healthy scans,
-    ``flagged`` whether it reaches the threshold; None where the run has no calibration or too small a one. ``maps`` are
-    images on the scan's own grid: ``input``, ``reconstruction``, ``residual`` in the scan's unit, ``brain_mask``, the
-    detector's own maps, and where the run has a calibration ``standardised``, in units of the spread of healthy scans,
-    and of its clusters ``clusters`` and ``anomaly_mask``; ``clusters`` has a row for each (``scoring.clusters``).
+    ``flagged`` whether it reaches the threshold; None where the run has no calibration or too small a one, and of
+    rejected scans: no healthy scans like them were measured. ``maps`` are images on the scan's own grid: ``input``,
+    ``reconstruction``, ``residual`` in the scan's unit, ``brain_mask``, the detector's own maps, and where the run has
+    a calibration ``standardised``, in units of the spread of healthy scans, and of its clusters ``clusters`` and
+    ``anomaly_mask``; ``clusters`` has a row for each (``scoring.clusters``).
     """
 
     verdict: str
@@ -152,13 +153,17 @@ class Scorer:
             prepared = self.prepare(path)
         except UnreadableScan as error:
             return Result("unreadable", str(error))
-        if reasons := self.preprocessor.judge(prepared.quality):
-            return Result("rejected", "; ".join(reasons), prepared.quality)
+        reasons = self.preprocessor.judge(prepared.quality)
+        verdict = "rejected" if reasons else "accepted"
+        if reasons and not prepared.brain_mask.any():
+            return Result(verdict, "; ".join(reasons), prepared.quality)
         found = self.examine(prepared.image, prepared.brain_mask)
         scores = {name: float(value[0]) for name, value in found.scores.items()}
         one = on_one_grid(prepared, found)
         raw = one.maps if one.reconstruction is None else {RESIDUAL: one.image - one.reconstruction, **one.maps}
         name, score, p, flagged = self.judge(scores, raw, one.brain > 0)
+        if reasons:
+            p = flagged = None
         if self.known:
             one = replace(one, maps=one.maps | standardised_maps(raw, one.brain > 0, self.known[0]))
         original = read_image(Path(path))
@@ -167,7 +172,7 @@ class Scorer:
         if clusters:
             maps |= {"clusters": clusters.labels, "anomaly_mask": clusters.mask}
         table = clusters.table if clusters else None
-        return Result("accepted", "", prepared.quality, scores, name, score, p, flagged, maps, table)
+        return Result(verdict, "; ".join(reasons), prepared.quality, scores, name, score, p, flagged, maps, table)
 
     def judge(
         self, scores: dict[str, float], raw: dict[str, np.ndarray], brain: np.ndarray
