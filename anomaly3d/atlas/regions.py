@@ -29,6 +29,7 @@ SOLIDS = (
 UNPAIRED = ("fourth ventricle", "third ventricle", "brainstem")  # have no side
 MIDLINE = 5.0  # mm, on either side of which a place has no side
 ONE_SIDED = 0.8  # share of a cluster from which it has one
+BOTH = "both sides"
 EXTRA_AXIAL = 6.0  # mm under the brain mask's surface
 MOSTLY = 0.7  # share of a cluster that lies so near the surface from which it is called extra-axial
 
@@ -55,7 +56,7 @@ def side_of(points: np.ndarray) -> str:
     if (np.abs(points[:, 0]) < MIDLINE).mean() > 0.5:
         return "midline"
     right = float((points[:, 0] > 0).mean())
-    return "right" if right >= ONE_SIDED else "left" if right <= 1 - ONE_SIDED else "both sides"
+    return "right" if right >= ONE_SIDED else "left" if right <= 1 - ONE_SIDED else BOTH
 
 
 def describe(points: np.ndarray, depth: np.ndarray) -> dict[str, str]:
@@ -67,6 +68,6 @@ def describe(points: np.ndarray, depth: np.ndarray) -> dict[str, str]:
     """
     names, counts = np.unique(regions_of(points).astype(str), return_counts=True)
     region, side = str(names[counts.argmax()]), side_of(points)
-    name = region if region in UNPAIRED else f"{side} {region}"
+    name = region if region in UNPAIRED else f"{side} {region}" if side != BOTH else f"{region}, {BOTH}"
     near = float((depth < EXTRA_AXIAL).mean()) > MOSTLY and "ventricle" not in region
     return {"side": side, "region": region, "name": f"{name}, extra-axial" if near else name}

@@ -15,6 +15,8 @@ from matplotlib.image import AxesImage
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from anomaly3d.evaluation.metrics import (
+    LAYERED,
+    LAYERED_NAME,
     LESIONS,
     ap_of,
     auc_of,
@@ -87,7 +89,7 @@ def words_of(score: str) -> str:
 
 def roc_figure(table: pd.DataFrame, others: dict[str, pd.DataFrame], score: str = "total") -> Figure:
     """Fig. 4: ROC curves of a score of this detector by cohort with their 95 % bands; and beside those of the others,
-    each by its own score, this detector's by both."""
+    each by the score that was chosen for it, this detector's by its own score as well."""
     cohorts = {str(name): rows for name, rows in table.groupby("cohort")}
     parts = {"all cohorts": table, **cohorts} if len(cohorts) > 1 else cohorts
     own = dict.fromkeys([score, "total"])
@@ -101,7 +103,9 @@ def roc_figure(table: pd.DataFrame, others: dict[str, pd.DataFrame], score: str 
         )
     styles = [(colour, line) for line in ("-", "--", ":") for colour in COLOURS[:-1]]
     for (colour, line), (name, rows) in zip(styles, others.items(), strict=False):
-        draw_roc(right, name, rows, "total", False, color=colour, linestyle=line, linewidth=1.2)
+        column = LAYERED if LAYERED in rows else "total"
+        called = words_of(rows[LAYERED_NAME].iloc[0] if LAYERED in rows else column)
+        draw_roc(right, f"{name}, {called}", rows, column, False, color=colour, linestyle=line, linewidth=1.2)
     for axes, title in ((left, f"This detector, {words_of(score)}, by cohort"), (right, "Beside the others")):
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -284,7 +284,9 @@ def cluster_rows(file: Path, volumes: Mapping[str, Any] | None) -> list[dict[str
             affine, shape = np.vstack([volumes["own"]["affine"], [0, 0, 0, 1]]), np.array(volumes["own"]["shape"])
             centre = nib.affines.apply_affine(np.linalg.inv(affine), [float(row[axis]) for axis in "xyz"])
             place = np.rint(centre).astype(int).clip(0, shape - 1).tolist()
-        rows.append({"cells": [row.get(column, "") for column in COLUMNS], "place": place})
+        numbers = (row.get(column, "") for column in list(COLUMNS)[1:])
+        cells = [row["name"], *(f"{float(number):.3g}" if number else "" for number in numbers)]
+        rows.append({"cells": cells, "place": place})
     return rows
 
 

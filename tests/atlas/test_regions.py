@@ -62,3 +62,5 @@ def test_near_the_surface_is_most_of_it():
     points = ball((-40, 35, 20))
     depth = np.where(np.arange(len(points)) < 0.6 * len(points), 3.0, 9.0)
     assert describe(points, depth)["name"] == "left frontal"
+    across = np.r_[points, points * [-1, 1, 1]]
+    assert describe(across, np.r_[depth, depth])["name"] == "frontal, both sides"

@@ -161,7 +161,7 @@ def test_clusters_are_listed_with_their_place_in_the_scan_that_is_shown(tmp_path
     x, y, z = (OBLIQUE @ [3, 2, 1, 1])[:3]
     names = "cluster,name,ml,p_value,peak,mean_hu,x,y,z"
     file.write_text(
-        f'{names}\n1,"left frontal, extra-axial",12.5,,6.1,70,{x},{y},{z}\n2,brainstem,1,0.2,-3,9,900,0,0\n'
+        f'{names}\n1,"left frontal, extra-axial",12.489,,6.1,70.04,{x},{y},{z}\n2,brainstem,1,0.2,-3,9,900,0,0\n'
     )
     first, second = cluster_rows(file, {"own": {"affine": OBLIQUE[:3].tolist(), "shape": [6, 5, 4]}})
     assert first == {"cells": ["left frontal, extra-axial", "12.5", "", "6.1", "70"], "place": [3, 2, 1]}
