@@ -96,7 +96,7 @@ NAMES = {
 def test_every_package_that_is_imported_is_declared():
     """Also what another dependency happens to bring along; some are extras."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-    names = ("bids", "dask", "dashboard", "export", "sweep")
+    names = ("bids", "dask", "dashboard", "dicom", "export", "sweep")
     extras = [text for name in names for text in project["optional-dependencies"][name]]
     listed = [*project["dependencies"], *extras]
     declared = {re.split(r"[<>=!\[ ]", text)[0].lower().replace("-", "_") for text in listed}

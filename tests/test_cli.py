@@ -172,7 +172,7 @@ def test_slurms_signal_asks_for_another_run(monkeypatch, tmp_path, capsys, job, 
 
 def test_the_makefile_runs_what_the_readme_says():
     text = (ROOT / "Makefile").read_text()
-    assert re.findall(r"anomaly3d\.(\w+)", text) == ["prepare", "train", "evaluate"]
+    assert re.findall(r"anomaly3d\.(\w+)", text) == ["prepare", "train", "evaluate", "score"]
 
 
 @pytest.mark.parametrize("key", ["data_dir", "runs_dir", "out"])

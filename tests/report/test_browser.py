@@ -146,10 +146,14 @@ def test_a_scan_opens_and_its_maps_follow_their_thresholds(page, tiny_run):
     many, none = moved("deviation", 1), moved("deviation", 8)
     assert many > none
     assert page.find_element(By.ID, "deviation-value").text == "8 healthy spreads"
-    covered = wait_for_canvas(page).mean()
+    covered = wait_for_canvas(page)
+    clear = covered.max(2) - covered.min(2) <= 0.1  # what reaches 8 healthy spreads still shows
+    assert clear.mean() > 0.9
     page.find_element(By.ID, "show-standardised").click()
     time.sleep(0.5)
-    assert covered == pytest.approx(wait_for_canvas(page).mean(), rel=0.01)  # below its threshold a map is clear
+    assert covered[clear].mean() == pytest.approx(
+        wait_for_canvas(page)[clear].mean(), rel=0.01
+    )  # below, a map is clear
     page.find_element(By.ID, "show-standardised").click()
     page.find_element(By.ID, "show-residual").click()
     many, few = moved("threshold", 4), moved("threshold", 34)
