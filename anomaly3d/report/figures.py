@@ -104,7 +104,8 @@ def roc_figure(table: pd.DataFrame, others: dict[str, pd.DataFrame], score: str 
     styles = [(colour, line) for line in ("-", "--", ":") for colour in COLOURS[:-1]]
     for (colour, line), (name, rows) in zip(styles, others.items(), strict=False):
         column = LAYERED if LAYERED in rows else "total"
-        called = words_of(rows[LAYERED_NAME].iloc[0] if LAYERED in rows else column)
+        called = rows[LAYERED_NAME].iloc[0] if LAYERED in rows else column
+        called = "own score" if called == "total" else called
         draw_roc(right, f"{name}, {called}", rows, column, False, color=colour, linestyle=line, linewidth=1.2)
     for axes, title in ((left, f"This detector, {words_of(score)}, by cohort"), (right, "Beside the others")):
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)

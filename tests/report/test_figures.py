@@ -62,7 +62,13 @@ def texts(figure):
 def test_roc_shows_cohorts_with_bands_and_the_others(table):
     figure = roc_figure(table, {"mirror": table.assign(total=1.0)})
     left, right = figure.axes
-    assert [t.split(":")[0] for t in texts(figure)] == ["all cohorts", "x", "y", "this detector, A(x)", "mirror, A(x)"]
+    assert [t.split(":")[0] for t in texts(figure)] == [
+        "all cohorts",
+        "x",
+        "y",
+        "this detector, A(x)",
+        "mirror, own score",
+    ]
     assert len(left.collections) == 3
     assert "0.50" in texts(figure)[-1]
     assert len(right.collections) == 0
@@ -74,7 +80,7 @@ def test_figures_show_the_score_that_they_are_asked_for(table):
     roc = roc_figure(told, {}, "peak")
     layered = told.assign(layered=told["peak"], layered_name="clustered")
     beside = texts(roc_figure(told, {"mirror": layered, "pca": told}, "peak"))[-2:]
-    assert [t.split(":")[0] for t in beside] == ["mirror, clustered", "pca, A(x)"]
+    assert [t.split(":")[0] for t in beside] == ["mirror, clustered", "pca, own score"]
     assert [": 1.00 [" in t for t in beside] == [True, False]
     legend = texts(roc)
     assert [t.split(":")[0] for t in legend[-2:]] == ["this detector, peak", "this detector, A(x)"]
