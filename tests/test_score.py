@@ -175,3 +175,5 @@ def test_a_dicom_scan_gets_its_map_and_clusters_as_dicom_when_asked(tiny_run, pl
         (segment,) = (group if "SegmentIdentificationSequence" in group else shared).SegmentIdentificationSequence
         inside[segment.ReferencedSegmentNumber] += int(pixels.sum())
     assert list(inside.values()) == list(drawn)
+    assert score.main(["run=tiny", scan, f"out={out}", "images=false", *places]) == 0
+    assert not list(out.rglob("*.dcm"))  # they would be of an earlier call

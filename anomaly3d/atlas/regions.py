@@ -68,6 +68,7 @@ def describe(points: np.ndarray, depth: np.ndarray) -> dict[str, str]:
     """
     names, counts = np.unique(regions_of(points).astype(str), return_counts=True)
     region, side = str(names[counts.argmax()]), side_of(points)
-    name = region if region in UNPAIRED else f"{side} {region}" if side != BOTH else f"{region}, {BOTH}"
+    sided = f"{region}, {BOTH}" if side == BOTH else f"{side} {region}"
+    name = region if region in UNPAIRED else sided
     near = float((depth < EXTRA_AXIAL).mean()) > MOSTLY and "ventricle" not in region
     return {"side": side, "region": region, "name": f"{name}, extra-axial" if near else name}

@@ -22,6 +22,7 @@ from anomaly3d.errors import UserError
 from anomaly3d.scans.dicom import find_stack
 from anomaly3d.scans.dicom_headers import Header, find_dicom, is_dicom
 from anomaly3d.system.files import written_whole
+from anomaly3d.system.progress import say
 
 TO_RAS = np.array([-1.0, -1.0, 1.0])[:, None]  # DICOM's patient world is left-posterior-superior
 STEP = 0.01  # of a map's numbers, which are kept as 16 bits around 0
@@ -55,7 +56,7 @@ def series_of(path: Path) -> tuple[Header, ...]:
 
 def read_source(path: Path) -> pydicom.Dataset:
     """A slice with all that an object which refers to it repeats."""
-    dataset = pydicom.dcmread(path, force=True)
+    dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
     for name in EMPTY:
         if name not in dataset:
             setattr(dataset, name, "")
@@ -119,7 +120,7 @@ def segmentation(
         )
         for number, name in enumerate(names, 1)
     ]
-    pixels = on_slices(labels, series, 0).astype(np.uint8)
+    pixels = on_slices(labels, series, 0).astype(np.uint16)  # there may be more than 255
     return Segmentation(
         pixel_array=pixels,
         segmentation_type=SegmentationTypeValues.BINARY,
@@ -163,7 +164,7 @@ def write_results(
     labels: nib.nifti1.Nifti1Image | None,
     names: Sequence[str],
 ) -> None:
-    """Write ``anomaly_map.dcm`` and, where there are labels, ``clusters.dcm``; nothing where the scan is not DICOM.
+    """Write ``anomaly_map.dcm`` and, where there are labels, ``clusters.dcm``; or say why there can be none.
 
     Args:
         folder: where to.
@@ -172,8 +173,9 @@ def write_results(
         names: of the labels 1, 2, ...
     """
     series = series_of(path)
-    if not series:
-        return
+    if not all((header.study and header.series and header.uid) for header in series) or not series:
+        why = "its files do not say which series they are" if series else "it is no DICOM folder or file"
+        return say(f"  {folder.name}: no DICOM results: {why}")
     sources = [read_source(header.path) for header in series]
     made = {}
     with warnings.catch_warnings():

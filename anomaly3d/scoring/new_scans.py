@@ -344,6 +344,8 @@ def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob, known: tuple[Heal
     for name, made in maps.items():
         with written_whole(folder / f"{name}.nii.gz") as path:
             nib.save(made, path)
+    for earlier in folder.glob("*.dcm"):  # of a call with dicom=true, perhaps of another model
+        earlier.unlink()
     if job.dicom:
         source, standardised = Path(new.images[scan.scan_id]), maps.get(standardised_name(RESIDUAL))
         write_results(folder, source, standardised, maps.get("clusters"), names)

@@ -1,7 +1,6 @@
 """Volumes a second of a GPU by phase, batch and resolution, then with one idea applied each; all in one process.
 
-``python -m experiments.gpu.grid --json grid.json`` runs it; ``--steps SECONDS`` prints how many
-steps of each phase fit into that time by the table.
+``python -m experiments.gpu.grid --json grid.json`` runs it.
 """
 
 import argparse
@@ -42,8 +41,6 @@ CELLS = (  # model, batch, resolution; what matters most comes first
 IN_TURN = CELLS[:2]  # also the plain algorithm
 IDEAS = ("as_is", "other_layout", "torch_derivatives", "cudnn_benchmark", "float32", "tf32", "compile", "cuda_graphs")
 STEPS, WARM = 12, 4
-SHARES = (0.7, 0.18, 0.12)  # of the time that --steps divides, for the three phases
-BEGIN_S, VALIDATIONS = 20, 1.3  # seconds until a command's first step, and a step's time with its share of validations
 
 
 def device() -> torch.device:
@@ -113,16 +110,8 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=len(CELLS))
     parser.add_argument("--ideas", nargs="*", default=list(IDEAS))
     parser.add_argument("--count", type=int, default=STEPS, help="steps of a cell")
-    parser.add_argument("--epoch", type=int, default=500, help="of which --steps prints multiples")
     parser.add_argument("--profile", type=int, default=0, help="before all: the operations that take most of a step")
-    parser.add_argument("--steps", type=float, help="no measuring: print the steps that fit into so many seconds")
     arguments = parser.parse_args()
-    if arguments.steps:
-        cells = json.loads(arguments.json.read_text())["cells"]
-        key = "{} {} {}".format(*CELLS[0])
-        left = arguments.steps - BEGIN_S * len(PHASES)
-        each = [left * s / (VALIDATIONS * cells[p][key]["step_s"]) for p, s in zip(PHASES, SHARES, strict=True)]
-        return print(",".join(str(max(1, int(n) // arguments.epoch) * arguments.epoch) for n in each))
     for model, batch, resolution in IN_TURN[::-1] if arguments.profile else ():
         for precision in ("32-true", "bf16-mixed"):
             found = slowest("gan", model, batch, resolution, precision, arguments.profile)

@@ -11,9 +11,9 @@ cohort=${COHORT:-study=experiments/scores/bench.yaml dataset.seed=$seed dataset.
   dataset.counts.test_normal=40 dataset.counts.test_lesion=40 dataset.counts.b_test_normal=0 dataset.counts.b_test_lesion=0}
 workers=${WORKERS:-$(($(nproc) > 4 ? $(nproc) - 4 : 2))}
 grid=${GRID:---limit 60 --cells 1 --ideas}
-# trained side by side, a line a run: its name | what train is told | what evaluate is told | what measures it then
-runs=${RUNS:-bench$seed-paper | model=paper ++phase.batch=16 ++phase.steps_per_epoch=500 | controls=[] | true
-bench$seed | model=compact | | python3 -m experiments.scores.measure bench$seed}
+# trained side by side, a line a run: its name | what train is told | what evaluate is told
+runs=${RUNS:-gpu-paper | model=paper ++phase.batch=16 ++phase.steps_per_epoch=500 | controls=[]
+gpu-compact | model=compact |}
 mkdir -p "$out" "$kept"
 if compgen -G ".whl/*.whl" > /dev/null; then
   [ -d /tmp/site ] || python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target /tmp/site .whl/*.whl || exit 1
@@ -28,24 +28,23 @@ once() {  # NAME COMMAND...: skipped once it has succeeded, stopped where this c
   echo "== $name, $SECONDS s gone"
   timeout --signal=INT --kill-after=20 "$left" "$@" >> "$kept/$name.log" 2>&1
   rc=$?
-  echo "== $name: rc $rc, $SECONDS s gone"
+  echo "== $name: rc $rc, $SECONDS s gone$([ $rc = 124 ] && echo ": call again")"
   tail -n "${TAIL:-12}" "$kept/$name.log" | cut -c 1-220
   [ $rc = 0 ] && touch "$kept/$name.done"
 }
 
-detector() {  # RUN, TRAIN, EVALUATE, MEASURE
+detector() {  # RUN, TRAIN, EVALUATE
   once "train-$1" python3 -m anomaly3d.train $cohort $2 run="$1" &&
-    once "evaluate-$1" python3 -m anomaly3d.evaluate run="$1" logger=none images=0 $3 &&
-    once "measure-$1" $4
+    once "evaluate-$1" python3 -m anomaly3d.evaluate run="$1" logger=none images=0 $3
 }
 
 once grid python3 -m experiments.gpu.grid --json "$kept/grid.json" $grid &
 once prepare nice -n 5 python3 -m anomaly3d.prepare $cohort workers="$workers"
 wait
-[ -e "$kept/prepare.done" ] && while IFS='|' read -r run train evaluate measure; do
-  detector $run "$train" "$evaluate" "$measure" &
+[ -e "$kept/prepare.done" ] && while IFS='|' read -r run train evaluate; do
+  detector $run "$train" "$evaluate" &
 done <<< "$runs"
 wait
-tar -czf "$out/study.tar.gz" --exclude='*.nii.gz' --exclude='*.npy' --exclude='*.npz' "$kept" experiments/scores/*.json \
-  $(ls -d runs/bench*/*/*/{health.json,lineage.json,config.yaml,training.csv} runs/bench*/evaluation/{metrics.json,figures,*/scores.csv} 2> /dev/null)
+tar -czf "$out/study.tar.gz" --exclude='*.nii.gz' --exclude='*.npy' --exclude='*.npz' "$kept" \
+  $(ls -d runs/gpu-*/*/*/{health.json,lineage.json,config.yaml,training.csv} runs/gpu-*/evaluation/{metrics.json,figures,*/scores.csv} 2> /dev/null)
 ls -l "$kept" "$out"

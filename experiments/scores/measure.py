@@ -68,21 +68,21 @@ def peak_of(count: int) -> Callable[[np.ndarray, tuple[int, ...]], float]:
     return lambda values, shape: float(np.partition(values, len(values) - count)[-count:].mean())
 
 
-SHIPPED = Layer()
+LAYER = Layer()
 VARIANTS = {
-    "the layer, spread pooled over 3 voxels": SHIPPED,
-    "not standardised": replace(SHIPPED, standardised=False),
-    "mean square of all voxels, not the largest": replace(SHIPPED, summary=mean_square),
-    "the largest 40 voxels": replace(SHIPPED, summary=peak_of(40)),
-    "the largest 2600 voxels (1 %)": replace(SHIPPED, summary=peak_of(2621)),
-    "not smoothed": replace(SHIPPED, smoothing=0),
-    "smoothed twice as wide": replace(SHIPPED, smoothing=2.0),
-    "smoothed before it is standardised": replace(SHIPPED, smoothed_first=True),
-    "spread of each voxel by itself": replace(SHIPPED, pooled=0),
-    "spread pooled over 1 voxel": replace(SHIPPED, pooled=1.0),
-    "not centred on the scan's median": replace(SHIPPED, centred=False),
-    "divided by the scan's own median deviation": replace(SHIPPED, scaled=True),
-    "also where brain is unusual": replace(SHIPPED, usual=False),
+    "the layer, spread pooled over 3 voxels": LAYER,
+    "not standardised": replace(LAYER, standardised=False),
+    "mean square of all voxels, not the largest": replace(LAYER, summary=mean_square),
+    "the largest 40 voxels": replace(LAYER, summary=peak_of(40)),
+    "the largest 2600 voxels (1 %)": replace(LAYER, summary=peak_of(2621)),
+    "not smoothed": replace(LAYER, smoothing=0),
+    "smoothed twice as wide": replace(LAYER, smoothing=2.0),
+    "smoothed before it is standardised": replace(LAYER, smoothed_first=True),
+    "spread of each voxel by itself": replace(LAYER, pooled=0),
+    "spread pooled over 1 voxel": replace(LAYER, pooled=1.0),
+    "not centred on the scan's median": replace(LAYER, centred=False),
+    "divided by the scan's own median deviation": replace(LAYER, scaled=True),
+    "also where brain is unusual": replace(LAYER, usual=False),
 }
 
 
@@ -188,7 +188,7 @@ def measure_detector(trained: Trained, data: HeadCTDataModule, inference: Infere
     found["variants"] = {n: ranks(table, scores(read, usual, layer, n)) for n, layer in VARIANTS.items()}
     trained_on = Read.of(maps["train"])
     found["variants"]["healthy statistics from training scans"] = ranks(
-        table, scores(read, trained_on, SHIPPED, "training residuals")
+        table, scores(read, trained_on, LAYER, "training residuals")
     )
     found["rms"] = {n: round(rms(r), 4) for n, r in (("train", trained_on), ("validation", usual))}
     found["sites"] = site_updates(read, usual, table)
@@ -216,7 +216,7 @@ def site_updates(test: Read, usual: Read, table: pd.DataFrame) -> dict[str, Any]
                 usual.raw + [test.raw[i] for i in join[:count]], usual.brain + [test.brain[i] for i in join[:count]]
             )
             rest = Read([test.raw[i] for i in tested], [test.brain[i] for i in tested])
-            found[str(count)] = ranks(table.iloc[tested], scores(rest, more, SHIPPED, f"with {count} of B"))
+            found[str(count)] = ranks(table.iloc[tested], scores(rest, more, LAYER, f"with {count} of B"))
     return found
 
 

@@ -11,7 +11,7 @@ from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scoring.anomaly_maps import maps_of
 from anomaly3d.scoring.inference import prepared_of
 from anomaly3d.scoring.writer import read_scores
-from experiments.scores.measure import SHIPPED, Read, markdown, options, ranks, scores
+from experiments.scores.measure import LAYER, Read, markdown, options, ranks, scores
 
 WIDTHS = (3.0, 2.0, 1.5, 1.0, 0.7)  # voxels, sigma
 COUNTS = (20, 60)
@@ -34,7 +34,7 @@ def main() -> None:
             for count in COUNTS:
                 healthy = Read.of(held_out[:count])
                 for width in WIDTHS:
-                    layer = replace(SHIPPED, pooled=width)
+                    layer = replace(LAYER, pooled=width)
                     found = ranks(table, scores(test, healthy, layer, f"{label}, {count} scans, {width}"))
                     three = [f"{found[key]['value']:.3f}" for key in ("A", "B", "B_above_A")]
                     rows.append([label, str(len(healthy.raw)), f"{width:g}", *three])

@@ -85,6 +85,18 @@ def test_segments_and_map_lie_on_the_series_own_slices(tmp_path, edit, least):
     assert np.median(apart) < (0.006 if least > 0.99 else 0.6)
 
 
+def test_every_label_of_many_has_its_segment_and_one_that_no_slice_meets_is_empty(tmp_path):
+    write_series(tmp_path / "series", small_head())
+    image = read_dicom(tmp_path / "series")
+    labels = np.zeros(image.shape, np.int16)
+    labels[10:20, 10:40, 12] = np.arange(1, 301).reshape(10, 30)
+    drawn = nib.nifti1.Nifti1Image(labels, image.affine)
+    write_results(tmp_path, tmp_path / "series", None, drawn, [f"place {n}" for n in range(1, 302)])
+    assert len(pydicom.dcmread(tmp_path / "clusters.dcm").SegmentSequence) == 301
+    frames = {segment: int(pixels.sum()) for _, _, segment, pixels in frames_of(tmp_path / "clusters.dcm")}
+    assert frames == dict.fromkeys(range(1, 301), 1)
+
+
 def test_made_anew_it_is_the_same_object(tmp_path):
     write_series(tmp_path / "series", small_head())
     for name in "ab":
@@ -94,11 +106,16 @@ def test_made_anew_it_is_the_same_object(tmp_path):
     assert first.SOPInstanceUID != pydicom.dcmread(tmp_path / "a" / "anomaly_map.dcm").SOPInstanceUID
 
 
-def test_what_is_not_dicom_gets_none_and_no_clusters_no_segmentation(tmp_path):
+def test_what_is_not_dicom_gets_none_and_no_clusters_no_segmentation(tmp_path, capsys):
     head = small_head()
     nib.save(head, tmp_path / "head.nii.gz")
     write_results(tmp_path / "out", tmp_path / "head.nii.gz", head, head, NAMES)
     assert not (tmp_path / "out").exists()
+    assert "out: no DICOM results: it is no DICOM folder or file" in capsys.readouterr().out
+    write_series(tmp_path / "nameless", head, edit=lambda d, k: delattr(d, "SeriesInstanceUID"))
+    write_results(tmp_path / "out", tmp_path / "nameless", head, head, NAMES)
+    assert not (tmp_path / "out").exists()
+    assert "its files do not say which series they are" in capsys.readouterr().out
     write_series(tmp_path / "series", head)
     write_results(tmp_path / "out", tmp_path / "series", head, head, [])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["anomaly_map.dcm"]
