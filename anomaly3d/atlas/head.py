@@ -123,8 +123,9 @@ def paint_face() -> np.ndarray:
 class HeadMaps:
     """Maps on one grid, sampled together by trilinear interpolation.
 
-    ``skull``: ``(2, ...)`` signed mm to the inner table (negative inside) and HU of face and neck.
-    ``brain``: ``(3, ...)`` grey matter, white matter, signed mm to the ventricles (negative inside).
+    ``skull``: ``(2, Z, Y, X)`` signed mm to the inner table (negative inside) and HU of face and neck.
+    ``brain``: ``(3, Z, Y, X)`` grey matter, white matter, signed mm to the ventricles (negative inside).
+    Slices lie one after the other because they are painted so, and each is read from the cache.
     """
 
     def __init__(self) -> None:
@@ -138,14 +139,14 @@ class HeadMaps:
         seed = parts[(np.abs(x) < 18) & (np.abs(y + 5) < 25) & (np.abs(z - 18) < 8)]
         brain[2] = signed_distance(parts == np.bincount(seed[seed > 0]).argmax())
         skull[1] = paint_face()
-        self.skull, self.brain = torch.from_numpy(skull), torch.from_numpy(brain)
+        self.skull, self.brain = (torch.from_numpy(maps.transpose(0, 3, 2, 1).copy()) for maps in (skull, brain))
 
     @staticmethod
     def sample(maps: Tensor, points: Tensor) -> Tensor:
-        """Values of ``maps (C, X, Y, Z)`` at MNI ``points (N, 3)`` in mm -> ``(C, N)``; border values outside."""
+        """Values of ``maps (C, Z, Y, X)`` at MNI ``points (N, 3)`` in mm -> ``(C, N)``; border values outside."""
         first = torch.tensor(ORIGIN, dtype=torch.float32)
         extent = SPACING * (torch.tensor(SHAPE, dtype=torch.float32) - 1)
-        unit = ((points - first) * (2 / extent) - 1).flip(-1)  # grid_sample wants the last axis first
+        unit = (points - first) * (2 / extent) - 1
         sampled = F.grid_sample(
             maps[None], unit[None, None, None], mode="bilinear", padding_mode="border", align_corners=True
         )

@@ -19,13 +19,14 @@ def ball(radius: float, spacing: float) -> np.ndarray:
     return (x[:, None, None] ** 2 + x[None, :, None] ** 2 + x**2) <= radius**2
 
 
-def distance(mask: np.ndarray, spacing: float, axis: int = 0, along: float = 1.0) -> np.ndarray:
-    """Millimetres from each voxel of a mask to the nearest one outside it; 0 outside.
+def distance(mask: np.ndarray, spacing: float | np.ndarray) -> np.ndarray:
+    """Millimetres from each voxel of a boolean mask to the nearest one outside it; 0 outside.
 
     Args:
-        along: how much a millimetre along ``axis`` counts.
+        spacing: mm of a voxel, the same or one along each axis.
     """
-    return edt.edt(mask, anisotropy=tuple(spacing * (along if a == axis else 1.0) for a in range(3)), parallel=1)
+    mm = tuple(np.broadcast_to(spacing, 3).astype(float).tolist())
+    return edt.edt(mask.view(np.uint8), anisotropy=mm, parallel=1)  # of bool it makes a slow copy
 
 
 def erode(mask: np.ndarray, radius: float, spacing: float) -> np.ndarray:

@@ -25,7 +25,7 @@ from anomaly3d.scans.volume import Volume, no_finer, outlined, resample
 
 NO_BRAIN = "no brain was found: is this a head CT?"
 PREVIEW = (-60.0, 140.0)  # HU, black and white
-WORKING_LOW, WORKING_HIGH = np.array([-93.0, -129.0, -82.5]), np.array([93.0, 96.0, 103.5])  # MNI mm
+WORKING_LOW, WORKING_HIGH = np.array([-84.0, -118.5, -73.5]), np.array([84.0, 85.5, 94.5])  # MNI mm: 6 beyond all masks
 
 
 def working_grid(spacing: float) -> tuple[np.ndarray, tuple[int, int, int]]:
@@ -70,7 +70,7 @@ class NCCT(Preprocessor):
         UserError: an impossible value.
     """
 
-    version = 8
+    version = 9
     reasons = REASONS
 
     def __init__(
@@ -184,7 +184,9 @@ class NCCT(Preprocessor):
         if not (share > 0.5).any():
             raise UnreadableScan(NO_BRAIN)
         slice_axis, slice_mm = thick_slices(scan, to_scan)
-        depth = distance(share > 0.5, self.working_spacing, slice_axis, RIM / max(RIM, slice_mm))
+        spacing = np.full(3, self.working_spacing)
+        spacing[slice_axis] *= RIM / max(RIM, slice_mm)  # across thick slices the skull reaches further in
+        depth = distance(share > 0.5, spacing)
         return tissue_of_mask(hu, share, depth <= RIM)
 
     def core(self, scan: Volume, hu: np.ndarray, to_scan: np.ndarray) -> np.ndarray:

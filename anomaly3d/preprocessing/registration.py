@@ -148,18 +148,20 @@ def head_centre(volume: Volume) -> np.ndarray:
     return world[world[:, 2] > world[:, 2].max() - HEAD_BELOW_VERTEX].mean(0)
 
 
+def as_seen(template: Volume, spacing: np.ndarray) -> Volume:
+    """The template blurred as a scan's voxels blur the head: bone that fills half of one makes it look like bone."""
+    hu = np.minimum(template.data, BONE)
+    return Volume(ndimage.gaussian_filter(hu, BOX * spacing / template.spacing), template.affine)
+
+
 def make_level(
     scan: Volume, template: Volume, inner_table: Volume, sigma: float, reach: float, count: int, curve: Curve = TONE
 ) -> Level:
-    """A level of about ``count`` points up to ``reach`` mm outside the template's inner table.
-
-    The template is blurred as the scan's voxels blur the head: bone that fills half of one makes it look like bone.
-    """
+    """A level of about ``count`` points up to ``reach`` mm outside the inner table of a template ``as_seen``."""
     voxels = np.argwhere(inner_table.data < reach)
     voxels = voxels[:: max(1, len(voxels) // count)]
     points = voxels @ template.affine[:3, :3].T + template.affine[:3, 3] - CENTRE
-    seen = ndimage.gaussian_filter(np.minimum(template.data, BONE), BOX * scan.spacing / template.spacing)
-    fixed = ndimage.gaussian_filter(tone(seen, curve), sigma / template.spacing)
+    fixed = ndimage.gaussian_filter(tone(template.data, curve), sigma / template.spacing)
     moving = ndimage.gaussian_filter(tone(scan.data, curve), sigma / scan.spacing, mode="nearest")
     to_voxel = np.linalg.inv(scan.affine)
     gradient = np.einsum("ij,i...->j...", to_voxel[:3, :3], np.stack(np.gradient(moving)))
@@ -182,10 +184,11 @@ def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float
         UnreadableScan: nothing but air.
     """
     small = shrink(scan, spacing)
-    coarse = make_level(small, template, inner_table, *COARSE)
-    fine = make_level(small, template, inner_table, *FINE)
-    judged = make_level(small, template, inner_table, *JUDGED, SKULL)
-    template_centre = head_centre(template) - CENTRE
+    seen = as_seen(template, small.spacing)
+    coarse = make_level(small, seen, inner_table, *COARSE)
+    fine = make_level(small, seen, inner_table, *FINE)
+    judged = make_level(small, seen, inner_table, *JUDGED, SKULL)
+    template_centre = head_centre(shrink(template, spacing)) - CENTRE
     scan_centre = head_centre(small)
 
     def rigid(rotation: Rotation) -> np.ndarray:
@@ -215,7 +218,8 @@ def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float
 
 def score(scan: Volume, template: Volume, inner_table: Volume, spacing: float, mni_to_scan: np.ndarray) -> float:
     """The score of any affine: correlation of scan and template near the brain, arguments as for ``register``."""
-    judged = make_level(shrink(scan, spacing), template, inner_table, *JUDGED, SKULL)
+    small = shrink(scan, spacing)
+    judged = make_level(small, as_seen(template, small.spacing), inner_table, *JUDGED, SKULL)
     return judged.correlation(mni_to_scan @ shift(CENTRE))
 
 

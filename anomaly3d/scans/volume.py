@@ -59,7 +59,7 @@ def resample(
     fill: float = 0,
     order: int = 1,
 ) -> np.ndarray:
-    """``volume`` on another grid.
+    """``volume`` on another grid; its outermost voxels reach half their width beyond their centres.
 
     Args:
         affine, shape: the new grid, voxel to its world in mm.
@@ -67,9 +67,17 @@ def resample(
         fill: value outside the volume.
         order: 1 interpolates linearly, 0 takes the nearest voxel.
     """
+    import SimpleITK as sitk  # here, because commands that resample nothing start without it
+
     chain = np.linalg.inv(volume.affine) @ (np.eye(4) if to_volume is None else to_volume) @ affine
-    data = volume.data.astype(np.float32, copy=False)
-    return ndimage.affine_transform(data, chain[:3, :3], chain[:3, 3], shape, order=order, cval=fill)
+    image = sitk.GetImageFromArray(volume.data.astype(np.float32, copy=False))  # its axes are ours from last to first
+    sampling = sitk.ResampleImageFilter()
+    sampling.SetNumberOfThreads(1)  # scans are what is done side by side
+    sampling.SetSize(shape[::-1])
+    sampling.SetTransform(sitk.AffineTransform(chain[2::-1, 2::-1].ravel().tolist(), chain[2::-1, 3].tolist()))
+    sampling.SetInterpolator(sitk.sitkNearestNeighbor if order == 0 else sitk.sitkLinear)
+    sampling.SetDefaultPixelValue(fill)
+    return sitk.GetArrayFromImage(sampling.Execute(image))
 
 
 def three_planes(

@@ -4,8 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
-common="study=experiments/scores/bench.yaml dataset.seed=20 dataset.counts.train=8 dataset.counts.calibration=0
-  dataset.counts.validation=8 dataset.counts.test_normal=4 dataset.counts.test_lesion=4 dataset.counts.b_test_normal=0
-  dataset.counts.b_test_lesion=0 dataset.counts.labelled_normal=200 dataset.counts.labelled_lesion=200"
+common="study=experiments/phantom_difficulty/labelled.yaml"
 $python -m anomaly3d.prepare $common
 $python -m anomaly3d.train $common detector=supervised run=bench20

@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from anomaly3d.atlas import template
 from anomaly3d.cohorts.phantom.generate import generate
 from anomaly3d.preprocessing.ncct import NCCT
-from anomaly3d.preprocessing.registration import CENTRE, FINE, make_level, score, shift, shrink
+from anomaly3d.preprocessing.registration import CENTRE, FINE, as_seen, make_level, score, shift, shrink
 from anomaly3d.scans.readers import read_ct
 from anomaly3d.scans.volume import Volume, no_finer
 from experiments.preprocessing.measure import HEADS, as_read, ncct_of_conf
@@ -56,7 +56,8 @@ def scores_of(scan: Volume, ncct: NCCT) -> dict[str, dict[str, list[float]]]:
     fixed = template.load_template(ncct._template_path)  # type: ignore[arg-type]
     averaged = no_finer(scan, ncct.working_spacing)
     found = ncct.register(averaged, None)
-    old = make_level(shrink(averaged, ncct.registration_spacing), *fixed, *FINE)
+    small = shrink(averaged, ncct.registration_spacing)
+    old = make_level(small, as_seen(fixed[0], small.spacing), fixed[1], *FINE)
     poses = {"found": [np.eye(4)]} | wrong_poses(np.random.default_rng(SEED))
     return {
         kind: {

@@ -17,7 +17,7 @@ from anomaly3d.scans.volume import Volume
 from tests.conftest import preprocessing
 
 WORKING, RESOLUTION, MARGIN = 3.0, 16, 7.0
-LOW, HIGH = np.array([-93.0, -129.0, -82.5]), np.array([93.0, 96.0, 103.5])  # MNI mm of the working grid
+LOW, HIGH = np.array([-84.0, -118.5, -73.5]), np.array([84.0, 85.5, 94.5])  # MNI mm of the working grid
 CENTRE, RADII = np.array([4.0, -20.0, 6.0]), np.array([48.0, 62.0, 40.0])  # MNI mm of the brain, which is no ball
 POSE = np.eye(4)  # MNI to the scan's world: turned, stretched, shifted
 POSE[:3, :3] = Rotation.from_euler("xyz", (6, -4, 9), degrees=True).as_matrix() * (1.04, 0.97, 1.02)
@@ -77,6 +77,13 @@ def template_box():
     return [(a[inside].min() - 3 - MARGIN, a[inside].max() + 3 + MARGIN) for a in (x, y, z)]
 
 
+def interpolated(data, place, fill):
+    """Linear between voxels at ``place (3, ...)``; the outermost reach half a voxel beyond their centre."""
+    ends = np.reshape(data.shape, (3, *[1] * (place.ndim - 1))) - 0.5
+    values = ndimage.map_coordinates(data, place, order=1, mode="nearest")
+    return np.where(((place >= -0.5) & (place < ends)).all(0), values, fill)
+
+
 def plain(scan, brain, lesion, crop, rim, smoothing, window):
     """Image, brain mask, lesion mask and affine by the steps of the paper, one after the other."""
     low, high = window
@@ -86,7 +93,7 @@ def plain(scan, brain, lesion, crop, rim, smoothing, window):
 
     def sampled(data, affine, fill):  # 1: into MNI space
         place = np.linalg.inv(affine) @ POSE @ np.vstack([mni(grid, shape).reshape(3, -1), np.ones(np.prod(shape))])
-        return ndimage.map_coordinates(data, place[:3], order=1, cval=fill).reshape(shape)
+        return interpolated(data, place[:3], fill).reshape(shape)
 
     pairs = AFFINE.copy()
     pairs[0] = [2 * SPACING[0], 0, 0, AFFINE[0, 3] + SPACING[0] / 2]
@@ -113,7 +120,7 @@ def plain(scan, brain, lesion, crop, rim, smoothing, window):
 
     def shrunk(data, sigma, fill):  # 5: smooth, then resize
         smooth = ndimage.gaussian_filter(data.astype(float), sigma * spacing / WORKING, mode="constant", cval=fill)
-        return ndimage.map_coordinates(smooth, place, order=1, cval=fill)
+        return interpolated(smooth, place, fill)
 
     small = np.clip(shrunk(hu, smoothing, low), low, high)  # 6: the window
     image = 2 * (small - low) / (high - low) - 1  # 7: the range

@@ -20,6 +20,7 @@ from anomaly3d.cohorts.phantom.versions import LATEST, version_of
 SLAB = 4  # slices that are painted at a time
 COARSE = 4  # voxels in plane between the nodes where smooth coordinates are computed
 REACH = 30.0  # mm beyond the inner table where the vault's shells end
+SLACK = 8.0  # mm by which the distance to it may be off between the coarse nodes, and by the person's texture
 DISPLACED = 2.0  # mm: tissue that moved further is in the mass-effect mask
 SEPTUM = torch.tensor([[0.0, 10.0, 12.0], [0.0, 0.0, 18.0], [0.0, -10.0, 20.0]])  # MNI mm: where midline shift is read
 PERSON, SCANNER, BLEED, SURGERY, NOISE, TWIN_NOISE = range(6)  # streams of random numbers of one seed
@@ -58,11 +59,12 @@ def total_push(lesions: Sequence[Lesion], points: Tensor, depth: Tensor) -> Tens
     return sum((lesion.push(points, depth) for lesion in lesions), torch.zeros_like(points))
 
 
-def smooth_coordinates(subject: Subject, scan: Scan, slices: range) -> tuple[Tensor, Tensor, Tensor]:
-    """For every sub-slice voxel ``(2S, X, Y, 3)``: MNI mm of the skull, of the brain, and the person's texture.
+def smooth_coordinates(subject: Subject, scan: Scan, slices: range) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sub-slice voxels near the head, as indices ``(N,)`` into ``(2S, X, Y)`` flattened; at each of them ``(N, 3)`` MNI
+    mm of the skull, of the brain, and the person's texture.
 
     Each slice is sampled at two depths, which is its thickness profile. All three are smooth, so they are computed on
-    every fourth voxel and interpolated.
+    every fourth voxel and interpolated. Voxels that are left out show nothing but air.
     """
     nx, ny, _ = scan.shape
     x, y = (torch.linspace(0, n - 1, n // COARSE + 1) for n in (nx, ny))
@@ -71,12 +73,16 @@ def smooth_coordinates(subject: Subject, scan: Scan, slices: range) -> tuple[Ten
     to_mni = torch.tensor(np.linalg.inv(scan.pose) @ scan.affine, dtype=torch.float32)
     rigid = (voxels @ to_mni[:3, :3].T + to_mni[:3, 3]).reshape(-1, 3)
     skull = rigid + sample_field(subject.skull_warp, rigid)
-    depth = -head_maps().sample(head_maps().skull[:1], skull)[0]
-    brain = skull + sample_field(subject.brain_warp, skull) * (depth / 10).clamp(0, 1)[:, None]
-    every = torch.cat([skull, brain, sample_field(subject.texture, skull)], 1)
-    every = every.view(*voxels.shape[:3], 9).permute(3, 2, 0, 1)
-    full = F.interpolate(every, size=(nx, ny), mode="bilinear", align_corners=True).permute(1, 2, 3, 0)
-    return full[..., :3], full[..., 3:6], full[..., 6:]
+    outside, face = head_maps().sample(head_maps().skull, skull)
+    brain = skull + sample_field(subject.brain_warp, skull) * (-outside / 10).clamp(0, 1)[:, None]
+    near = ((outside < REACH + SLACK) | (face > AIR + 1)).float()
+    every = torch.cat([skull, brain, sample_field(subject.texture, skull), near[:, None]], 1)
+    every = every.view(*voxels.shape[:3], 10).permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
+    full = F.interpolate(every, size=(nx, ny), mode="bilinear", align_corners=True).permute(0, 2, 3, 1).reshape(-1, 10)
+    index = torch.nonzero(full[:, 9])[:, 0]  # all voxels between nodes of which one is near
+    points = full[index]
+    skull, brain, texture = (points[:, k : k + 3].contiguous() for k in (0, 3, 6))
+    return index, skull, brain, texture
 
 
 def best_affine(subject: Subject, scan: Scan, points: int = 4000) -> np.ndarray:
@@ -121,9 +127,8 @@ def paint_slices(
 ) -> Painted:
     """Some slices of a head."""
     maps, look = head_maps(), subject.look
-    skull_points, brain_points, texture = smooth_coordinates(subject, scan, slab)
-    grid = skull_points.shape[:3]
-    skull_points, brain_points, texture = (v.reshape(-1, 3) for v in (skull_points, brain_points, texture))
+    near, skull_points, brain_points, texture = smooth_coordinates(subject, scan, slab)
+    grid = (2 * len(slab), *scan.shape[:2])
     inner_table, face = maps.sample(maps.skull, skull_points)
     inner_table = subject.anatomy.thicken(inner_table + texture[:, 0] * (inner_table.abs() < 15), skull_points)
     hu = torch.full_like(face, AIR)
@@ -162,16 +167,13 @@ def paint_slices(
     if surgery:
         hu[head] = surgery.paint(hu[head], skull_points[head], inner_table[head])
 
-    def slices(values: Tensor) -> np.ndarray:
-        return np.ascontiguousarray(values.view(-1, 2, *grid[1:]).mean(1).permute(1, 2, 0).numpy())
-
-    def everywhere(values: Tensor) -> Tensor:
-        full = torch.zeros_like(hu)
-        full[inside] = values
-        return full
+    def slices(where: Tensor, values: Tensor, elsewhere: float = 0.0) -> np.ndarray:
+        full = torch.full(grid, elsewhere)
+        full.view(-1)[where] = values
+        return np.ascontiguousarray(full.view(-1, 2, *grid[1:]).mean(1).permute(1, 2, 0).numpy())
 
     limits = ((blood, 0.5), (share, 0.5), (moved * share, DISPLACED))
-    return Painted(slices(hu), *(slices(everywhere(values)) > limit for values, limit in limits))
+    return Painted(slices(near, hu, AIR), *(slices(near[inside], values) > limit for values, limit in limits))
 
 
 def generate(
