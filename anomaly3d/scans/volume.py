@@ -73,7 +73,7 @@ def resample(
     image = sitk.GetImageFromArray(volume.data.astype(np.float32, copy=False))  # its axes are ours from last to first
     sampling = sitk.ResampleImageFilter()
     sampling.SetNumberOfThreads(1)  # scans are what is done side by side
-    sampling.SetSize(shape[::-1])
+    sampling.SetSize([int(n) for n in shape[::-1]])
     sampling.SetTransform(sitk.AffineTransform(chain[2::-1, 2::-1].ravel().tolist(), chain[2::-1, 3].tolist()))
     sampling.SetInterpolator(sitk.sitkNearestNeighbor if order == 0 else sitk.sitkLinear)
     sampling.SetDefaultPixelValue(fill)
