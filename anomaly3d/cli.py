@@ -148,14 +148,14 @@ class Command:
 
 
 def refuse_undecoded(arguments: Sequence[str]) -> None:
-    """Refuse words that this process could not read: files would get other names than were typed.
+    """Refuse words that this process could not read, or not as UTF-8: files would get other names than were typed.
 
     Raises:
         UserError: names the word.
     """
+    encoding = sys.getfilesystemencoding()
     for text in arguments:
-        if not is_text(text):
-            encoding = sys.getfilesystemencoding()
+        if not is_text(text) or (encoding != "utf-8" and not text.isascii()):  # torch opens files by names in UTF-8
             raise UserError(f"{text!a} is no text in this system's encoding, {encoding}: set PYTHONUTF8=1")
 
 

@@ -111,7 +111,8 @@ def fit_control(name: str, run: Path, focus: "Trained", prepared: "PreparedCohor
     from anomaly3d.runs.folder import PhaseFolder
     from anomaly3d.runs.lineage import split_hash
     from anomaly3d.system.progress import is_leader
-    from anomaly3d.training.run import Job, train_phase
+    from anomaly3d.training.job import Job
+    from anomaly3d.training.run import train_phase
 
     config = plain(compose("train", [f"detector={name}", "+phase=fit", "callbacks=none", *searchpath()]))
     test = prepared.table[prepared.table["split"] == "test"]

@@ -56,7 +56,8 @@ def main(config: DictConfig) -> Done:
     studies = [build_study(each) for each in configs]
 
     from anomaly3d.system.memory import release_memory
-    from anomaly3d.training.run import Job, train_phase
+    from anomaly3d.training.job import Job
+    from anomaly3d.training.run import train_phase
 
     value = None
     for each, study in zip(configs, studies, strict=True):

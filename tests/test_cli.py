@@ -238,6 +238,14 @@ def test_a_name_that_the_encoding_of_standard_output_lacks_ends_nothing(tmp_path
         assert "Traceback" not in done.stderr
 
 
+def test_letters_that_the_encoding_of_file_names_reads_otherwise_are_refused(monkeypatch, capsys):
+    """In Latin-1 every byte is a letter, but torch would look for the file in UTF-8."""
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    assert Command("evaluate", lambda _: Done()).run(["run=Größe".encode().decode("latin-1")]) == 2
+    refused(capsys, "iso8859-1: set PYTHONUTF8=1")
+    assert Command("evaluate", lambda _: Done()).run(["run=size"]) == 0
+
+
 def test_names_are_said_in_any_encoding(monkeypatch):
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))

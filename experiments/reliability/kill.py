@@ -23,7 +23,8 @@ from anomaly3d.cohorts.phantom.cohort import PARTS
 from anomaly3d.prepare import build_study
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.system.progress import Bar, say
-from anomaly3d.training.run import Job, train_phase
+from anomaly3d.training.job import Job
+from anomaly3d.training.run import train_phase
 
 HERE = Path(__file__).parent
 WORK = Path("runs/experiments/reliability").absolute()

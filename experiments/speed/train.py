@@ -31,7 +31,8 @@ from anomaly3d.prepare import build_study
 from anomaly3d.system.memory import keep_freed_memory, release_memory
 from anomaly3d.system.quiet import hush
 from anomaly3d.system.trainer import describe_trainer, make_trainer, resolve_trainer
-from anomaly3d.training.run import Job, build_phase
+from anomaly3d.training.job import Job
+from anomaly3d.training.run import build_phase
 from experiments.speed.plain import PlainEncoder, PlainGAN, critic_loss, encoder_loss, generator_loss, plain_copy
 
 PHASES = {"phase1": "gan", "phase2": "encoder", "phase3": "finetune"}

@@ -14,7 +14,8 @@ import torch
 
 from anomaly3d.detectors.base import Detector
 from anomaly3d.phases.base import Phase
-from anomaly3d.training.run import Job, train_phase
+from anomaly3d.training.job import Job
+from anomaly3d.training.run import train_phase
 from experiments.reliability.kill import differences, job_of, processes
 from tests.writers import noise_cohort
 

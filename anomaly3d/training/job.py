@@ -1,0 +1,146 @@
+"""A phase to train as it was asked for, and all that can be wrong with that before any work."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anomaly3d.detectors.base import Detector
+from anomaly3d.errors import UserError
+from anomaly3d.phases.base import Phase
+from anomaly3d.preprocessing.cohort import PreparedCohort, Study
+from anomaly3d.runs.folder import PhaseFolder
+from anomaly3d.runs.lineage import can_resume, find_parent, is_replacing
+from anomaly3d.system.instantiate import check_targets, located
+
+BUILT = ("callbacks", "data", "detector", "logger", "phase", "trainer")  # parts of the config that describe objects
+WATCHING = ("curves", "health", "numbers", "pictures", "progress")  # callbacks that change nothing
+
+
+@dataclass(frozen=True)
+class Job:
+    """A phase to train.
+
+    ``source`` is the study, or the cohort that has been prepared for it; ``resolution`` that of its volumes;
+    ``synthetic`` whether they show no person. ``run`` is ``runs/NAME``, ``config`` the composed ``conf/train`` as plain
+    values, ``typed`` what the user added to it on the command line, ``again`` what of it the run does not remember.
+    """
+
+    source: Study | PreparedCohort
+    resolution: int
+    synthetic: bool
+    run: Path
+    config: Mapping[str, Any]
+    typed: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+
+    @property
+    def detector(self) -> Mapping[str, Any]:
+        """``conf/detector``."""
+        return self.config["detector"]
+
+    @property
+    def phase(self) -> Mapping[str, Any]:
+        """``conf/phase``."""
+        return self.config["phase"]
+
+    @property
+    def folder(self) -> PhaseFolder:
+        """Where the phase's results go."""
+        return PhaseFolder(self.run / self.detector["name"] / self.phase["name"])
+
+    @property
+    def dry(self) -> bool:
+        """Whether only a few batches are tried, and nothing kept."""
+        return bool(self.config["trainer"].get("fast_dev_run"))
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the outcome of the phase; where and how fast it runs does not belong to it."""
+        module = dict(self.detector["module"])
+        model = module.pop("model", None)  # of conf/model, where the detector has networks of that group
+        keys = ("seed", "dataset", "preprocessing", "data", "phase")
+        acting = {name: c for name, c in self.config["callbacks"].items() if name not in WATCHING}
+        return {
+            **{k: self.config[k] for k in keys},
+            "model": model,
+            "detector": {**self.detector, "module": module},
+            **({"callbacks": acting} if acting else {}),
+        }
+
+
+def name_of(job: Job) -> str:
+    """The phase for messages; of a detector with one phase, the detector."""
+    return str(job.phase["name"] if len(job.detector["phases"]) > 1 else job.detector["name"])
+
+
+def steps_of(job: Job, detector: Detector) -> tuple[int, int]:
+    """Steps of the phase and between two validations; one for a detector that learns at once."""
+    return (1, 1) if detector.fits_at_once else (job.phase["steps"], job.phase["steps_per_epoch"])
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a phase begins with: its parent's model, or None; whether to resume; None: it has been finished."""
+
+    settings: dict[str, Any]
+    parent: Path | None
+    resume: bool | None
+
+
+def check(job: Job) -> Start:
+    """Everything that can be wrong in a config before any work.
+
+    Raises:
+        UserError: steps, resolution, another model's parent, a finished phase with other settings ...
+    """
+    name, detector, phase = job.phase["name"], job.detector, job.phase
+    if name not in detector["phases"]:
+        raise UserError(
+            f"detector={detector['name']} has no phase {name}: its phases are {', '.join(detector['phases'])}"
+        )
+    if not isinstance(phase["batch"], int) or phase["batch"] < 1:
+        raise UserError(f"phase.batch={phase['batch']}: a batch is a whole number of volumes, at least 1")
+    steps, per_epoch = phase["steps"], phase["steps_per_epoch"]
+    if per_epoch < 1 or steps < (0 if job.config["parent"] else 1):
+        raise UserError(
+            "phase.steps and phase.steps_per_epoch must be at least 1; phase.steps=0 is for a detector that takes the "
+            "networks of parent=... as they are"
+        )
+    if steps % per_epoch:
+        raise UserError(f"phase.steps ({steps}) must be a multiple of phase.steps_per_epoch ({per_epoch})")
+    check_targets({key: job.config[key] for key in BUILT})
+    check_monitor(job)
+    settings = job.settings()
+    wanted, there = (settings["model"] or {}).get("resolution"), job.resolution
+    if wanted not in (None, there):
+        raise UserError(
+            f"model.resolution ({wanted}) and preprocessing.resolution ({there}) differ: set both to the same value"
+        )
+    try:
+        parent = find_parent(detector["phases"], name, job.run / detector["name"], job.config["parent"], settings)
+    except UserError:
+        if not job.dry:
+            raise
+        parent = None  # a dry run of a later phase begins with networks that have learned nothing
+    if job.dry:
+        return Start(settings, parent, False)
+    if job.config["overwrite"] and not is_replacing(job.folder, settings, parent):
+        return Start(settings, parent, False)
+    return Start(settings, parent, can_resume(job.folder, settings, parent))
+
+
+def check_monitor(job: Job) -> None:
+    """Refuse a number that the phase does not log, or that it would keep the worst checkpoint by.
+
+    Raises:
+        UserError: names what there is.
+    """
+    phase: type[Phase] = located(job.phase["module"]["_target_"])
+    monitor, mode = job.phase["monitor"], job.phase["mode"]
+    usual = {f"{phase.name}/{number}": direction for number, direction in phase.monitors.items()}
+    if monitor is not None and usual.get(monitor) != mode:
+        raise UserError(
+            f"phase.monitor={monitor} with phase.mode={mode}: phase {phase.name} has "
+            f"{' or '.join(f'{k} (mode {v})' for k, v in usual.items()) or 'none'}; give the phases of a run one by "
+            "one where they differ"
+        )
