@@ -53,8 +53,9 @@ LOCKED := locks/packages.txt locks/torch.txt
 audit: install   ## known vulnerabilities of what is locked; asks a service in the network
 	$(RUN) pip_audit --vulnerability-service osv --strict --disable-pip --require-hashes $(LOCKED:%=-r %)
 
+# in an environment of its own: with it jsonschema, and so monai, takes a second longer to import
 sbom: install    ## sbom.json: all that is locked with its digests, as CycloneDX
-	cat $(LOCKED) | $(RUN) cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible -o sbom.json -
+	cat $(LOCKED) | $(VENV)/bin/uvx --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o sbom.json -
 
 lock: install    ## write locks/ anew from pyproject.toml; UPGRADE=--upgrade takes the newest versions
 	PATH="$(VENV)/bin:$$PATH" locks/write.sh $(UPGRADE)
