@@ -147,7 +147,7 @@ def parametric_map(
         slope=STEP,
         intercept=-LIMIT,
     )
-    return ParametricMap(
+    made = ParametricMap(
         pixel_array=pixels,
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[unit],
@@ -155,6 +155,8 @@ def parametric_map(
         series_description="Distance from healthy (anomaly3d, for research only)",
         **common("map", sources, pixels),
     )
+    made.BodyPartExamined = "HEAD"  # not one of a pair, so no side is asked for
+    return made
 
 
 def write_results(

@@ -1,5 +1,7 @@
 """Labels and maps as DICOM objects, read again by pydicom alone and held against the series' own slices."""
 
+import shutil
+import subprocess
 import sys
 
 import nibabel as nib
@@ -83,6 +85,21 @@ def test_segments_and_map_lie_on_the_series_own_slices(tmp_path, edit, least):
     ]
     assert len(apart) == len(slices)
     assert np.median(apart) < (0.006 if least > 0.99 else 0.6)
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dicom3tools, which judges DICOM objects, is not installed")
+def test_another_program_finds_no_error_in_them_but_their_sources(tmp_path):
+    write_series(tmp_path / "series", small_head(), edit=tilted, PatientName="Doe^Jane")
+    results_of(tmp_path / "series", tmp_path / "out")
+
+    def errors(path):
+        said = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False).stderr
+        assert "</" in said  # it read the file
+        return {line for line in said.splitlines() if line.startswith("Error")}
+
+    there = errors(next((tmp_path / "series").glob("*.dcm")))
+    for name in ("clusters", "anomaly_map"):
+        assert errors(tmp_path / "out" / f"{name}.dcm") <= there
 
 
 def test_every_label_of_many_has_its_segment_and_one_that_no_slice_meets_is_empty(tmp_path):
