@@ -89,7 +89,7 @@ def test_segments_and_map_lie_on_the_series_own_slices(tmp_path, edit, least):
 
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dicom3tools, which judges DICOM objects, is not installed")
 def test_another_program_finds_no_error_in_them_but_their_sources(tmp_path):
-    write_series(tmp_path / "series", small_head(), edit=tilted, PatientName="Doe^Jane")
+    write_series(tmp_path / "series", small_head(), edit=tilted, PatientName="Doe^Jane", BodyPartExamined="HEAD")
     results_of(tmp_path / "series", tmp_path / "out")
 
     def errors(path):
