@@ -94,7 +94,7 @@ def test_without_calibration_labels_of_both_kinds_and_masks_it_says_what_it_cann
     shutil.copytree(few, bare, ignore=shutil.ignore_patterns("pca", "evaluation*", "own.json"))
     ill = rows[(rows["split"] == "test") & (rows["label"] == "1")].head(2)
     assert evaluate.main(asked(bare, ill.assign(lesion_mask="", mass_effect_mask=""))) == 0
-    assert load_calibration(bare / "fanogan" / "finetune", OWN) is None  # other files lie there, and no site's
+    assert load_calibration(choose_trained(bare, None), OWN) is None  # other files lie there, and no site's
     place = place_of(bare)
     metrics = json.loads((place / "metrics.json").read_text())
     assert metrics["thresholds_from"] is None

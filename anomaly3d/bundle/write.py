@@ -18,13 +18,13 @@ from anomaly3d.bundle.cohort import SPLITS, counts_of
 from anomaly3d.bundle.networks import Graph, require_onnx, write_graphs
 from anomaly3d.detectors.base import Detector
 from anomaly3d.errors import UserError
-from anomaly3d.evaluation.learning import SEEN
+from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.exported import DETECTOR, PREPROCESSING, SUMS, WEIGHTS
 from anomaly3d.runs.folder import Trained
-from anomaly3d.scans.manifest import read_manifest
 from anomaly3d.scans.nifti import voxels
-from anomaly3d.scoring.calibration import NO_SITES, calibration_folder
+from anomaly3d.scoring.calibration import NO_SITES, Calibration, calibration_folder
 from anomaly3d.scoring.inference import preprocessor_of
+from anomaly3d.scoring.learned_from import SEEN
 from anomaly3d.system.files import sha256
 from anomaly3d.system.progress import say
 
@@ -48,7 +48,7 @@ def export_detector(trained: Trained, wanted: Export) -> list[Graph]:
     """Write everything of a detector that others need; returns what became of its graphs.
 
     Raises:
-        UserError: the folder is there already, or a package is missing.
+        UserError: the folder is there already, a package is missing, or thresholds are another model's.
     """
     out = wanted.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -72,7 +72,7 @@ def fill(folder: Path, trained: Trained, wanted: Export) -> list[Graph]:
     """All files of an export into a folder that is empty."""
     detector, preprocessor = trained.load(), preprocessor_of(trained)
     write_model(folder, trained, detector)
-    sites = copy_calibrations(calibration_folder(trained.folder.path), folder / "calibration")
+    sites = copy_calibrations(trained, folder / "calibration")
     table = prepared_table(trained, wanted.data_dir)
     volumes, kind = check_volumes(table, preprocessor.resolution)
     graphs = write_graphs(detector, volumes, folder, wanted.onnx)
@@ -99,17 +99,27 @@ def write_model(folder: Path, trained: Trained, detector: Detector) -> None:
     (folder / PREPROCESSING).write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
 
 
-def copy_calibrations(source: Path, target: Path) -> list[str]:
-    """Thresholds and statistics of the run's own cohort and of sites, but no name of a scan; returns whose they are."""
+def copy_calibrations(trained: Trained, target: Path) -> list[str]:
+    """Thresholds and statistics of the run's own cohort and of sites, but no name of a scan; returns whose they are.
+
+    Raises:
+        UserError: some are those of another model.
+    """
+    source = calibration_folder(trained.folder.path)
+    files = sorted(path for path in source.glob("*.json") if path.stem not in NO_SITES[1:])
+    for path in files:
+        Calibration.load(path, trained.digest())
     if source.is_dir():
         shutil.copytree(source, target, ignore=shutil.ignore_patterns(SEEN, ".*"))
-    return sorted(path.stem for path in target.glob("*.json") if path.stem not in NO_SITES[1:])
+    return [path.stem for path in files]
 
 
 def prepared_table(trained: Trained, data_dir: Path) -> pd.DataFrame | None:
-    """The manifest of the data that a detector was made with, None where they are not at hand."""
-    manifest = data_dir / trained.lineage["cohort"] / trained.lineage["prepared"] / "manifest.csv"
-    return read_manifest(manifest) if manifest.exists() else None
+    """The scans that a detector was made with, without rejected ones; None where they are not at hand."""
+    folder = data_dir / trained.lineage["cohort"] / trained.lineage["prepared"]
+    if not (folder / "manifest.csv").exists():
+        return None
+    return PreparedCohort.read(folder, preprocessor_of(trained).judge).table
 
 
 def check_volumes(table: pd.DataFrame | None, resolution: int) -> tuple[Tensor, str]:

@@ -124,7 +124,10 @@ def base_of(name: str) -> str:
 
 
 def write_pseudo_anomalies(folder: Path, images: list[str], scan_ids: list[str]) -> pd.DataFrame:
-    """Every scan with every kind of anomaly, as files ``folder/pseudo-vN/NAME.nii.gz``; makes what is missing.
+    """Every scan with every kind of anomaly, as files ``folder/pseudo-vN-DIGEST/NAME.nii.gz``; makes what is missing.
+
+    The digest is that of the scans' names: patches come from one scan into another, and where a scan has left the
+    split, no patch of it may stay.
 
     Returns:
         A row a volume: ``number`` of the scan, ``kind``, ``scan_id`` of the new volume, ``image``, its file.
@@ -137,7 +140,8 @@ def write_pseudo_anomalies(folder: Path, images: list[str], scan_ids: list[str])
         ],
         columns=["number", "kind", "scan_id"],
     )
-    made["image"] = [str(folder / f"pseudo-v{VERSION}" / f"{name}.nii.gz") for name in made["scan_id"]]
+    place = folder / f"pseudo-v{VERSION}-{hashlib.sha256(repr(scan_ids).encode()).hexdigest()[:8]}"
+    made["image"] = [str(place / f"{name}.nii.gz") for name in made["scan_id"]]
     newest = max((Path(image).stat().st_mtime_ns for image in images), default=0)
     if not all(path.exists() and path.stat().st_mtime_ns >= newest for path in map(Path, made["image"])):
         volumes = [voxels(image) for image in images]

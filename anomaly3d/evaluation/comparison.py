@@ -14,7 +14,7 @@ from anomaly3d.errors import UserError
 from anomaly3d.evaluation.gathering import gather, label_of, training_of
 from anomaly3d.evaluation.metrics import as_text, labels_and_scores, ranked, subjects_of
 from anomaly3d.scoring.scan_scores import score_names
-from anomaly3d.scoring.writer import read_scores
+from anomaly3d.scoring.writer import RESCORED, read_scores
 from anomaly3d.statistics.auc import auc_covariance, bootstrap_auc, bootstrap_difference, compare_auc, holm
 from anomaly3d.statistics.seeds import paired_difference, spread
 from anomaly3d.system.files import written_whole
@@ -42,7 +42,7 @@ def find_scores(runs: Path, name: str) -> pd.DataFrame:
     """
     run, _, detector = name.partition("/")
     folder, detector = runs / run / "evaluation", label_of(runs / run, detector)
-    for path in (folder / detector / "rescored.csv", folder / detector / "scores.csv"):
+    for path in (folder / detector / RESCORED, folder / detector / "scores.csv"):
         if detector and path.exists():
             return ranked(read_scores(path)).set_index("scan_id", drop=False).sort_index()
     raise UserError(f"{runs / name} holds no evaluation: run 'python -m anomaly3d.evaluate run={run}' first")

@@ -3,12 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.errors import UserError
 from anomaly3d.evaluation.judging import Evaluated, Setting, judge, source_of
-from anomaly3d.evaluation.learning import Learned, folder_of, read_seen
+from anomaly3d.evaluation.learning import Learned, folder_of
 from anomaly3d.evaluation.options import Options
 from anomaly3d.evaluation.run import others_of
 from anomaly3d.preprocessing.cohort import PreparedCohort
@@ -16,11 +14,11 @@ from anomaly3d.runs.folder import Trained
 from anomaly3d.scoring.anomaly_maps import maps_of
 from anomaly3d.scoring.calibration import calibrate_anew
 from anomaly3d.scoring.inference import Inference
+from anomaly3d.scoring.learned_from import namesakes, refuse_seen
 from anomaly3d.system.progress import is_leader, say
 
 PLACE = "evaluation_of"  # under a run: a folder for each other cohort
 USED = ("calibration", "test")  # splits of another cohort that are used
-NAMED = 5  # scans that a sentence names
 
 
 def evaluate_elsewhere(
@@ -47,7 +45,10 @@ def evaluate_elsewhere(
             f"run {run.name} keeps nothing of what its healthy scans say of {focus.label}: run 'python -m "
             f"anomaly3d.evaluate run={run.name} detector={focus.name}' first, where the data it was trained with are"
         )
-    notes = [*told_of_splits(prepared), *refuse_copies(prepared, read_seen(focus))]
+    used = prepared.table.loc[prepared.table["split"].isin(USED), "scan_id"]
+    scans = prepared.quality[prepared.quality["scan_id"].isin(used)]
+    refuse_seen(scans, focus)
+    notes = [*told_of_splits(prepared), *namesakes(scans, focus)]
     inference = Inference(data, options.trainer)
     setting = Setting(run, run / PLACE / cohort, f"{run.name} on {cohort}", synthetic, focus, beside, inference)
     say(f"evaluate: {focus.lineage['title']} of run {run.name}, {focus.stage}, on {cohort}, into {setting.place}")
@@ -78,38 +79,3 @@ def told_of_splits(prepared: PreparedCohort) -> list[str]:
     counts = prepared.table["split"].value_counts()
     unused = [f"{count} of the split {split}" for split, count in counts.items() if split not in USED]
     return [f"Not used, because the run learns nothing from this cohort: {', '.join(unused)}."] if unused else []
-
-
-def refuse_copies(prepared: PreparedCohort, seen: pd.DataFrame) -> list[str]:
-    """A sentence about scans of one name that are others; refuses those that the run has learned from.
-
-    Args:
-        seen: of ``read_seen``.
-
-    Raises:
-        UserError: a scan has the same voxels as one that the detector, its score or its threshold was made with.
-    """
-    used = prepared.table[prepared.table["split"].isin(USED)]
-    scans = prepared.quality[prepared.quality["scan_id"].isin(used["scan_id"])]
-    same = scans[scans["content"] != ""].merge(seen, on="content", suffixes=("", "_seen"))
-    same = same[
-        (same["split"] == "test") | (same["split_seen"] != "calibration")
-    ]  # calibrating anew on the same is none
-    if not same.empty:
-        named = [
-            f"{r['scan_id']} = {r['scan_id_seen']} ({r['split_seen']})" for r in same.head(NAMED).to_dict("records")
-        ]
-        more = f" and {len(same) - NAMED} more" if len(same) > NAMED else ""
-        raise UserError(
-            f"the run has learned from these very voxels: {', '.join(named)}{more}: remove their rows from the "
-            "manifest, because no number about them would say anything of other scans"
-        )
-    names = sorted(set(scans["scan_id"]) & set(seen["scan_id"]))
-    return (
-        [
-            f"{len(names)} scans are called like scans that the run learned from ({', '.join(names[:NAMED])}"
-            f"{' ...' if len(names) > NAMED else ''}); their voxels are others."
-        ]
-        if names
-        else []
-    )

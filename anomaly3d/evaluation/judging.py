@@ -29,6 +29,7 @@ from anomaly3d.scoring.calibration import OWN, calibration_folder
 from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar
 from anomaly3d.scoring.inference import Inference, preprocessor_of
 from anomaly3d.scoring.scan_scores import rescore, score_names
+from anomaly3d.scoring.writer import RESCORED
 from anomaly3d.statistics.auc import share
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import is_leader, say
@@ -106,7 +107,7 @@ def judge(
     unlike = familiar.told(data.split("test"), prepared.quality, preprocessor_of(focus), workers)
     test = tables.pop(focus.label)
     test = test.assign(**{UNLIKE: [unlike.get(scan_id, "") for scan_id in test["scan_id"]]})
-    with written_whole(out / "rescored.csv") as path:
+    with written_whole(out / RESCORED) as path:
         test.to_csv(path, index=False, float_format="%.9g")
     chosen = known.chosen if known.chosen != "total" else None
     metrics = {

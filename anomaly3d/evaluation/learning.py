@@ -14,9 +14,7 @@ from anomaly3d.data.module import PSEUDO, HeadCTDataModule
 from anomaly3d.data.pseudo_anomalies import base_of
 from anomaly3d.errors import UserError
 from anomaly3d.evaluation.options import Options
-from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.folder import Trained
-from anomaly3d.scans.manifest import HEALTHY_SPLITS
 from anomaly3d.scoring.anomaly_maps import Healthy, maps_of
 from anomaly3d.scoring.calibration import (
     CHOICE,
@@ -28,14 +26,13 @@ from anomaly3d.scoring.calibration import (
     healthy_file,
 )
 from anomaly3d.scoring.inference import Inference
-from anomaly3d.scoring.scan_scores import choose, choose_without_each, rescore
+from anomaly3d.scoring.scan_scores import choose, choose_without_each, of_one_subject, rescore
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import is_leader
 
 REFERENCE = "healthy_reference"  # a split of its own for the statistics of anomaly maps
 TASKS = ("validation", PSEUDO, REFERENCE, "calibration")  # splits that are scored to learn from
 LABELLED_ROLES = ("upper", "oracle")  # know what a detector without labels does not: nothing is chosen for them
-SEEN = "learned_from.csv"  # beside the calibrations: name, split and digest of voxels of the scans behind a model
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class Learned:
         for old in {calibration_file(stage, "total", score) for score in ("total", "")} - set(files.values()):
             old.unlink(missing_ok=True)  # of a model or a cohort before
         for calibration in self.calibrations:
-            calibration.save(files[calibration.score])
+            calibration.save(files[calibration.score], trained.digest())
         choice = {"model": trained.digest(), "chosen": self.chosen, "by": self.by, "pseudo_auc": self.ranking}
         with written_whole(folder / CHOICE) as path:
             path.write_text(json.dumps({**choice, "without_each": self.without_each}, indent=1))
@@ -110,7 +107,7 @@ class Learned:
         if not same:
             return None
         files = [calibration_file(stage, score, chosen) for score in dict.fromkeys([chosen, "total"])]
-        calibrations = [Calibration.load(path) for path in files if path.exists()]
+        calibrations = [Calibration.load(path, trained.digest()) for path in files if path.exists()]
         return cls(Healthy.load(healthy_file(stage, OWN)), *words, calibrations)
 
 
@@ -148,8 +145,8 @@ def learn(
     healthy = Healthy.measure(maps[reference], tables[reference], detector.parts)
     measured_on = {}
     if reference == "validation":
-        base = {scan.scan_id: scan for scan in maps["validation"]}
-        measured_on = {scan.scan_id: base[base_of(scan.scan_id)] for scan in maps["validation"] + maps[PSEUDO]}
+        same = of_one_subject(data.split("validation"), maps["validation"])
+        measured_on = {scan.scan_id: same[base_of(scan.scan_id)] for scan in maps["validation"] + maps[PSEUDO]}
     together = pd.concat([table.assign(task=split) for split, table in tables.items()], ignore_index=True)
     every = [scan for split in tables for scan in maps[split]]
     found = rescore(together, every, healthy, workers, f"{detector.title}: scores", measured_on)
@@ -163,16 +160,3 @@ def learn(
     rates = options.false_positive_rate, options.voxel_false_alarm_ml
     healthy_scans = rescored["calibration"], maps["calibration"], healthy
     return replace(learned, calibrations=calibrate(OWN, learned.scores, *healthy_scans, *rates, workers))
-
-
-def keep_seen(trained: Trained, prepared: PreparedCohort) -> None:
-    """Keep which scans stand behind a model, to know one of them again in another cohort."""
-    quality = prepared.quality
-    rows = quality["scan_id"].isin(prepared.table["scan_id"]) & quality["split"].isin((*HEALTHY_SPLITS, "labelled"))
-    with written_whole(calibration_folder(trained.folder.path) / SEEN) as path:
-        quality.loc[rows, ["scan_id", "split", "content"]].to_csv(path, index=False)
-
-
-def read_seen(trained: Trained) -> pd.DataFrame:
-    """What ``keep_seen`` kept."""
-    return pd.read_csv(calibration_folder(trained.folder.path) / SEEN, dtype=str).fillna("")

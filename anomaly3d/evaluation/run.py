@@ -5,7 +5,7 @@ from pathlib import Path
 
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.evaluation.judging import Evaluated, Setting, judge
-from anomaly3d.evaluation.learning import Learned, chooses, keep_seen, learn
+from anomaly3d.evaluation.learning import Learned, chooses, learn
 from anomaly3d.evaluation.options import Options
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.folder import Trained, find_trained
@@ -13,6 +13,7 @@ from anomaly3d.runs.lineage import require_same_data
 from anomaly3d.scoring.calibration import calibration_folder
 from anomaly3d.scoring.familiarity import INPUTS, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference, preprocessor_of
+from anomaly3d.scoring.learned_from import keep_seen
 from anomaly3d.system.progress import is_leader, say
 from anomaly3d.system.workers import Workers
 

@@ -16,9 +16,9 @@ import pandas as pd
 from anomaly3d.cohorts.base import Cohort
 from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.base import Preprocessor
-from anomaly3d.preprocessing.outcome import Outcome, Sources, finished
+from anomaly3d.preprocessing.outcome import Outcome, Sources, finished, prepared_file
 from anomaly3d.preprocessing.scan import lost_scan, prepare_scan
-from anomaly3d.scans.manifest import OVERRULED, PATHS, SPLITS, read_manifest, write_manifest
+from anomaly3d.scans.manifest import OVERRULED, PATHS, SPLITS, read_manifest, read_text, write_manifest
 from anomaly3d.system.files import mark_output, remove_leftovers, written_whole
 from anomaly3d.system.progress import say
 from anomaly3d.system.workers import Workers, run_parallel
@@ -57,8 +57,10 @@ class PreparedCohort:
             accept: as for ``judge_again``.
             rejected_too: all rejected scans stay in.
         """
-        quality = pd.read_csv(folder / "quality.csv", dtype=dict.fromkeys(TEXT, str))
-        quality = quality.assign(**quality.reindex(columns=TEXT).fillna(""))
+        quality = read_text(folder / "quality.csv")
+        numbers = {str(name): pd.to_numeric(quality[name]) for name in quality if name not in TEXT}
+        text = {name: quality.get(name, "") for name in TEXT}
+        quality = quality.assign(**numbers, **text)
         judged = judge_again(quality, judge, accept)
         on_purpose = (judged["split"] == "test") & (judged["group"] == "low_quality") | rejected_too
         rejected = (judged["verdict"] == "rejected") & ~on_purpose
@@ -227,8 +229,7 @@ def prepared_files(table: pd.DataFrame, outcomes: list[Outcome], folder: Path) -
     """Rows of a manifest with the prepared files in place of the raw ones, and the volumes of their masks."""
     table = table.copy()
     for kind in PATHS:  # transform_fault has no file here: it has been applied
-        made = [folder / kind / f"{scan_id}.nii.gz" for scan_id in table["scan_id"]]
-        table[kind] = [str(path) if path.exists() else "" for path in made]
+        table[kind] = [str(prepared_file(folder, kind, o.scan_id)) if kind in o.files else "" for o in outcomes]
     for column in ("lesion_ml", "segmentation_ml"):
         volumes = [getattr(outcome, column) for outcome in outcomes]
         table[column] = [f"{ml:.3f}" if ml is not None else "" for ml in volumes]

@@ -30,18 +30,19 @@ class Sources:
         """From a row of a manifest."""
         return cls(**{name: row[name] for name in cls.__dataclass_fields__})
 
-    def paths(self) -> list[Path]:
-        """Those that there are."""
-        return [Path(path) for name, path in vars(self).items() if path and name != "scan_id"]
+    def paths(self) -> dict[str, Path]:
+        """Those that there are, by what they are."""
+        return {name: Path(path) for name, path in vars(self).items() if path and name != "scan_id"}
 
     def fingerprint(self) -> str:
-        """Sizes and modification times, to notice that a file was replaced."""
-        return " ".join(map(stamp, self.paths()))
+        """Sizes and modification times, to notice that a file was replaced, or is now something else."""
+        return " ".join(f"{name}:{stamp(path)}" for name, path in self.paths().items())
 
     def digest(self) -> str:
         """SHA-256 of all bytes, to know the same files in another place."""
         found = hashlib.sha256()
-        for path in self.paths():
+        for name, path in self.paths().items():
+            found.update(name.encode())
             for file in files_behind(path):
                 found.update(sha256(file).encode())
             found.update(b"|")

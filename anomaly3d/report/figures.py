@@ -34,6 +34,7 @@ from anomaly3d.statistics.bootstrap import class_weights_by_score, subject_weigh
 
 # Okabe and Ito 2008: told apart by the colour-blind, and in print by their lightness
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = [(colour, line) for line in ("-", "--", ":") for colour in COLOURS[:-1]]  # of many curves
 GROUPS = ("normal", "tbi", "other", "postoperative", "low_quality")
 BY_KIND = ("other", "postoperative", "low_quality")  # groups whose kinds stand apart
 BAND_DRAWS = 500  # of the bootstrap behind a ROC curve's band
@@ -95,14 +96,13 @@ def roc_figure(table: pd.DataFrame, others: dict[str, pd.DataFrame], score: str 
     own = dict.fromkeys([score, "total"])
     lines = max(len(parts), len(others) + len(own))  # of the longer legend
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.8 + 0.15 * lines), layout="constrained")
-    for colour, (name, rows) in zip(COLOURS, parts.items(), strict=False):
-        draw_roc(left, name, rows, score, True, color=colour, linewidth=1.8)
+    for (colour, line), (name, rows) in zip(LINES, parts.items(), strict=False):
+        draw_roc(left, name, rows, score, True, color=colour, linestyle=line, linewidth=1.8)
     for line, name in zip(("-", "--"), own, strict=False):
         draw_roc(
             right, f"this detector, {words_of(name)}", table, name, False, color="black", linestyle=line, linewidth=2
         )
-    styles = [(colour, line) for line in ("-", "--", ":") for colour in COLOURS[:-1]]
-    for (colour, line), (name, rows) in zip(styles, others.items(), strict=False):
+    for (colour, line), (name, rows) in zip(LINES, others.items(), strict=False):
         column = LAYERED if LAYERED in rows else "total"
         called = rows[LAYERED_NAME].iloc[0] if LAYERED in rows else column
         called = "own score" if called == "total" else called
@@ -233,10 +233,11 @@ def conformal_figure(table: pd.DataFrame, calibration: Calibration) -> Figure:
     well = ranked(table)
     well = well[well["label"] == "0"]
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, label="as promised")
-    for colour, (site, rows) in zip(COLOURS, well.groupby("site"), strict=False):
+    for (colour, line), (site, rows) in zip(LINES, well.groupby("site"), strict=False):
         p = np.sort(calibration.p_values(rows[calibration.score].to_numpy(float)))
         shares = np.arange(1, len(p) + 1) / len(p)
-        axes.step(np.r_[0, p, 1], np.r_[0, shares, 1], where="post", color=colour, label=f"site {site}, n = {len(p)}")
+        label = f"site {site}, n = {len(p)}"
+        axes.step(np.r_[0, p, 1], np.r_[0, shares, 1], where="post", color=colour, linestyle=line, label=label)
     axes.set(xlabel="alpha", ylabel="Healthy scans with p at most alpha", xlim=(0, 1), ylim=(0, 1.01))
     axes.set_aspect("equal")
     axes.legend(fontsize=8, frameon=False, loc="lower right")

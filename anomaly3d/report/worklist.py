@@ -23,6 +23,7 @@ from anomaly3d.report.figures import words_of
 from anomaly3d.report.page import render
 from anomaly3d.report.viewer import BUDGET, SCANS, Shown, eight_bits, pack, thumbnail
 from anomaly3d.runs.folder import Trained
+from anomaly3d.scans.manifest import read_text
 from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.scoring.familiarity import UNLIKE
@@ -141,11 +142,6 @@ def write_worklist(path: Path, about: Worklist) -> None:
         cluster_columns=COLUMNS.values(),
         made=[{"phase": about.trained.stage, **about.trained.lineage}],
     )
-
-
-def read_text(path: Path) -> pd.DataFrame:
-    """A table as text, what is missing as an empty one."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from scipy import ndimage
 from anomaly3d.errors import UserError
 from anomaly3d.scans.dicom import find_stack
 from anomaly3d.scans.dicom_headers import Header, find_dicom, is_dicom
+from anomaly3d.scans.recipe import is_recipe, listed_files
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import say
 
@@ -51,6 +52,8 @@ def series_of(path: Path) -> tuple[Header, ...]:
     """The DICOM files that ``read_image`` makes a scan of; none where it is no DICOM file or folder."""
     if path.is_dir():
         return find_stack(find_dicom(path))[0].files
+    if is_recipe(path) and (files := listed_files(path)):
+        return find_stack(files)[0].files
     return find_stack([path])[0].files if is_dicom(path) else ()
 
 
@@ -68,10 +71,13 @@ def read_source(path: Path) -> pydicom.Dataset:
 def on_slices(image: nib.nifti1.Nifti1Image, series: Sequence[Header], order: int) -> np.ndarray:
     """An image's values at the voxels of a series' slices ``(slices, rows, columns)``, 0 outside of it.
 
+    Its outermost voxels reach half their width beyond their centres, so that rounding loses no slice.
+
     Args:
         order: 0 takes the nearest voxel, 1 is linear.
     """
     values, to_voxels = np.asarray(image.dataobj), np.linalg.inv(image.affine)
+    ends = np.array(values.shape)[:, None] - 0.5
     slices = []
     for header in series:
         along, down = np.array(header.orientation[:3]), np.array(header.orientation[3:])
@@ -80,7 +86,8 @@ def on_slices(image: nib.nifti1.Nifti1Image, series: Sequence[Header], order: in
         for corner in header.positions:
             world = TO_RAS * (corner[:, None] + across)
             there = to_voxels[:3, :3] @ world + to_voxels[:3, 3:]
-            slices.append(ndimage.map_coordinates(values, there, order=order, cval=0).reshape(header.shape))
+            found = ndimage.map_coordinates(values, there, order=order, mode="nearest")
+            slices.append(np.where(((there >= -0.5) & (there < ends)).all(0), found, 0).reshape(header.shape))
     return np.stack(slices)
 
 

@@ -166,6 +166,7 @@ def read_nifti(path: Path, kind: type[nib.nifti1.Nifti1Header]) -> nib.nifti1.Ni
 def placed(data: np.ndarray, header: nib.nifti1.Nifti1Header) -> nib.nifti1.Nifti1Image:
     """Voxels at the place that their header names, with a word where it names none."""
     image = nib.nifti1.Nifti1Image(data, affine_of(header), header)
+    image.header.set_xyzt_units("mm")  # as the affine is now, whatever the file's own unit
     if not (int(header["sform_code"]) or int(header["qform_code"])):
         image.extra["read_as"] = "its header does not say where right and left are: the first voxel is taken as right"
     return image

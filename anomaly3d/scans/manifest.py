@@ -86,6 +86,11 @@ UNNAMED = "study"  # the cohort of rows that name none; a folder's name may be s
 SIMILAR = 0.75  # of an unknown name to a known one, to ask whether that is meant
 
 
+def read_text(path: Path) -> pd.DataFrame:
+    """A table that this program wrote, as text, what is missing as an empty one: a scan may be called NA or 007."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
 def read_manifest(path: Path) -> pd.DataFrame:
     """Read and check a manifest.
 

@@ -25,7 +25,20 @@ INSIDE = 0.9  # share of a mask that must lie in the head
 
 
 def read_image(path: Path) -> nib.nifti1.Nifti1Image:
-    """A scan on its own grid: a DICOM folder or file, an image file (``image_files``), one of these in a zip, a recipe.
+    """A scan on its own grid, without axes of length 1 behind the third: ``(X, Y, Z, 1, 1)`` is a volume.
+
+    Raises:
+        UnreadableScan: with the reason.
+    """
+    image = read_any(path)
+    while len(image.shape) > 3 and image.shape[-1] == 1:
+        single, image = image, image.slicer[..., 0]
+        image.extra.update(single.extra)
+    return image
+
+
+def read_any(path: Path) -> nib.nifti1.Nifti1Image:
+    """As the file holds it: a DICOM folder or file, an image file (``image_files``), one of these in a zip, a recipe.
 
     ``image.extra["read_as"]`` says which series of a study it is, where there was a choice.
 
@@ -73,13 +86,6 @@ def read_archive(path: Path) -> nib.nifti1.Nifti1Image:
         return read_dicom_files(dicom)
 
 
-def without_single_axes(image: nib.nifti1.Nifti1Image) -> nib.nifti1.Nifti1Image:
-    """An image without axes of length 1 behind the third: ``(X, Y, Z, 1, 1)`` is a volume."""
-    while len(image.shape) > 3 and image.shape[-1] == 1:
-        image = image.slicer[..., 0]
-    return image
-
-
 def read_scan(path: Path) -> Volume:
     """A scan of any modality, axes nearest to right-anterior-superior.
 
@@ -87,7 +93,6 @@ def read_scan(path: Path) -> Volume:
         UnreadableScan: not an image, damaged, not 3D, or not finite.
     """
     image = read_image(path)
-    image = without_single_axes(image)
     if len(image.shape) != 3 or min(image.shape) < 8:
         shape = " x ".join(map(str, image.shape))
         raise UnreadableScan(f"not a volume: its shape is {shape}, and a head scan has at least 8 slices")
@@ -128,7 +133,6 @@ def read_mask(path: Path, scan: Volume | None = None) -> Volume:
         image = read_image(path)
     except UnreadableScan as error:
         raise UnreadableScan(f"its mask {path.name}: {error}") from error
-    image = without_single_axes(image)
     if len(image.shape) != 3:
         raise UnreadableScan(f"its mask {path.name} is not a volume")
     image = nib.as_closest_canonical(image)

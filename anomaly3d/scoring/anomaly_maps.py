@@ -99,6 +99,13 @@ class Healthy:
             self.medians,
         )
 
+    def without(self, scans: Iterable[ScanMaps]) -> "Healthy":
+        """What is usual in the others of the scans that it was measured on."""
+        healthy = self
+        for scan in scans:
+            healthy = healthy.plus(*scan.read(), -1)
+        return healthy
+
     @cached_property
     def usual(self) -> np.ndarray:
         """Where most of the scans have brain."""

@@ -1,7 +1,7 @@
 """Thresholds from healthy calibration scans, stored with the model, and what they say about a new scan."""
 
 import json
-from collections.abc import Container
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import pandas as pd
 from scipy import ndimage
 
 from anomaly3d.errors import UserError
+from anomaly3d.runs.folder import Trained
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps, standardised_maps
 from anomaly3d.scoring.familiarity import INPUTS
-from anomaly3d.scoring.scan_scores import rescore
+from anomaly3d.scoring.scan_scores import of_one_subject, rescore
 from anomaly3d.statistics.conformal import TOLERANCE, p_values, threshold, weights_of
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.workers import Workers, run_in_threads
@@ -76,25 +77,34 @@ class Calibration:
             return np.full(len(masses), np.nan)
         return p_values(np.array(healthy), masses, self.weights or None)
 
-    def save(self, path: Path) -> None:
-        """Write what ``load`` reads, with the threshold for readers."""
+    def save(self, path: Path, model: str) -> None:
+        """Write what ``load`` reads, with the threshold for readers.
+
+        Args:
+            model: digest of the trained model whose scores these are.
+        """
         with written_whole(path) as beside:
             threshold = self.threshold if self.possible else None
-            beside.write_text(json.dumps({**asdict(self), "threshold": threshold}, indent=1))
+            beside.write_text(json.dumps({"model": model, **asdict(self), "threshold": threshold}, indent=1))
 
     @classmethod
-    def load(cls, path: Path) -> "Calibration":
-        """Read what ``save`` wrote.
+    def load(cls, path: Path, model: str) -> "Calibration":
+        """Read what ``save`` wrote of this very model.
 
         Raises:
-            UserError: the file is not one.
+            UserError: the file is not one, or another model's.
         """
+        again = f"calibrate {path.stem} again; {OWN} by 'python -m anomaly3d.evaluate'"
         try:
             stored = json.loads(path.read_text())
             stored.pop("threshold")
-            return cls(**stored)
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged: run 'python -m anomaly3d.evaluate' again") from error
+            its_model = stored.pop("model", None)
+            found = cls(**stored)
+        except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is damaged: {again}") from error
+        if its_model != model:
+            raise UserError(f"{path} holds thresholds of another model than the one that is trained now: {again}")
+        return found
 
 
 def check_rate(key: str, rate: float) -> None:
@@ -127,15 +137,13 @@ def healthy_file(stage: Path, site: str) -> Path:
     return calibration_folder(stage) / f"{site}.npz"
 
 
-def load_calibration(stage: Path, site: str) -> tuple[Healthy, Calibration] | None:
-    """What was measured on healthy scans of a site, None where nothing was measured of any.
-
-    Args:
-        stage: folder of a trained phase.
+def load_calibration(trained: Trained, site: str) -> tuple[Healthy, Calibration] | None:
+    """What a model's scores were on healthy scans of a site, None where nothing was measured of any.
 
     Raises:
-        UserError: other sites have been calibrated, but not this one.
+        UserError: other sites have been calibrated, but not this one, or another model has.
     """
+    stage = trained.folder.path
     folder = calibration_folder(stage)
     known = sorted(path.stem for path in folder.glob("*.json") if path.stem not in NO_SITES[1:])
     if site not in known and (known or site != OWN):
@@ -147,7 +155,7 @@ def load_calibration(stage: Path, site: str) -> tuple[Healthy, Calibration] | No
         return None
     if not (usual := healthy_file(stage, site)).exists():
         raise UserError(f"{usual} is missing: calibrate {site} again; {OWN} by 'python -m anomaly3d.evaluate'")
-    return Healthy.load(usual), Calibration.load(folder / f"{site}.json")
+    return Healthy.load(usual), Calibration.load(folder / f"{site}.json", trained.digest())
 
 
 def clusters_of(z: np.ndarray, level: float, voxel_ml: float) -> tuple[np.ndarray, np.ndarray]:
@@ -169,23 +177,22 @@ def clusters_of(z: np.ndarray, level: float, voxel_ml: float) -> tuple[np.ndarra
     return rank[labels], mass[order]
 
 
-def read_beside(scan: ScanMaps, healthy: Healthy, left_out: bool) -> tuple[dict[str, np.ndarray], np.ndarray, Healthy]:
-    """Raw maps and brain of a scan, and what is usual: with ``left_out`` in the other scans, of those that ``healthy``
-    was measured on."""
-    raw, brain = scan.read()
-    return raw, brain, healthy.plus(raw, brain, -1) if left_out else healthy
+def largest_masses(
+    scan: ScanMaps, healthy: Healthy, levels: dict[str, float], left_out: Sequence[ScanMaps]
+) -> dict[str, float]:
+    """Of one scan, the mass of the largest cluster of each map that is in healthy spreads, 0 where there is none.
 
-
-def largest_masses(scan: ScanMaps, healthy: Healthy, levels: dict[str, float], left_out: bool) -> dict[str, float]:
-    """Of one scan, the mass of the largest cluster of each map that is in healthy spreads, 0 where there is none."""
-    raw, brain, healthy = read_beside(scan, healthy, left_out)
+    Args:
+        left_out: scans that ``healthy`` was measured on and that do not count here: those of the scan's subject.
+    """
+    (raw, brain), healthy = scan.read(), healthy.without(left_out)
     maps, ml = standardised_maps(raw, brain, healthy), scan.voxel_ml()
     return {name: float(clusters_of(z, levels[name], ml)[1].max(initial=0.0)) for name, z in maps.items()}
 
 
-def voxel_quantiles(scan: ScanMaps, healthy: Healthy, ml: float, left_out: bool) -> dict[str, float]:
-    """The level that ``ml`` of the brain exceed in each anomaly map of one scan."""
-    raw, brain, healthy = read_beside(scan, healthy, left_out)
+def voxel_quantiles(scan: ScanMaps, healthy: Healthy, ml: float, left_out: Sequence[ScanMaps]) -> dict[str, float]:
+    """The level that ``ml`` of the brain exceed in each anomaly map of one scan; ``left_out`` as above."""
+    (raw, brain), healthy = scan.read(), healthy.without(left_out)
     rate = min(ml / (brain.sum() * scan.voxel_ml()), 1.0)
     maps = anomaly_maps(raw, brain, healthy)
     return {name: float(np.quantile(np.abs(m[brain]), 1 - rate)) for name, m in maps.items()}
@@ -200,17 +207,18 @@ def calibrate(
     rate: float,
     voxel_ml: float,
     workers: Workers,
-    measured_on: Container[str] = (),
+    measured_on: Mapping[str, Sequence[ScanMaps]] | None = None,
 ) -> list[Calibration]:
     """One a score, from table and maps of healthy scans that neither trained the detector nor chose its score.
 
     Args:
-        measured_on: ``scan_id`` of those that ``healthy`` was measured on.
+        measured_on: as for ``rescore``.
     """
-    jobs = [(scan, healthy, voxel_ml, scan.scan_id in measured_on) for scan in maps]
+    left_out = [(measured_on or {}).get(scan.scan_id, ()) for scan in maps]
+    jobs = [(scan, healthy, voxel_ml, without) for scan, without in zip(maps, left_out, strict=True)]
     levels = pd.DataFrame(run_in_threads(voxel_quantiles, jobs, workers, "voxel thresholds"))
     medians = {str(name): float(value) for name, value in levels.median().items()}
-    again = [(scan, healthy, medians, scan.scan_id in measured_on) for scan in maps]
+    again = [(scan, healthy, medians, without) for scan, without in zip(maps, left_out, strict=True)]
     found = pd.DataFrame(run_in_threads(largest_masses, again, workers, "clusters"), [scan.scan_id for scan in maps])
     heaviest = {str(name): values.to_dict() for name, values in found.items()}
     made = []
@@ -235,7 +243,7 @@ def calibrate_anew(
 ) -> tuple[Healthy, list[Calibration]]:
     """``calibrate`` on healthy scans of another site, after they joined those that say what is usual.
 
-    Each of them is scored by all the others. Returns what is usual now, too.
+    Each of them is scored by those of all other subjects, as a new patient's will be. Returns what is usual now, too.
 
     Args:
         table: the detector's own scores.
@@ -243,6 +251,6 @@ def calibrate_anew(
     """
     for scan in maps:
         healthy = healthy.plus(*scan.read(), 1)
-    left_out = {scan.scan_id: scan for scan in maps}
+    left_out = of_one_subject(table, maps)
     rescored = rescore(table, maps, healthy, workers, "scores, each by what is usual in the others", left_out)
     return healthy, calibrate(site, scores, rescored, maps, healthy, rate, voxel_ml, workers, left_out)

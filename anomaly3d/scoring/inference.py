@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -19,7 +21,8 @@ from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.preprocessing.outcome import stored_outcome
 from anomaly3d.runs.folder import Trained
-from anomaly3d.scoring.writer import FEATURES, ScoreWriter, read_scores
+from anomaly3d.scoring.anomaly_maps import MAPS, RECONSTRUCTION
+from anomaly3d.scoring.writer import FEATURES, RESCORED, ScoreWriter, read_scores
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.instantiate import build
 from anomaly3d.system.progress import is_leader
@@ -89,9 +92,12 @@ class Inference:
         """The table of scores of a split, also written to ``out/scores.csv``, beside it reconstructions and maps.
 
         Raises:
-            UserError: a scan lacks what the detector reads.
+            UserError: a scan lacks what the detector reads, or gets no number from it.
         """
         self.require_read(detector, split)
+        if is_leader():
+            for earlier in (RECONSTRUCTION, MAPS):  # of other scans, or of another detector
+                shutil.rmtree(out / earlier, ignore_errors=True)
         freeze(detector)
         self.data.predicted, self.data.reads = split, detector.reads
         options = resolve_trainer(self.trainer)
@@ -105,7 +111,13 @@ class Inference:
             default_root_dir=str(out),
         )
         trainer.predict(Predicting(detector), self.data, return_predictions=False)
-        return read_scores(out / "scores.csv")
+        table = read_scores(out / "scores.csv")
+        if broken := table.loc[~np.isfinite(table["total"]), "scan_id"].tolist():
+            raise UserError(
+                f"{detector.title} gives {len(broken)} of {len(table)} scans no finite score (first {broken[0]}): "
+                "train it anew with overwrite=true, or leave those scans out"
+            )
+        return table
 
     def require_read(self, detector: Detector, split: str) -> None:
         """Refuse scans that lack what a detector reads beside the image; of a pasted anomaly nobody has it.
@@ -136,7 +148,8 @@ class Inference:
         note = out / "inference.json"
         if note.exists() and (out / "scores.csv").exists() and json.loads(note.read_text()) == key:
             return read_scores(out / "scores.csv")
-        note.unlink(missing_ok=True)
+        for earlier in (note, out / RESCORED):
+            earlier.unlink(missing_ok=True)
         table = self.run(trained.load(), split, out, volumes)
         if is_leader():
             with written_whole(note) as path:

@@ -16,7 +16,7 @@ from anomaly3d.preprocessing.cohort import DESCRIPTION, PreparedCohort, Study, c
 from anomaly3d.preprocessing.scan import read_transform
 from anomaly3d.runs.folder import Trained
 from anomaly3d.scans.dicom_results import write_results
-from anomaly3d.scans.manifest import read_manifest
+from anomaly3d.scans.manifest import read_manifest, read_text
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.anomaly_maps import (
@@ -40,6 +40,7 @@ from anomaly3d.scoring.calibration import (
 from anomaly3d.scoring.clusters import SMALLEST_ML, own_grid_clusters
 from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar
 from anomaly3d.scoring.inference import Inference
+from anomaly3d.scoring.learned_from import refuse_seen
 from anomaly3d.scoring.scan_scores import rescore, score_names
 from anomaly3d.scoring.way_back import Found, own_grid_maps
 from anomaly3d.statistics.conformal import discoveries
@@ -124,14 +125,14 @@ def with_brain(prepared: PreparedCohort) -> PreparedCohort:
     return replace(prepared, table=prepared.table.loc[kept].reset_index(drop=True))
 
 
-def judge(new: NewScans, stage: Path, site: str, workers: Workers) -> pd.DataFrame:
+def judge(new: NewScans, trained: Trained, site: str, workers: Workers) -> pd.DataFrame:
     """The scores with the columns ``JUDGED``, if a threshold is known.
 
     ``flagged`` holds for one scan; ``discovery`` for the batch: of all discoveries, at most ``FALSE_DISCOVERIES`` are
     expected to be healthy (Benjamini-Hochberg). Scans that quality control rejects have the score alone: healthy scans
     like them were not measured.
     """
-    known = load_calibration(stage, site)
+    known = load_calibration(trained, site)
     if known is None or new.table.empty:
         return new.table
     healthy, calibration = known
@@ -161,9 +162,9 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     aside."""
     hush()
     stage = job.trained.folder.path
-    load_calibration(stage, site)  # a mistake comes before any work
+    load_calibration(job.trained, site)  # a mistake comes before any work
     new, out = score_new(job), job.out
-    scores = judge(new, stage, site, job.study.workers)
+    scores = judge(new, job.trained, site, job.study.workers)
     scores = scores.assign(
         **{UNLIKE: scores["scan_id"].map(unlike_training(new, stage, job)), IN_SCOPE: new.in_scope()}
     )
@@ -175,7 +176,7 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     )
     table[UNLIKE] = table[UNLIKE].fillna("")
     mark_output(out)
-    known = load_calibration(stage, site)
+    known = load_calibration(job.trained, site)
     outside = set(new.table.loc[~new.in_scope(), "scan_id"])
     for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
         beside = (known[0], replace(known[1], cluster_masses={})) if known and scan.scan_id in outside else known
@@ -226,7 +227,7 @@ def check_names(sources: Mapping[str, str], out: Path) -> None:
     stored = out / "scores.csv"
     if not stored.exists():
         return
-    earlier = pd.read_csv(stored, dtype=str).set_index("scan_id").get("source", pd.Series(dtype=str))
+    earlier = read_text(stored).set_index("scan_id").get("source", pd.Series(dtype=str))
     for scan_id, source in sources.items():
         if earlier.get(scan_id, source) != source:
             raise UserError(
@@ -239,9 +240,7 @@ def with_earlier(table: pd.DataFrame, stored: Path) -> pd.DataFrame:
     """``table`` after the rows of ``stored`` whose scans it does not hold: those of earlier calls."""
     if not stored.exists():
         return table
-    earlier = pd.read_csv(
-        stored, dtype={n: str for n in ("scan_id", "site", "model", "source")}
-    )  # 007 and 12e4 are names
+    earlier = read_text(stored)
     return pd.concat([earlier[~earlier["scan_id"].isin(table["scan_id"])], table])
 
 
@@ -272,7 +271,8 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
         rate: share of them that may be flagged; None: as in the run's evaluation.
 
     Raises:
-        UserError: the run has not been evaluated, no scan is usable, or the site's name is that of the run's cohort.
+        UserError: the run has not been evaluated or has learned from the scans, no scan is usable, or the site's name
+            is that of the run's cohort.
     """
     hush()
     stage = job.trained.folder.path
@@ -283,7 +283,7 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
         )
     if rate is not None:
         check_rate("false_positive_rate", rate)
-    own = load_calibration(stage, OWN)
+    own = load_calibration(job.trained, OWN)
     if own is None:
         raise UserError(
             f"{job.trained.source} has no threshold for {job.trained.name}: {job.trained.evaluation} makes one; its "
@@ -293,6 +293,7 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     new = score_new(job)
     if new.table.empty:
         raise UserError(f"no scan can be used: see quality.csv in {new.prepared.folder}")
+    refuse_seen(new.prepared.quality.assign(split="calibration"), job.trained)
     if same := copies(new.prepared.quality):
         raise UserError(f"the same voxels are there under several names: {'; '.join(same)}: keep one file of each")
     workers, rate = job.study.workers, before.rate if rate is None else rate
@@ -301,7 +302,7 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     healthy, (made,) = calibrate_anew(site, [before.score], *scans, rate, before.voxel_ml, workers)
     path = calibration_folder(stage) / f"{site}.json"
     healthy.save(healthy_file(stage, site))
-    made.save(path)
+    made.save(path, job.trained.digest())
     flagged = before.flags(earlier[before.score])
     known = "has none" if flagged is None else f"{before.threshold:.4g} flags {flagged.mean():.0%}"
     say(f"{len(new.table)} healthy scans of {site}: the run's own threshold {known}")
@@ -336,6 +337,8 @@ def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob, known: tuple[Heal
     original = read_image(Path(new.images[scan.scan_id]))
     maps = own_grid_maps(original, found, job.study.preprocessor)
     folder, names = job.out / scan.scan_id, []
+    for earlier in (*folder.glob("*.nii.gz"), *folder.glob("*.dcm"), folder / "clusters.csv"):
+        earlier.unlink(missing_ok=True)  # of another call, perhaps of another model
     if calibration and (clusters := own_grid_clusters(original, found, maps, calibration, job.smallest_cluster_ml)):
         maps |= {"clusters": clusters.labels, "anomaly_mask": clusters.mask}
         names = clusters.table["name"].tolist()
@@ -344,8 +347,6 @@ def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob, known: tuple[Heal
     for name, made in maps.items():
         with written_whole(folder / f"{name}.nii.gz") as path:
             nib.save(made, path)
-    for earlier in folder.glob("*.dcm"):  # of a call with dicom=true, perhaps of another model
-        earlier.unlink()
     if job.dicom:
         source, standardised = Path(new.images[scan.scan_id]), maps.get(standardised_name(RESIDUAL))
         write_results(folder, source, standardised, maps.get("clusters"), names)

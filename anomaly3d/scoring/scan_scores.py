@@ -4,7 +4,7 @@ Each split has one task: what is usual is measured on ``healthy_reference`` scan
 are none; a score is chosen on validation scans, its threshold set on calibration scans.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,10 +73,9 @@ def map_scores(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy) 
     return scores
 
 
-def scores_from_files(scans: list[ScanMaps], healthy: Healthy, left_out: ScanMaps | None) -> list[dict[str, Any]]:
+def scores_from_files(scans: list[ScanMaps], healthy: Healthy, left_out: Sequence[ScanMaps]) -> list[dict[str, Any]]:
     """``scan_id`` and ``map_scores`` of some scans, by what is usual in other scans than ``left_out``."""
-    if left_out:
-        healthy = healthy.plus(*left_out.read(), -1)
+    healthy = healthy.without(left_out)
     return [{"scan_id": scan.scan_id, **map_scores(*scan.read(), healthy)} for scan in scans]
 
 
@@ -98,23 +97,36 @@ def rescore(
     healthy: Healthy,
     workers: Workers,
     what: str,
-    measured_on: Mapping[str, ScanMaps] | None = None,
+    measured_on: Mapping[str, Sequence[ScanMaps]] | None = None,
 ) -> pd.DataFrame:
     """``table`` of a detector's own scores with a column for every other score.
 
     Args:
-        measured_on: by ``scan_id``, the scan among those that ``healthy`` was measured on which a scan is, or is made
-            from; it is left out where that scan is scored.
+        measured_on: by ``scan_id``, the scans that ``healthy`` was measured on which are of the same subject; they are
+            left out where that scan is scored.
     """
     found = part_scores(table, healthy)
     if not maps:
         return found
-    jobs: dict[str, tuple[list[ScanMaps], Healthy, ScanMaps | None]] = {}
+    jobs: dict[str, tuple[list[ScanMaps], Healthy, Sequence[ScanMaps]]] = {}
     for scan in maps:
-        left_out = (measured_on or {}).get(scan.scan_id)
-        jobs.setdefault((left_out or scan).scan_id, ([], healthy, left_out))[0].append(scan)
+        left_out = (measured_on or {}).get(scan.scan_id, ())
+        jobs.setdefault((left_out or [scan])[0].scan_id, ([], healthy, left_out))[0].append(scan)
     rows = [row for rows in run_in_threads(scores_from_files, list(jobs.values()), workers, what) for row in rows]
     return found.merge(pd.DataFrame(rows), on="scan_id", how="left", validate="one_to_one")
+
+
+def of_one_subject(table: pd.DataFrame, maps: list[ScanMaps]) -> dict[str, list[ScanMaps]]:
+    """By ``scan_id``, the maps of all scans of the same subject.
+
+    Args:
+        table: with ``scan_id`` and ``subject_id`` of each.
+    """
+    subject_of = dict(zip(table["scan_id"], table["subject_id"], strict=True))
+    by_subject: dict[str, list[ScanMaps]] = {}
+    for scan in maps:
+        by_subject.setdefault(subject_of[scan.scan_id], []).append(scan)
+    return {scan.scan_id: by_subject[subject_of[scan.scan_id]] for scan in maps}
 
 
 def score_names(table: pd.DataFrame) -> list[str]:

@@ -118,7 +118,7 @@ class Scorer:
             )
         preprocessor = preprocessor_of(trained)
         preprocessor.setup(data_dir)
-        return cls(trained.load(), preprocessor, load_calibration(trained.folder.path, site))
+        return cls(trained.load(), preprocessor, load_calibration(trained, site))
 
     def examine(self, volumes: Volumes, brains: Volumes | None = None) -> Findings:
         """Findings on prepared volumes ``(B, 1, D, H, W)``, ``(B, D, H, W)`` or ``(D, H, W)`` in [-1, 1].
@@ -168,7 +168,8 @@ class Scorer:
             one = replace(one, maps=one.maps | standardised_maps(raw, one.brain > 0, self.known[0]))
         original = read_image(Path(path))
         maps = own_grid_maps(original, one, self.preprocessor)
-        clusters = own_grid_clusters(original, one, maps, self.known[1]) if self.known else None
+        known = self.known and (replace(self.known[1], cluster_masses={}) if reasons else self.known[1])
+        clusters = own_grid_clusters(original, one, maps, known) if known else None
         if clusters:
             maps |= {"clusters": clusters.labels, "anomaly_mask": clusters.mask}
         table = clusters.table if clusters else None

@@ -22,6 +22,9 @@ from anomaly3d.system.progress import Bar
 FEATURES = ("cohort", "site", "subject_id", "label", "group", "lesions", "lesion_ml", "age", "sex")
 
 
+RESCORED = "rescored.csv"  # beside ``scores.csv``: the same table with every other score
+
+
 def read_scores(path: Path) -> pd.DataFrame:
     """A table of scores; what is said of scans as text, scores as numbers."""
     text = ("scan_id", *FEATURES, UNLIKE)
@@ -100,8 +103,8 @@ class ScoreWriter(BasePredictionWriter):
 
 
 def save_unit_range(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
-    """Write a volume in [-1, 1] as int16, half the size of its floats."""
-    image = nib.nifti1.Nifti1Image(np.rint(volume * 32767).astype(np.int16), affine)
+    """Write a volume in [-1, 1] as int16, half the size of its floats; what lies outside becomes -1 or 1."""
+    image = nib.nifti1.Nifti1Image(np.rint(volume.clip(-1, 1) * 32767).astype(np.int16), affine)
     image.header.set_slope_inter(1 / 32767, 0)
     with written_whole(path) as beside:
         nib.save(image, beside)

@@ -95,11 +95,17 @@ def on_logit(value: float, error: float, quantile: float = Z95) -> tuple[float, 
     return low, high
 
 
+def fewest_subjects(labels: np.ndarray, subjects: np.ndarray | None) -> int:
+    """How many subjects the class has that has fewer of them; a class without scans does not count."""
+    owners = np.arange(len(labels)) if subjects is None else np.asarray(subjects)
+    return min(len(np.unique(owners[labels == label])) for label in np.unique(labels))
+
+
 def auc(labels: np.ndarray, scores: np.ndarray, subjects: np.ndarray | None = None) -> Estimate:
     """Area under the ROC curve with the interval of ``auc_covariance`` on the logit scale.
 
     Where that variance is zero or undefined (a perfect AUC, a class of one scan), Wilson's interval stands in with
-    the size of the smaller class, which is cautious.
+    the number of subjects of the smaller class, which is cautious.
 
     Raises:
         ValueError: only one class.
@@ -110,7 +116,7 @@ def auc(labels: np.ndarray, scores: np.ndarray, subjects: np.ndarray | None = No
     if 0 < value < 1 and np.isfinite(variance) and variance > 0 and min(m, n) > 1:
         low, high = on_logit(value, np.sqrt(variance))
     else:
-        low, high = wilson(value, min(m, n))
+        low, high = wilson(value, fewest_subjects(labels, subjects))
     return Estimate(value, low, high, n, m)
 
 
@@ -175,7 +181,7 @@ def average_precision(labels: np.ndarray, scores: np.ndarray, subjects: np.ndarr
 
     Student's t for the smaller class takes the place of the normal quantile. Of the intervals tried in
     ``experiments/statistics`` this one covers best at the paper's two sample sizes. Where the error is zero or
-    undefined (a perfect AP, one subject of a class), Wilson's interval stands in with the size of the smaller class.
+    undefined (a perfect AP, one subject of a class), Wilson's interval stands in, as for ``auc``.
     """
     error, smaller = jackknife_error(labels, subjects, lambda weights: weighted_ap(labels, scores, weights))
     value = float(weighted_ap(labels, scores, np.ones((1, len(labels))))[0])
@@ -183,7 +189,7 @@ def average_precision(labels: np.ndarray, scores: np.ndarray, subjects: np.ndarr
     if 0 < value < 1 and error > 0 and smaller > 1:
         low, high = on_logit(value, error, float(student.ppf(0.975, smaller - 1)))
     else:
-        low, high = wilson(value, min(m, n) or m)
+        low, high = wilson(value, fewest_subjects(labels, subjects))
     return Estimate(value, low, high, n, m)
 
 
