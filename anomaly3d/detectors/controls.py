@@ -139,8 +139,8 @@ class PCA(MeanVolume):
     def examine(self, batch: Batch) -> Findings:
         x = batch["image"]
         flat = (x - self.mean).flatten(1)
-        reconstruction = (((flat @ self.components.T) @ self.components).view_as(x) + self.mean).clamp(-1, 1)
-        return Findings({"total": mean_square(x - reconstruction)}, reconstruction)
+        nearest = ((flat @ self.components.T) @ self.components).view_as(x) + self.mean  # may leave [-1, 1]
+        return Findings({"total": mean_square(x - nearest)}, nearest.clamp(-1, 1))
 
 
 class Twin(Control):

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -89,8 +90,6 @@ def test_one_scan_alone_gets_a_lump_in_place_of_a_patch(volumes):
 
 
 def test_files_are_made_once(tmp_path, volumes):
-    import nibabel as nib
-
     paths = []
     for name, volume in zip("abc", volumes, strict=True):
         paths.append(str(tmp_path / f"{name}.nii.gz"))
@@ -105,3 +104,13 @@ def test_files_are_made_once(tmp_path, volumes):
     before = [Path(p).stat().st_mtime_ns for p in made["image"]]
     again = write_pseudo_anomalies(tmp_path, paths, list("abc"))
     assert before == [Path(p).stat().st_mtime_ns for p in again["image"]]
+
+
+def test_of_a_scan_that_left_the_split_nothing_stays(tmp_path, volumes):
+    paths = [str(tmp_path / f"{name}.nii.gz") for name in "abc"]
+    for path, volume in zip(paths, volumes, strict=True):
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), path)
+    write_pseudo_anomalies(tmp_path, paths, list("abc"))
+    made = write_pseudo_anomalies(tmp_path, paths[:2], list("ab"))
+    patch = nib.load(made[made["scan_id"] == "a~patch"]["image"].iloc[0]).get_fdata(dtype=np.float32)
+    assert np.array_equal(patch, with_anomaly(volumes[:2], list("ab"), 0, "patch"))

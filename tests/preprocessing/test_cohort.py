@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
-from anomaly3d.preprocessing.cohort import DESCRIPTION, PreparedCohort
-from anomaly3d.scans.manifest import write_manifest
+from anomaly3d.preprocessing.cohort import DESCRIPTION, PreparedCohort, prepared_files
+from anomaly3d.preprocessing.outcome import Outcome
+from anomaly3d.scans.manifest import read_manifest, write_manifest
 
 
 def judge(numbers):
@@ -43,3 +44,24 @@ def test_rejected_scans_stay_in_where_they_are_asked_for(folder):
 def test_a_table_from_before_scans_could_be_accepted_is_read(folder):
     pd.read_csv(folder / "quality.csv").drop(columns="quality").to_csv(folder / "quality.csv", index=False)
     assert PreparedCohort.read(folder, judge).table["scan_id"].tolist() == ["good"]
+
+
+def test_scans_may_be_called_like_nothing(folder):
+    """Many readers of tables take NA and null for empty cells."""
+    for name in ("quality.csv", "manifest.csv"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("noisy", "NA").replace("good", "null"))
+    found = PreparedCohort.read(folder, judge)
+    assert found.quality["scan_id"].tolist() == ["null", "NA", "wanted", "gone"]
+    assert found.table["scan_id"].tolist() == ["null", "wanted"]
+    assert found.quality["noise_hu"].tolist()[:3] == [1, 99, 99]
+
+
+def test_masks_of_an_earlier_manifest_are_not_listed(folder):
+    """Files that lie there from before are not the scan's, where its outcome does not name them."""
+    rows = read_manifest(folder / "manifest.csv").head(1)
+    (folder / "lesion_mask").mkdir()
+    (folder / "lesion_mask" / "good.nii.gz").touch()
+    listed = prepared_files(rows, [Outcome("good", "", {}, "", files={"image": "x"})], folder).iloc[0]
+    assert listed["image"] == str(folder / "image" / "good.nii.gz")
+    assert listed["lesion_mask"] == ""

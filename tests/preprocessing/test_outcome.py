@@ -43,3 +43,12 @@ def test_of_an_earlier_version_only_sizes_are_known(prepared):
     assert finished(sources, out) == old
     prepared_file(out, "image", "a").write_bytes(b"cut")
     assert finished(sources, out) is None
+
+
+def test_a_mask_that_moved_to_another_column_is_another_scan(tmp_path):
+    for name in ("scan", "mask"):
+        (tmp_path / f"{name}.nii.gz").write_bytes(name.encode())
+    paths = str(tmp_path / "scan.nii.gz"), str(tmp_path / "mask.nii.gz")
+    brain, lesion = (Sources("a", paths[0], **{kind: paths[1]}) for kind in ("brain_mask", "lesion_mask"))
+    assert brain.fingerprint() != lesion.fingerprint()
+    assert brain.digest() != lesion.digest()

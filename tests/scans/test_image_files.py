@@ -115,6 +115,8 @@ def test_millimetres_follow_the_unit_that_the_header_names(tmp_path, image):
     small.header.set_xyzt_units("meter")
     nib.save(small, tmp_path / "a.nii")
     is_the_image(tmp_path / "a.nii", image)
+    nib.save(read_image(tmp_path / "a.nii"), tmp_path / "again.nii")  # with its own header, as maps are written
+    is_the_image(tmp_path / "again.nii", image)
 
 
 def test_a_header_that_contradicts_itself_is_refused(tmp_path, image):

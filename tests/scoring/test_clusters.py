@@ -138,10 +138,9 @@ def test_the_largest_mass_of_a_healthy_scan(monkeypatch):
     )
 
     class Healthy(float):
-        def plus(self, raw, brain, sign):
-            assert sign == -1
-            return Healthy(self - 1)
+        def without(self, scans):
+            return Healthy(self - len(scans))
 
-    assert largest_masses(Scan(), Healthy(0), {"m": 2.0}, False) == {"m": 1.0}
-    assert largest_masses(Scan(), Healthy(0), {"m": 2.0}, True) == {"m": pytest.approx(2.0)}
-    assert largest_masses(Scan(), Healthy(0), {"m": 9.0}, False) == {"m": 0.0}
+    assert largest_masses(Scan(), Healthy(0), {"m": 2.0}, []) == {"m": 1.0}
+    assert largest_masses(Scan(), Healthy(0), {"m": 2.0}, [Scan()]) == {"m": pytest.approx(2.0)}
+    assert largest_masses(Scan(), Healthy(0), {"m": 9.0}, []) == {"m": 0.0}

@@ -7,7 +7,16 @@ from scipy import ndimage
 from anomaly3d.errors import UserError
 from anomaly3d.scoring.anomaly_maps import FLOOR, POOLED, Healthy, ScanMaps, anomaly_maps, smooth
 from anomaly3d.scoring.calibration import calibrate
-from anomaly3d.scoring.scan_scores import PEAK, RARE, choose, choose_without_each, enhanced, peak, rescore
+from anomaly3d.scoring.scan_scores import (
+    PEAK,
+    RARE,
+    choose,
+    choose_without_each,
+    enhanced,
+    of_one_subject,
+    peak,
+    rescore,
+)
 
 SHAPE = (12, 10, 9)
 
@@ -93,12 +102,26 @@ def test_a_scan_is_judged_by_what_is_usual_in_others(maps):
     """Left out exactly: the same as if the statistics had been measured without it."""
     every = Healthy.measure(maps, distances(), ("image", "feature"))
     others = Healthy.measure(maps[1:], distances(), ("image", "feature"))
-    left = rescore(distances()[:1], maps[:1], every, 1, "test", {"a": maps[0]})
+    left = rescore(distances()[:1], maps[:1], every, 1, "test", {"a": maps[:1]})
     apart = rescore(distances()[:1], maps[:1], others, 1, "test")
     among = rescore(distances()[:1], maps[:1], every, 1, "test")
     for score in ("peak", "standardised", "exceedance"):
         assert left[score][0] == pytest.approx(apart[score][0], rel=1e-6)
     assert left["peak"][0] != pytest.approx(among["peak"][0], rel=1e-3)
+
+
+def test_scans_of_one_subject_are_left_out_together(maps):
+    table = distances().assign(subject_id=["p", "q", "p"])
+    same = of_one_subject(table, maps)
+    assert {name: [scan.scan_id for scan in scans] for name, scans in same.items()} == {
+        **{key: ["a", "c"] for key in "ac"},
+        "b": ["b"],
+    }
+    every, others = (Healthy.measure(scans, distances(), ()) for scans in (maps, maps[1:2]))
+    left = rescore(distances(), maps, every, 1, "test", same).set_index("scan_id")
+    apart = rescore(distances(), maps, others, 1, "test").set_index("scan_id")
+    for scan_id in "ac":
+        assert left["peak"][scan_id] == pytest.approx(apart["peak"][scan_id], rel=1e-6)
 
 
 def test_the_standardised_map_ignores_an_offset_and_unusual_places(maps):
@@ -143,8 +166,8 @@ def test_a_scan_that_is_usual_itself_sets_its_voxel_threshold_by_the_others(maps
         (made,) = calibrate("own", ["peak"], table[:1], maps[:1], healthy, 0.5, 0.06, 1, measured_on)
         return made.voxel_thresholds["standardised"]
 
-    assert level(every, {"a"}) == pytest.approx(level(others, ()), rel=1e-5)
-    assert level(every, ()) != pytest.approx(level(others, ()), rel=1e-3)
+    assert level(every, {"a": maps[:1]}) == pytest.approx(level(others, {}), rel=1e-5)
+    assert level(every, {}) != pytest.approx(level(others, {}), rel=1e-3)
 
 
 def test_maps_are_signed(maps):

@@ -52,12 +52,13 @@ def original_of(shape, affine):
 
 
 def places(shape, affine, pose):
-    """Where a scan's voxels lie in those of the small grid ``(3, X, Y, Z)``, and which are surely inside, outside."""
+    """Where a scan's voxels lie in those of the small grid ``(3, X, Y, Z)``, and which are surely between centres of
+    voxels, and which outside: the outermost reach half their width beyond their centres."""
     voxels = np.indices(shape).reshape(3, -1)
     chain = np.linalg.inv(small_grid()) @ np.linalg.inv(pose) @ affine
     place = ((chain @ np.vstack([voxels, np.ones(voxels.shape[1])]))[:3]).reshape(3, *shape)
     beyond = np.maximum(-place, place - np.array(SMALL).reshape(3, 1, 1, 1) + 1).max(0)
-    return place, beyond < -1e-3, beyond > 1e-3
+    return place, beyond < -1e-3, beyond > 0.5 + 1e-3
 
 
 def read_again(image):

@@ -60,3 +60,12 @@ def test_volumes_lie_on_the_grid_of_their_scan(trainer, tmp_path):
     np.testing.assert_allclose(kept.get_fdata(), x[1, 0], atol=2e-5)
     own = nib.load(tmp_path / "out" / "maps" / "logit" / "b.nii.gz")
     np.testing.assert_allclose(own.get_fdata(), 5 * x[1, 0], rtol=1e-6)
+
+
+def test_what_leaves_the_range_ends_at_its_limits(trainer, tmp_path):
+    x = torch.full((2, 1, *SHAPE), 1.05)
+    x[1] = -1.2
+    write(trainer, tmp_path / "out", Findings({"total": torch.zeros(2)}, x))
+    for name, limit in (("a", 1), ("b", -1)):
+        kept = nib.load(tmp_path / "out" / "reconstruction" / f"{name}.nii.gz").get_fdata()
+        np.testing.assert_allclose(kept, limit, rtol=1e-6)

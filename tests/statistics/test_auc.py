@@ -306,3 +306,10 @@ def test_the_interval_of_average_precision_is_the_jackknifes_over_subjects():
 def test_wilsons_interval_stays_within_a_share():
     assert wilson(1.0, 3)[1] == 1
     assert wilson(0.0, 3)[0] == 0
+
+
+def test_a_perfect_auc_counts_subjects_not_scans():
+    labels, subjects = np.repeat([0, 1], 40), np.repeat(np.arange(4), 20)
+    for measure in (auc, average_precision):
+        many, few = measure(labels, labels * 1.0, subjects), measure(labels[::20], labels[::20] * 1.0)
+        assert (many.low, many.high) == (few.low, few.high)
