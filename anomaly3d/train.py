@@ -19,6 +19,8 @@ def of_phase(config: DictConfig, name: str) -> DictConfig:
         UserError: it adds a key that nothing knows.
     """
     own, typed_own = config.phases.get(name), f"phases.{name}."
+    if own is not None and not isinstance(own, DictConfig):
+        raise UserError(f"phases.{name} must hold keys, such as {{steps: 4000}}, not {own!r}")
     before = [] if "name" in config.phase else [f"+phase={name}"]
     before += [f"++{key}={as_hydra(value)}" for key, value in leaves({"phase": plain(own)})] if own else []
     after = [

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
-from anomaly3d import calibrate, evaluate
+from anomaly3d import calibrate, evaluate, score
 from anomaly3d.cli import CONF
 from anomaly3d.evaluation import run
 from anomaly3d.evaluation.options import Options
@@ -133,7 +134,25 @@ def test_scans_that_the_run_has_learned_from_are_refused(few, rows, asked, capsy
     train = rows[rows["split"] == "train"].iloc[:1]
     leak = train.assign(scan_id="renamed", subject_id="somebody", split="test")
     assert evaluate.main(asked(few, pd.concat([leak, rows[rows["split"] == "test"]]))) == 2
-    refused(capsys, f"renamed = {train['scan_id'].iloc[0]} (train)", "remove their rows")
+    refused(capsys, f"renamed = {train['scan_id'].iloc[0]} (train)", "leave them out")
+    same = asked(few, train)[:3]  # without the cohort: run and places
+    assert calibrate.main([*same, "site=there", f"scans=[{train['image'].iloc[0]}]"]) == 2
+    refused(capsys, f"= {train['scan_id'].iloc[0]} (train)", "leave them out")
+
+
+def test_a_model_that_was_trained_on_has_no_thresholds(few, rows, places, tmp_path, capsys):
+    """Thresholds are those of the weights that were evaluated, not of what the folder holds now."""
+    more = few.parent / "more"
+    shutil.copytree(few, more)
+    path = choose_trained(more, None).folder.model
+    stored = torch.load(path, weights_only=True)
+    next(v for v in stored["state"].values() if v.is_floating_point()).mul_(1.01)
+    torch.save(stored, path)
+    scan = rows[rows["split"] == "test"]["image"].iloc[0]
+    common = ["run=more", *places, f"scans=[{scan}]", f"out={tmp_path}/out"]
+    assert score.main(common) == 2
+    refused(capsys, "holds thresholds of another model", "anomaly3d.evaluate")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_keeps_nothing_is_evaluated_first(few, rows, asked, capsys):

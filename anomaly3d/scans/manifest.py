@@ -268,6 +268,10 @@ def find_problems(table: pd.DataFrame) -> list[str]:
             problems.append(
                 f"row {where}: subject {subject} is in the splits {splits}; all scans of a person belong to one split"
             )
+    both = (table["label"] == "0") & (table["lesions"] != "")
+    if both.any():
+        found = table.loc[both, "lesions"].iloc[0]
+        problems.append(f"row {rows(both)}: label 0 (without findings), but lesions names {found}")
     ill = (table["label"] == "1") & ~table["split"].isin(["test", "labelled"])
     if ill.any():
         problems.append(f"row {rows(ill)}: abnormal scans (label 1) belong to the test split only")

@@ -110,7 +110,10 @@ class Inference:
             inference_mode=not detector.needs_gradients,
             default_root_dir=str(out),
         )
-        trainer.predict(Predicting(detector), self.data, return_predictions=False)
+        try:
+            trainer.predict(Predicting(detector), self.data, return_predictions=False)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stop
         table = read_scores(out / "scores.csv")
         if broken := table.loc[~np.isfinite(table["total"]), "scan_id"].tolist():
             raise UserError(

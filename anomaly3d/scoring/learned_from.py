@@ -52,7 +52,8 @@ def refuse_seen(scans: pd.DataFrame, trained: Trained) -> None:
 
 def namesakes(scans: pd.DataFrame, trained: Trained) -> list[str]:
     """A sentence about scans of one name that are others, where there are some; ``scans`` as for ``refuse_seen``."""
-    names = sorted(set(scans["scan_id"]) & set(read_seen(trained)["scan_id"]))
+    both = scans.merge(read_seen(trained), on="scan_id", suffixes=("", "_seen"))
+    names = sorted(set(both.loc[both["content"] != both["content_seen"], "scan_id"]))
     if not names:
         return []
     some = f"{', '.join(names[:NAMED])}{' ...' if len(names) > NAMED else ''}"

@@ -271,8 +271,8 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
         rate: share of them that may be flagged; None: as in the run's evaluation.
 
     Raises:
-        UserError: the run has not been evaluated or has learned from the scans, no scan is usable, or the site's name
-            is that of the run's cohort.
+        UserError: the run has not been evaluated or has learned from the scans, none is usable, one is labelled 1, or
+            the site's name is that of the run's cohort.
     """
     hush()
     stage = job.trained.folder.path
@@ -293,6 +293,11 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     new = score_new(job)
     if new.table.empty:
         raise UserError(f"no scan can be used: see quality.csv in {new.prepared.folder}")
+    if ill := new.prepared.table.loc[new.prepared.table["label"] == "1", "scan_id"].tolist():
+        raise UserError(
+            f"a threshold comes from healthy scans, and the manifest labels {len(ill)} with 1 (the first is {ill[0]}): "
+            "leave them out"
+        )
     refuse_seen(new.prepared.quality.assign(split="calibration"), job.trained)
     if same := copies(new.prepared.quality):
         raise UserError(f"the same voxels are there under several names: {'; '.join(same)}: keep one file of each")

@@ -11,6 +11,7 @@ from anomaly3d.phases.base import Phase
 from anomaly3d.preprocessing.cohort import PreparedCohort, Study
 from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.runs.lineage import can_resume, find_parent, is_replacing
+from anomaly3d.system.files import sha256
 from anomaly3d.system.instantiate import check_targets, located
 
 BUILT = ("callbacks", "data", "detector", "logger", "phase", "trainer")  # parts of the config that describe objects
@@ -126,7 +127,31 @@ def check(job: Job) -> Start:
         return Start(settings, parent, False)
     if job.config["overwrite"] and not is_replacing(job.folder, settings, parent):
         return Start(settings, parent, False)
-    return Start(settings, parent, can_resume(job.folder, settings, parent))
+    start = Start(settings, parent, can_resume(job.folder, settings, parent))
+    refuse_orphans(job, start)
+    return start
+
+
+def refuse_orphans(job: Job, start: Start) -> None:
+    """Refuse to train a finished phase on where others began with its model: they would fit none any more.
+
+    Raises:
+        UserError: names them.
+    """
+    phases, name, model = job.detector["phases"], job.phase["name"], job.folder.model
+    if not (start.resume and (job.folder.read() or {}).get("finished") and model.exists()):
+        return
+    digest = sha256(model)
+    later = [
+        other
+        for other in phases[phases.index(name) + 1 :]
+        if (found := PhaseFolder(job.folder.path.parent / other).read()) and found["parent_sha256"] == digest
+    ]
+    if later:
+        raise UserError(
+            f"phase {name} of run {job.run.name} is finished, and {', '.join(later)} began with its model: choose "
+            "another name with run=..., or train all anew with overwrite=true; the last phase alone goes on with +phase=..."
+        )
 
 
 def check_monitor(job: Job) -> None:

@@ -48,6 +48,7 @@ def test_a_sound_manifest_is_completed(manifest, tmp_path):
         ((1, "scan_id", "a"), ["row 2, 3", "duplicate scan_id a"]),
         ((1, "subject_id", "p1"), ["row 2, 3", "subject p1", "train and validation"]),
         ((0, "label", "2"), ["row 2", "label"]),
+        ((1, "lesions", "subdural"), ["row 3", "label 0 (without findings), but lesions names subdural"]),
         ((0, "label", "1"), ["row 2", "test split"]),
         ((2, "split", "holdout"), ["row 4", "split"]),
         ((2, "image", "gone.nii.gz"), ["row 4", "gone.nii.gz"]),
@@ -263,7 +264,7 @@ ROW = st.fixed_dictionaries(
 @QUICK
 @given(rows=st.lists(ROW, min_size=1, max_size=5, unique_by=lambda row: row["scan_id"].lower()))
 def test_written_rows_come_back(tmp_path, rows):
-    """A label and group that suit the split; one split a person."""
+    """A label, group and findings that suit the split; one split a person."""
     (tmp_path / "of p1").mkdir(exist_ok=True)
     for name in ("a.nii.gz", "b.nii.gz", "of p1/c, 2.nii.gz"):
         (tmp_path / name).touch()
@@ -271,6 +272,7 @@ def test_written_rows_come_back(tmp_path, rows):
     table["subject_id"] = [f"p{i}-{name}" for i, name in enumerate(table["subject_id"])]
     ill = table["split"] == "test"
     table["label"], table["group"] = ill.map({True: "1", False: "0"}), ill.map({True: "tbi", False: "normal"})
+    table["lesions"] = table["lesions"].where(ill, "")
     table["cohort"] = table["cohort"].replace("", "study")
     for column in PATHS:
         table[column] = [str(tmp_path / path) if path else "" for path in table[column]]

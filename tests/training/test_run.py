@@ -1,10 +1,12 @@
-"""A phase that memory does not do for."""
+"""Phases that are refused, and one that memory does not do for."""
 
 import pytest
 
+from anomaly3d import train
 from anomaly3d.errors import UserError
 from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.training.run import train_phase
+from tests.conftest import TINY, refused
 from tests.training.test_resume import job, of_parents  # noqa: F401
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to ..."
@@ -44,3 +46,16 @@ def test_another_error_of_a_step_is_not_taken_for_a_lack_of_memory(job, monkeypa
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         train_phase(of_parents(job, "encoder", "other-error", "++phase.batch=8"))
     assert tried == [8]
+
+
+def test_a_phase_that_others_began_with_is_not_trained_on(tiny_run, places, capsys):
+    model = tiny_run / "fanogan" / "gan" / "model.pt"
+    before = model.read_bytes()
+    assert train.main(["run=tiny", *places, *TINY, "++phase.steps=6"]) == 2
+    refused(capsys, "phase gan of run tiny is finished, and encoder began with its model", "overwrite=true")
+    assert model.read_bytes() == before
+
+
+def test_keys_of_a_phase_are_a_mapping(tiny_run, places, capsys):
+    assert train.main(["run=tiny", *places, *TINY, "++phases.gan=4"]) == 2
+    refused(capsys, "phases.gan must hold keys, such as {steps: 4000}, not 4")
