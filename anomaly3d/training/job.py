@@ -150,7 +150,7 @@ def refuse_orphans(job: Job, start: Start) -> None:
     if later:
         raise UserError(
             f"phase {name} of run {job.run.name} is finished, and {', '.join(later)} began with its model: choose "
-            "another name with run=..., or train all anew with overwrite=true; the last phase alone may go on (+phase=...)"
+            "another name with run=..., or train all anew with overwrite=true; the last phase may go on alone"
         )
 
 
