@@ -84,7 +84,8 @@ def main() -> None:
                     found = {**scores[score], "A": scores[score]["A"]["value"]}
                     into.setdefault(name, []).append(found)
         folder = arguments.runs_dir / run
-        own["supervised"].append(supervised(folder, arguments.runs_dir / arguments.teacher, arguments.data_dir))
+        if folder.exists():  # of a run whose machine is gone the scores of the controls are left
+            own["supervised"].append(supervised(folder, arguments.runs_dir / arguments.teacher, arguments.data_dir))
         twin = folder / "evaluation" / "twin" / "scores.csv"
         if twin.exists():
             own["twin"].append(ranks(read_scores(twin)))
