@@ -18,15 +18,19 @@ def scoring_job(config: DictConfig, results: str) -> "ScoringJob":
         results: where they go below the run's folder, where ``out`` names no other place.
 
     Raises:
-        UserError: no such detector, or no scans.
+        UserError: no such detector, two of them, or no scans.
     """
     from pathlib import Path
 
-    from anomaly3d.cli import chosen, plain, refuse_missing_inputs
+    from anomaly3d.arguments import key_of
+    from anomaly3d.cli import chosen, plain, refuse_missing_inputs, typed
+    from anomaly3d.errors import UserError
     from anomaly3d.runs.exported import read_exported
     from anomaly3d.runs.folder import choose_trained
 
     model = chosen("model")
+    if model and any(key_of(text) == "run" for text in typed()):
+        raise UserError("model=... and run=... both name a detector: give one of them")
     run = Path(config.runs_dir) / (Path(model).resolve().name if model else config.run)
     # before what takes long to import
     trained = read_exported(Path(model)) if model else choose_trained(run, chosen("detector"))

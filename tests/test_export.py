@@ -79,6 +79,8 @@ def test_a_file_that_was_changed_or_lost_is_refused_by_name(folder, scan, tmp_pa
         read_exported(tmp_path)
     with (broken / "model.safetensors").open("ab") as file:
         file.write(b"more")
+    assert score.main([f"model={broken}", f"scans=[{scan}]", "run=demo"]) == 2
+    refused(capsys, "model=... and run=... both name a detector")
     assert score.main([f"model={broken}", f"scans=[{scan}]", f"runs_dir={tmp_path}"]) == 2
     refused(capsys, str(broken / "model.safetensors"), "not as it was exported")
 

@@ -43,7 +43,7 @@ def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, ca
     assert page.index("<strong>text</strong> · unreadable") < page.index("<strong>good</strong> · accepted · test")
     assert "<small>900 to 2300</small>" in page
     preview = np.asarray(Image.open(next(tmp_path.glob("data/folder-*/*/preview/good.png"))))
-    assert preview.shape == (151, 125 + 125 + 151, 3)  # axial, coronal, sagittal at 1.5 mm
+    assert preview.shape == (137, 113 + 113 + 137, 3)  # axial, coronal, sagittal at 1.5 mm
     assert (preview.min(axis=2) > 250).mean() > 0.03  # the skull, which the mask leaves out, is there
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("data/folder-*/*/image/*")}
     assert len(files) == 1

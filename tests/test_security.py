@@ -148,6 +148,7 @@ def test_a_model_file_runs_nothing(borrowed, mark, places, bad_and_good, capsys)
             load_detector(model)
         assert not mark.exists(), what
     torch.save({**stored, "more": Payload(mark)}, model)
+    shutil.rmtree(model.parent / "calibration")  # thresholds of another model would be refused first
     assert score.main([f"run={borrowed.name}", *places, f"root={bad_and_good}"]) == 2
     refused(capsys, "model.pt", "could be code, and was not run")
     model.write_bytes(pickle.dumps(Payload(mark)))

@@ -108,7 +108,7 @@ def copy_calibrations(trained: Trained, target: Path) -> list[str]:
     source = calibration_folder(trained.folder.path)
     files = sorted(path for path in source.glob("*.json") if path.stem not in NO_SITES[1:])
     for path in files:
-        Calibration.load(path, trained.digest())
+        Calibration.load(path, trained)
     if source.is_dir():
         shutil.copytree(source, target, ignore=shutil.ignore_patterns(SEEN, ".*"))
     return [path.stem for path in files]

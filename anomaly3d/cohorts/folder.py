@@ -43,6 +43,8 @@ def find_scans(root: Path) -> list[Found]:
     Raises:
         UserError: the folder does not exist or holds no scan.
     """
+    if root.is_file():
+        raise UserError(f"root={root} is a file: give its folder, or the file itself with 'scans=[{root}]'")
     if not root.is_dir():
         raise UserError(f"folder {root} does not exist: give the folder of your scans with root=... (dataset.root=...)")
     images, dicom = [], []

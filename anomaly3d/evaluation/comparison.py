@@ -45,6 +45,9 @@ def find_scores(runs: Path, name: str) -> pd.DataFrame:
     for path in (folder / detector / RESCORED, folder / detector / "scores.csv"):
         if detector and path.exists():
             return ranked(read_scores(path)).set_index("scan_id", drop=False).sort_index()
+    if detector and (metrics := folder / "metrics.json").exists():
+        there = json.loads(metrics.read_text())["detectors"]
+        raise UserError(f"{name}: the evaluation of run {run} holds {', '.join(there)}, not {detector}")
     raise UserError(f"{runs / name} holds no evaluation: run 'python -m anomaly3d.evaluate run={run}' first")
 
 

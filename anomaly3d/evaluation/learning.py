@@ -107,7 +107,7 @@ class Learned:
         if not same:
             return None
         files = [calibration_file(stage, score, chosen) for score in dict.fromkeys([chosen, "total"])]
-        calibrations = [Calibration.load(path, trained.digest()) for path in files if path.exists()]
+        calibrations = [Calibration.load(path, trained) for path in files if path.exists()]
         return cls(Healthy.load(healthy_file(stage, OWN)), *words, calibrations)
 
 

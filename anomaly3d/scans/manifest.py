@@ -84,6 +84,7 @@ NOTHING = ("", "na", "n/a", "nan", "null", "none", "-")  # as spreadsheets say t
 SEPARATORS = (",", ";", "\t", "|")
 UNNAMED = "study"  # the cohort of rows that name none; a folder's name may be somebody's
 SIMILAR = 0.75  # of an unknown name to a known one, to ask whether that is meant
+MEANT = {"val": "validation", "healthy": "0", "normal": "0", "control": "0", "abnormal": "1", "patient": "1"}
 
 
 def read_text(path: Path) -> pd.DataFrame:
@@ -249,12 +250,11 @@ def find_problems(table: pd.DataFrame) -> list[str]:
         if wrong.any():
             names = ", ".join(repr(a) for a in allowed)
             value = table.loc[wrong, column].iloc[0]
-            meant = near(value, allowed)
+            meant = MEANT.get(value.lower()) or near(value, allowed)
             hint = f" (did you mean {meant}?)" if meant else ""
             problems.append(f"row {rows(wrong)}: {column} {value!r} must be one of {names}{hint}")
-    for index, age in table["age"].items():
-        if fault := wrong_age(age):
-            problems.append(f"row {int(str(index)) + 2}: {fault}")
+    faults = table["age"].map(wrong_age)
+    problems += [f"row {rows(faults == fault)}: {fault}" for fault in faults.unique() if fault]
     for index, found in table["lesions"].items():
         for name in filter(None, found.split(";")):
             if name not in LESIONS:
@@ -272,7 +272,7 @@ def find_problems(table: pd.DataFrame) -> list[str]:
     if both.any():
         found = table.loc[both, "lesions"].iloc[0]
         problems.append(f"row {rows(both)}: label 0 (without findings), but lesions names {found}")
-    ill = (table["label"] == "1") & ~table["split"].isin(["test", "labelled"])
+    ill = (table["label"] == "1") & table["split"].isin(HEALTHY_SPLITS)
     if ill.any():
         problems.append(f"row {rows(ill)}: abnormal scans (label 1) belong to the test split only")
     other = ~table["group"].isin(["normal", ""]) & table["split"].isin(HEALTHY_SPLITS) & ~ill

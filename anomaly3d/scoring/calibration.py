@@ -88,7 +88,7 @@ class Calibration:
             beside.write_text(json.dumps({"model": model, **asdict(self), "threshold": threshold}, indent=1))
 
     @classmethod
-    def load(cls, path: Path, model: str) -> "Calibration":
+    def load(cls, path: Path, trained: Trained) -> "Calibration":
         """Read what ``save`` wrote of this very model.
 
         Raises:
@@ -102,8 +102,8 @@ class Calibration:
             found = cls(**stored)
         except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {again}") from error
-        if its_model != model:
-            raise UserError(f"{path} holds thresholds of another model than the one that is trained now: {again}")
+        if its_model != trained.digest():
+            raise UserError(f"{path} holds thresholds of another model than {trained.folder.model} is: {again}")
         return found
 
 
@@ -155,7 +155,7 @@ def load_calibration(trained: Trained, site: str) -> tuple[Healthy, Calibration]
         return None
     if not (usual := healthy_file(stage, site)).exists():
         raise UserError(f"{usual} is missing: calibrate {site} again; {OWN} by 'python -m anomaly3d.evaluate'")
-    return Healthy.load(usual), Calibration.load(folder / f"{site}.json", trained.digest())
+    return Healthy.load(usual), Calibration.load(folder / f"{site}.json", trained)
 
 
 def clusters_of(z: np.ndarray, level: float, voxel_ml: float) -> tuple[np.ndarray, np.ndarray]:

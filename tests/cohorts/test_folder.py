@@ -36,6 +36,12 @@ def test_finds_images_of_any_format_and_dicom_whatever_the_case(tmp_path):
     assert {one.path.name for one in found} == {"a.nii", "b.NII.GZ", "c.nrrd", "d.mgz", "e.hdr", "f.zip", "series"}
 
 
+def test_a_file_in_place_of_a_folder_is_called_one(tmp_path):
+    file = scans(tmp_path, "a.nii.gz") / "a.nii.gz"
+    with pytest.raises(UserError, match=r"a\.nii\.gz is a file: give its folder, or the file itself with 'scans=\["):
+        find_scans(file)
+
+
 def test_hidden_and_system_files_dangling_links_and_own_results_are_passed_over(tmp_path):
     root = scans(tmp_path / "in", "a.nii", "._a.nii", ".b/c.nii", "@eaDir/a.nii", "__MACOSX/a.nii", "data/raw/p.nii")
     mark_output(root / "data")

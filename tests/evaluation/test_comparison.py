@@ -31,7 +31,7 @@ def leave(runs, name, seed, kappa, quality, lr=1e-3):
     place = runs / name / "evaluation" / "fanogan"
     place.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(place / "scores.csv", index=False)
-    (place.parent / "metrics.json").write_text(json.dumps({"focus": "fanogan"}))
+    (place.parent / "metrics.json").write_text(json.dumps({"focus": "fanogan", "detectors": {"fanogan": {}}}))
     return scores
 
 
@@ -106,6 +106,8 @@ def test_two_seeds_or_unlike_ones_get_no_test_over_seeds(runs):
         (["runs=[kappa-*/vae]"], "holds no such detector"),
         (["runs=[kappa-*]", "detectors={a: [kappa-0.1-1]}"], "which runs?"),
         (["detectors=[kappa-0.1-1]"], "detectors=... takes runs by name"),
+        (["detectors={a: [kappa-0.1-1/pcaa]}"], "the evaluation of run kappa-0.1-1 holds fanogan, not pcaa"),
+        (["detectors={a: [kappa-7]}"], "holds no evaluation"),
     ],
 )
 def test_mistakes_are_one_sentence(runs, capsys, words, told):

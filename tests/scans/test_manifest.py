@@ -139,6 +139,8 @@ def test_rows_keep_their_numbers_below_empty_ones(manifest, tmp_path):
         ("sex", "divers", "'F', 'M'"),
         ("group", "post-operative", "did you mean postoperative"),
         ("split", "training", "did you mean train"),
+        ("split", "val", "did you mean validation"),
+        ("label", "Normal", "did you mean 0"),
     ],
 )
 def test_values_that_would_vanish_are_mistakes_with_the_nearest_known_one(manifest, column, value, words):
@@ -321,3 +323,11 @@ def test_a_name_that_is_no_text_is_a_sentence_that_names_the_file(tmp_path):
     with pytest.raises(UserError, match=r"kopf-\\udcfc\.nii\.gz' is not in utf-8: rename the file"):
         write_manifest(table, tmp_path / "manifest.csv")
     assert not (tmp_path / "manifest.csv").exists()
+
+
+def test_what_is_wrong_in_many_rows_is_said_once(manifest):
+    with pytest.raises(UserError) as caught:
+        read_manifest(manifest((0, "age", "old"), (2, "age", "old"), (2, "split", "tset")))
+    assert "row 2, 4: age 'old'" in str(caught.value)
+    assert "did you mean test" in str(caught.value)
+    assert "belong to the test split only" not in str(caught.value)

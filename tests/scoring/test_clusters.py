@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from anomaly3d.errors import UserError
+from anomaly3d.runs.folder import PhaseFolder, Trained
 from anomaly3d.scoring.calibration import Calibration, clusters_of, largest_masses
 from anomaly3d.scoring.clusters import own_grid_clusters
 from anomaly3d.scoring.way_back import Found, own_grid_maps
@@ -114,10 +115,15 @@ def test_what_is_not_known_is_left_empty(scan):
 
 def test_a_calibration_keeps_its_clusters_and_old_ones_are_read(tmp_path):
     made = calibration()
-    made.save(tmp_path / "own.json", "abc")
-    assert Calibration.load(tmp_path / "own.json", "abc") == made
-    with pytest.raises(UserError, match="of another model than the one that is trained now"):
-        Calibration.load(tmp_path / "own.json", "abd")
+    trained = Trained("fanogan", "finetune", PhaseFolder(tmp_path), {})
+    trained.folder.model.write_bytes(b"weights")
+    made.save(tmp_path / "own.json", trained.digest())
+    assert Calibration.load(tmp_path / "own.json", trained) == made
+    trained.folder.model.write_bytes(b"other weights")
+    with pytest.raises(
+        UserError, match=r"own.json holds thresholds of another model than .*model.pt is: calibrate own"
+    ):
+        Calibration.load(tmp_path / "own.json", trained)
     np.testing.assert_allclose(made.cluster_p_values("standardised", np.array([0.0, 2, 31])), [1, 3 / 5, 1 / 5])
     weighted = calibration(weights=[0.5, 0.5, 1, 1])
     np.testing.assert_allclose(weighted.cluster_p_values("standardised", np.array([1.5])), [3 / 4])
