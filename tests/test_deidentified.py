@@ -5,6 +5,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from anomaly3d import calibrate, evaluate, prepare, score, train
+from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scans.manifest import read_manifest
 from tests.conftest import TINY
 from tests.writers import small_head, write_series
@@ -77,7 +78,8 @@ def test_nothing_planted_comes_through_from_prepare_to_score(patients, tmp_path,
     assert evaluate.main(["run=tiny", *places, "workers=1"]) == 0
     new = ["run=tiny", *places, f"root={patients}", "workers=1"]
     assert score.main(new) == 0
-    rows = read_manifest(next(tmp_path.glob("data/raw/*/manifest.csv")))
+    cohort = choose_trained(tmp_path / "runs" / "tiny", None).lineage["cohort"]
+    rows = read_manifest(tmp_path / "data" / "raw" / cohort / "manifest.csv")
     new = [*new[:3], f"scans=[{rows.loc[rows['split'] == 'test', 'image'].iloc[0]}]", "workers=1"]
     assert calibrate.main([*new, "site=here", f"out={tmp_path / 'calibrated'}", "false_positive_rate=0.5"]) == 0
     told = capfd.readouterr()
