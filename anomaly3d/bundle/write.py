@@ -22,7 +22,7 @@ from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.exported import DETECTOR, PREPROCESSING, SUMS, WEIGHTS
 from anomaly3d.runs.folder import Trained
 from anomaly3d.scans.nifti import voxels
-from anomaly3d.scoring.calibration import NO_SITES, Calibration, calibration_folder
+from anomaly3d.scoring.calibration import calibration_folder, load_calibration, sites_of
 from anomaly3d.scoring.inference import preprocessor_of
 from anomaly3d.scoring.learned_from import SEEN
 from anomaly3d.system.files import sha256
@@ -105,13 +105,12 @@ def copy_calibrations(trained: Trained, target: Path) -> list[str]:
     Raises:
         UserError: some are those of another model.
     """
-    source = calibration_folder(trained.folder.path)
-    files = sorted(path for path in source.glob("*.json") if path.stem not in NO_SITES[1:])
-    for path in files:
-        Calibration.load(path, trained)
+    source, sites = calibration_folder(trained.folder.path), sites_of(trained.folder.path)
+    for site in sites:
+        load_calibration(trained, site)
     if source.is_dir():
         shutil.copytree(source, target, ignore=shutil.ignore_patterns(SEEN, ".*"))
-    return [path.stem for path in files]
+    return sites
 
 
 def prepared_table(trained: Trained, data_dir: Path) -> pd.DataFrame | None:

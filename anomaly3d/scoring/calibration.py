@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +77,10 @@ class Calibration:
             return np.full(len(masses), np.nan)
         return p_values(np.array(healthy), masses, self.weights or None)
 
+    def without_clusters(self) -> "Calibration":
+        """For scans unlike those that were measured: no p-value of a cluster holds for them."""
+        return replace(self, cluster_masses={})
+
     def save(self, path: Path, model: str) -> None:
         """Write what ``load`` reads, with the threshold for readers.
 
@@ -137,6 +141,11 @@ def healthy_file(stage: Path, site: str) -> Path:
     return calibration_folder(stage) / f"{site}.npz"
 
 
+def sites_of(stage: Path) -> list[str]:
+    """Whose healthy scans have been measured: ``OWN`` and sites."""
+    return sorted(path.stem for path in calibration_folder(stage).glob("*.json") if path.stem not in NO_SITES[1:])
+
+
 def load_calibration(trained: Trained, site: str) -> tuple[Healthy, Calibration] | None:
     """What a model's scores were on healthy scans of a site, None where nothing was measured of any.
 
@@ -145,7 +154,7 @@ def load_calibration(trained: Trained, site: str) -> tuple[Healthy, Calibration]
     """
     stage = trained.folder.path
     folder = calibration_folder(stage)
-    known = sorted(path.stem for path in folder.glob("*.json") if path.stem not in NO_SITES[1:])
+    known = sites_of(stage)
     if site not in known and (known or site != OWN):
         raise UserError(
             f"site={site}: {folder} holds calibrations of {', '.join(known) or 'no site'}; make one from healthy scans "

@@ -179,7 +179,7 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     known = load_calibration(job.trained, site)
     outside = set(new.table.loc[~new.in_scope(), "scan_id"])
     for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
-        beside = (known[0], replace(known[1], cluster_masses={})) if known and scan.scan_id in outside else known
+        beside = (known[0], known[1].without_clusters()) if known and scan.scan_id in outside else known
         write_maps(scan, new, job, beside)
     with written_whole(out / "scores.csv") as path:
         with_earlier(table, out / "scores.csv").to_csv(path, index=False)

@@ -168,7 +168,7 @@ class Scorer:
             one = replace(one, maps=one.maps | standardised_maps(raw, one.brain > 0, self.known[0]))
         original = read_image(Path(path))
         maps = own_grid_maps(original, one, self.preprocessor)
-        known = self.known and (replace(self.known[1], cluster_masses={}) if reasons else self.known[1])
+        known = self.known and (self.known[1].without_clusters() if reasons else self.known[1])
         clusters = own_grid_clusters(original, one, maps, known) if known else None
         if clusters:
             maps |= {"clusters": clusters.labels, "anomaly_mask": clusters.mask}
