@@ -78,11 +78,18 @@ def value_of(arguments: Iterable[str], key: str, default: str | None = None) -> 
 def without(before: Sequence[str], after: Sequence[str]) -> list[str]:
     """The first but for what the second sets anew: a key, or with the choice of a group all keys below it.
 
-    But for phases, of which a run has several with the same keys.
+    But for phases, of which a run has several with the same keys; a key for all of them, ``phase.steps``, takes the
+    place of ``phases.NAME.steps`` too.
     """
     keys = {key_of(text) for text in after}
     groups = keys - {"phase"}
-    return [text for text in before if key_of(text) not in keys and key_of(text).split(".")[0] not in groups]
+
+    def anew(key: str) -> bool:
+        group, *rest = key.split(".")
+        everywhere = ".".join(["phase", *rest[1:]]) if group == "phases" and len(rest) > 1 else key
+        return bool({key, everywhere} & keys) or group in groups
+
+    return [text for text in before if not anew(key_of(text))]
 
 
 def quoted(text: str, sweep: bool) -> str:

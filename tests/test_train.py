@@ -165,6 +165,10 @@ def test_a_study_is_one_file(tiny_run, places, tmp_path, capsys):
         assert config["phase"]["steps"] == steps, phase
         assert config["phase"]["batch"] == 3
     assert (tmp_path / "data (mine)").is_dir()
+    again = [f"study={study}", "run=typed", f"parent={tmp_path}/runs/filed/fanogan/gan", "+phase=encoder"]
+    assert train.main([*again, "++phase.steps=6"]) == 0
+    config = yaml.safe_load((tmp_path / "runs/typed/fanogan/encoder/config.yaml").read_text())
+    assert config["phase"]["steps"] == 6, "typed for all phases, over the study's line for this one"
     study.write_text(text + "\nphases.gam.steps: 2")
     assert train.main([f"study={study}"]) == 2
     refused(capsys, "phases.gam.steps", "gan, encoder, finetune")
