@@ -25,7 +25,7 @@ from anomaly3d.system.progress import say
 
 HERE = Path(__file__).parent
 SCANS, KEPT, RACE = HERE / "scans.csv", HERE / "scores", HERE / "race.yaml"
-TOLD = ["scan_id", "cohort", "label", "group", "lesions", "lesion_ml"]
+TOLD = ["scan_id", "subject_id", "site", "label", "group", "lesions", "lesion_ml"]
 WHERE = ("auroc", "ap", "dice", "found")
 
 

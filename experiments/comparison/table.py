@@ -1,0 +1,161 @@
+"""One table of all methods from what ``judge.py`` kept: ``python -m experiments.comparison.table``.
+
+Writes ``table.json``, ``roc.png`` and the tables of the README. Every test is paired: the same scans, DeLong, Holm over
+the methods of a column.
+"""
+
+import json
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from anomaly3d.evaluation.metrics import LESIONS, ap_of, as_text, auc_of, of_lesion, ranked
+from anomaly3d.report.figures import LINES, draw_roc, new_axes
+from anomaly3d.statistics.auc import compare_auc, holm
+from experiments.comparison.judge import HERE, KEPT, SCANS
+from experiments.comparison.methods import METHODS
+from experiments.scores.measure import fill, markdown
+
+SITES = ("A", "B")
+BANDS = ((0, 2), (2, 10), (10, 50), (50, np.inf))  # ml
+OF = {"fanogan_phase2": ("fanogan", ("gan", "encoder"))}  # whose cost it has
+
+
+def read() -> dict[str, list[tuple[dict[str, Any], pd.DataFrame]]]:
+    """What was told of each training of a method, and its scores of the test scans."""
+    scans = pd.read_csv(SCANS, dtype={"label": str}, keep_default_na=False)
+    found: dict[str, list[tuple[dict[str, Any], pd.DataFrame]]] = {}
+    for file in sorted(KEPT.glob("*.json")):
+        table = ranked(pd.concat([scans, pd.read_csv(file.with_suffix(".csv"))], axis=1))
+        name = file.stem.removeprefix("race-").rpartition("-")[0]
+        found.setdefault(name, []).append((json.loads(file.read_text()), table))
+    return found
+
+
+def cost_of(name: str) -> dict[str, Any]:
+    """Seconds a scan and parameters, where they were measured."""
+    costs = json.loads((HERE / "cost.json").read_text())
+    method, phases = OF.get(name, (name, tuple(METHODS[name].phases) if name in METHODS else ()))
+    if method not in costs:
+        return {"seconds_a_scan": None, "parameters": None}
+    last = costs[method][phases[-1]]
+    return {key: last[key] for key in ("seconds_a_scan", "parameters")}
+
+
+def row_of(name: str, trainings: list[tuple[dict[str, Any], pd.DataFrame]]) -> dict[str, Any]:
+    """Everything but the tests; of the first training, and the AUC of each."""
+    told, table = trainings[0]
+    a, b = (table[table["site"] == site] for site in SITES)
+    ml = pd.to_numeric(a["lesion_ml"], errors="coerce")
+    shift = table[table["label"] == "0"].assign(label=lambda rows: np.where(rows["site"] == "B", "1", "0"))
+    return {
+        "title": told["title"],
+        "role": told["role"],
+        "auc": auc_of(a, "chosen").as_json(),
+        "auc_own_score": auc_of(a, "own").as_json(),
+        "auc_b": auc_of(b, "chosen").as_json(),
+        "auc_b_own_score": auc_of(b, "own").as_json(),
+        "chosen": told["chosen"],
+        "pseudo_auc": told["pseudo_auc"],
+        "ap": ap_of(a, "chosen").as_json(),
+        "by_lesion": {kind: auc_of(of_lesion(a, kind), "chosen").as_json() for kind in LESIONS},
+        "by_lesion_own_score": {kind: auc_of(of_lesion(a, kind), "own").as_json() for kind in LESIONS},
+        "by_volume": {
+            f"{low:g}-{high:g} ml": auc_of(a[(a["label"] == "0") | ((ml >= low) & (ml < high))], "chosen").as_json()
+            for low, high in BANDS
+        },
+        "healthy_b_above_a": auc_of(shift, "chosen").as_json(),
+        "voxel_ap": told["maps"].get("standardised", {}).get("ap"),
+        "voxel_ap_own_map": told["maps"].get("residual", {}).get("ap"),
+        "dice": told["maps"].get("standardised", {}).get("dice"),
+        "found": told["maps"].get("standardised", {}).get("found"),
+        **cost_of(name),
+        "seeds": [auc_of(t[t["site"] == "A"], "chosen").value for _, t in trainings],
+    }
+
+
+def add_tests(rows: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> None:
+    """Each method's AUC at A minus that of the best control (by these very scans, which is to its advantage) and of
+    3D f-AnoGAN."""
+    trivial = [name for name, row in rows.items() if row["role"] == "trivial"]
+    methods = [name for name in rows if name not in trivial]
+    best = max(trivial, key=lambda name: rows[name]["auc"]["value"], default=None)
+    for other, key in ((best, "best_control"), ("fanogan", "fanogan")):
+        if other not in tables:
+            continue
+        at_a = {name: table[table["site"] == "A"] for name, table in tables.items()}
+        labels = at_a[other]["label"].astype(int).to_numpy()
+        asked = [name for name in (methods if other == best else list(rows)) if name != other]
+        gaps = {n: compare_auc(labels, at_a[n]["chosen"].to_numpy(), at_a[other]["chosen"].to_numpy()) for n in asked}
+        for (name, gap), p in zip(gaps.items(), holm([gap.p for gap in gaps.values()]), strict=True):
+            rows[name][f"minus_{key}"] = {**gap.as_json(), "p_holm": p, "other": other}
+            rows[name][f"p_vs_{key}"] = p
+
+
+def draw(tables: dict[str, pd.DataFrame], rows: dict[str, dict[str, Any]]) -> None:
+    """ROC curves at site A by the chosen scores, the best first."""
+    figure, axes = new_axes(9, 6)
+    for name, (colour, line) in zip(rows, LINES, strict=False):
+        at_a = tables[name][tables[name]["site"] == "A"]
+        draw_roc(axes, name, at_a, "chosen", False, color=colour, linestyle=line, linewidth=1.2)
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+    axes.set(xlabel="false-positive rate", ylabel="true-positive rate", aspect="equal")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
+    figure.savefig(HERE / "roc.png", dpi=110)
+    plt.close(figure)
+
+
+def shown(estimate: dict[str, Any] | None) -> str:
+    """For a table."""
+    return as_text(estimate) if estimate else ""
+
+
+def main() -> None:
+    """Write all of it."""
+    found = read()
+    made = {name: row_of(name, trainings) for name, trainings in found.items()}
+    rows = dict(sorted(made.items(), key=lambda item: -item[1]["auc"]["value"]))
+    tables = {name: found[name][0][1] for name in rows}
+    add_tests(rows, tables)
+    (HERE / "table.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    draw(tables, rows)
+    head = ["method", "own score, A", "chosen, A", "which", "B", "healthy B above A", "p, best control", "p, f-AnoGAN"]
+    main_rows = [
+        [
+            f"{'*' if row['role'] == 'trivial' else ''}{name}",
+            shown(row["auc_own_score"]),
+            shown(row["auc"]),
+            f"`{row['chosen']}`",
+            shown(row["auc_b"]),
+            f"{row['healthy_b_above_a']['value']:.2f}",
+            *(f"{row[k]:.3f}" if k in row else "" for k in ("p_vs_best_control", "p_vs_fanogan")),
+        ]
+        for name, row in rows.items()
+    ]
+    fill(HERE / "README.md", "table", markdown(head, main_rows))
+    strata = [*LESIONS, *(f"{low:g}-{high:g} ml" for low, high in BANDS)]
+    kinds = [
+        [name, *(f"{({**row['by_lesion'], **row['by_volume']})[s]['value']:.2f}" for s in strata)]
+        for name, row in rows.items()
+    ]
+    fill(HERE / "README.md", "kinds", markdown(["method", *strata], kinds))
+    where = [
+        [
+            name,
+            shown(row["voxel_ap_own_map"]),
+            shown(row["voxel_ap"]),
+            shown(row["dice"]),
+            shown(row["found"]),
+            f"{row['seconds_a_scan']:.3f}" if row["seconds_a_scan"] is not None else "",
+            f"{row['parameters']:,}" if row["parameters"] is not None else "",
+        ]
+        for name, row in rows.items()
+    ]
+    head = ["method", "voxel AP, residual", "standardised", "Dice", "lesions found", "s a scan", "parameters"]
+    fill(HERE / "README.md", "where", markdown(head, where))
+
+
+if __name__ == "__main__":
+    main()
