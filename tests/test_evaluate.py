@@ -30,6 +30,7 @@ def test_a_run_has_all_its_files(tiny_run):
         assert (entry["n_normal"], entry["n_abnormal"]) == (2, 3)
     page = (tiny_run / "evaluation" / "report.html").read_text()
     assert "oracle" in page.lower()
+    assert "Validation scans are of 2 subjects: to choose a score in place of A(x) takes 10." in page
 
 
 def test_any_detector_of_a_run_is_evaluated_scored_and_has_a_threshold(

@@ -12,6 +12,7 @@ import pytest
 from scipy import ndimage
 
 from anomaly3d import Scorer, calibrate, score
+from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scoring.anomaly_maps import Healthy
 from anomaly3d.scoring.calibration import healthy_file
 from anomaly3d.system.files import sha256
@@ -61,6 +62,22 @@ def test_a_scan_unlike_the_training_scans_says_so(tiny_run, places, bad_and_good
     said = capsys.readouterr()
     assert f"unlike the training scans: {told}" in said.out + said.err
     assert "anomaly3d.calibrate" in said.out + said.err
+
+
+@pytest.mark.parametrize("split", ["train", "calibration"])
+def test_scans_that_the_run_learned_from_get_no_p_value(split, tiny_run, places, bad_and_good, tmp_path, capsys):
+    """Under another name, beside one that it has never seen."""
+    folder = tiny_run.parents[1] / "data" / "raw" / choose_trained(tiny_run, None).lineage["cohort"] / "ct"
+    shutil.copy(sorted(folder.glob(f"{split}-*"))[0], bad_and_good / "renamed.nii.gz")
+    scans = f"scans=[{bad_and_good}/good.nii.gz,{bad_and_good}/renamed.nii.gz]"
+    assert score.main(["run=tiny", *places, scans, f"out={tmp_path}/out"]) == 0
+    table = pd.read_csv(tmp_path / "out" / "scores.csv", keep_default_na=False).set_index("scan_id")
+    assert table["learned_in"].to_dict() == {"good": "", "renamed": split}
+    assert (table["p_value"] == "").to_dict() == {"good": False, "renamed": True}
+    assert table.loc["renamed", "flagged"] == "" != table.loc["renamed", "total"]
+    said = capsys.readouterr().out
+    assert f"no p-value: the run learned from these very voxels, in its {split} split" in said
+    assert f"in its {split} split: no p-value holds" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_path, capsys):

@@ -149,7 +149,7 @@ def learn(
         measured_on = {scan.scan_id: same[base_of(scan.scan_id)] for scan in maps["validation"] + maps[PSEUDO]}
     together = pd.concat([table.assign(task=split) for split, table in tables.items()], ignore_index=True)
     every = [scan for split in tables for scan in maps[split]]
-    found = rescore(together, every, healthy, workers, f"{detector.title}: scores", measured_on)
+    found = rescore(together, every, healthy, workers, f"{trained.label}: scores", measured_on)
     rescored = {s: found[found["task"] == s].drop(columns="task").reset_index(drop=True) for s in tables}
     fair = rescored[PSEUDO][rescored[PSEUDO]["lesions"].isin(detector.judged_by)]
     chosen, ranking = choose(rescored["validation"], fair)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.evaluation.judging import Evaluated, Setting, judge
-from anomaly3d.evaluation.learning import Learned, chooses, learn
+from anomaly3d.evaluation.learning import REFERENCE, Learned, chooses, learn
 from anomaly3d.evaluation.options import Options
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.folder import Trained, find_trained
@@ -14,6 +14,7 @@ from anomaly3d.scoring.calibration import calibration_folder
 from anomaly3d.scoring.familiarity import INPUTS, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference, preprocessor_of
 from anomaly3d.scoring.learned_from import keep_seen
+from anomaly3d.scoring.scan_scores import FEWEST
 from anomaly3d.system.progress import is_leader, say
 from anomaly3d.system.workers import Workers
 
@@ -48,7 +49,17 @@ def evaluate_run(run: Path, focus: Trained, prepared: PreparedCohort, options: O
             f"another cohort are judged by it with 'python -m anomaly3d.evaluate run={run.name} dataset=...'"
         )
         return None
-    return judge(setting, learned, options, [])
+    return judge(setting, learned, options, few_subjects(data))
+
+
+def few_subjects(data: HeadCTDataModule) -> list[str]:
+    """What cannot be learned from validation scans of few people, as a sentence."""
+    count = data.split("validation")["subject_id"].nunique()
+    if count >= FEWEST:
+        return []
+    usual = ", and what is usual in maps is one person's" if count == 1 and data.split(REFERENCE).empty else ""
+    people = "1 subject" if count == 1 else f"{count} subjects"
+    return [f"Validation scans are of {people}: to choose a score in place of A(x) takes {FEWEST}{usual}."]
 
 
 def keep(setting: Setting, learned: dict[str, Learned | None], workers: Workers) -> None:

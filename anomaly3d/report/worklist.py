@@ -27,6 +27,7 @@ from anomaly3d.scans.manifest import read_text
 from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.scoring.familiarity import UNLIKE
+from anomaly3d.scoring.learned_from import LEARNED_IN
 from anomaly3d.scoring.new_scans import IN_SCOPE, JUDGED, Scored, ScoringJob
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import say, track
@@ -36,7 +37,17 @@ COLUMNS = {"name": "Cluster", "ml": "ml", "p_value": "p", "peak": "peak, healthy
 PICTURES = "viewer.json"  # beside a scan's maps: what the page shows of it
 VOXELS = 1.5e6  # of a scan in the page, which makes thin slices thicker
 NO_MASKS = {"lesion_mask": "", "mass_effect_mask": ""}  # of new scans nothing true is known
-TEXT = ("scan_id", "verdict", "reasons", "model", "source", IN_SCOPE, UNLIKE, *JUDGED)  # scores.csv: others are scores
+TEXT = (
+    "scan_id",
+    "verdict",
+    "reasons",
+    "model",
+    "source",
+    IN_SCOPE,
+    UNLIKE,
+    LEARNED_IN,
+    *JUDGED,
+)  # scores.csv: others are scores
 
 
 def present_scored(scored: Scored, job: ScoringJob, images: bool) -> None:
@@ -194,6 +205,8 @@ def sentences(row: Mapping[Any, Any]) -> list[str]:
         said = [f"{rated}; a healthy scan scores as high with a chance of {p:.1%} at most (p = {p:.3f})."]
         if row["discovery"] == "True":
             said.append("It also stands out among all scans of its call.")
+    elif row[LEARNED_IN]:
+        said = [f"{rated}; the run learned from these very voxels, in its {row[LEARNED_IN]} split: no p-value holds."]
     else:
         said = [f"{rated}; no threshold is known."]
     if row["reasons"]:

@@ -88,8 +88,13 @@ class Inference:
     data: HeadCTDataModule
     trainer: Mapping[str, Any]
 
-    def run(self, detector: Detector, split: str, out: Path, volumes: bool = False) -> pd.DataFrame:
+    def run(
+        self, detector: Detector, split: str, out: Path, volumes: bool = False, name: str | None = None
+    ) -> pd.DataFrame:
         """The table of scores of a split, also written to ``out/scores.csv``, beside it reconstructions and maps.
+
+        Args:
+            name: what the progress calls the detector; None: its title.
 
         Raises:
             UserError: a scan lacks what the detector reads, or gets no number from it.
@@ -105,7 +110,7 @@ class Inference:
         trainer = make_trainer(
             options,
             logger=False,
-            callbacks=[ScoreWriter(out, volumes)],
+            callbacks=[ScoreWriter(out, name or detector.title, volumes)],
             enable_checkpointing=False,
             inference_mode=not detector.needs_gradients,
             default_root_dir=str(out),
@@ -153,7 +158,7 @@ class Inference:
             return read_scores(out / "scores.csv")
         for earlier in (note, out / RESCORED):
             earlier.unlink(missing_ok=True)
-        table = self.run(trained.load(), split, out, volumes)
+        table = self.run(trained.load(), split, out, volumes, trained.label)
         if is_leader():
             with written_whole(note) as path:
                 path.write_text(json.dumps(key))

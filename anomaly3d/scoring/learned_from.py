@@ -9,6 +9,7 @@ from anomaly3d.scans.manifest import HEALTHY_SPLITS, read_text
 from anomaly3d.scoring.calibration import calibration_folder
 from anomaly3d.system.files import written_whole
 
+LEARNED_IN = "learned_in"  # the column that says so of a scan: as one of which split
 SEEN = "learned_from.csv"  # name, split and digest of voxels; not in exports, which name no scan
 NAMED = 5  # scans that a sentence names
 
@@ -25,6 +26,13 @@ def read_seen(trained: Trained) -> pd.DataFrame:
     """What ``keep_seen`` kept; empty of an exported model."""
     path = calibration_folder(trained.folder.path) / SEEN
     return read_text(path) if path.exists() else pd.DataFrame(columns=["scan_id", "split", "content"], dtype=str)
+
+
+def learned_in(scans: pd.DataFrame, trained: Trained) -> dict[str, str]:
+    """By ``scan_id`` of scans whose very voxels the run learned from, in which split; ``scans`` as for
+    ``refuse_seen``."""
+    same = scans[scans["content"] != ""].merge(read_seen(trained), on="content", suffixes=("", "_seen"))
+    return dict(zip(same["scan_id"], same["split_seen"], strict=True))
 
 
 def refuse_seen(scans: pd.DataFrame, trained: Trained) -> None:

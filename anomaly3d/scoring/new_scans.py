@@ -40,7 +40,7 @@ from anomaly3d.scoring.calibration import (
 from anomaly3d.scoring.clusters import SMALLEST_ML, own_grid_clusters
 from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar
 from anomaly3d.scoring.inference import Inference
-from anomaly3d.scoring.learned_from import refuse_seen
+from anomaly3d.scoring.learned_from import LEARNED_IN, learned_in, refuse_seen
 from anomaly3d.scoring.scan_scores import rescore, score_names
 from anomaly3d.scoring.way_back import Found, own_grid_maps
 from anomaly3d.statistics.conformal import discoveries
@@ -129,15 +129,16 @@ def judge(new: NewScans, trained: Trained, site: str, workers: Workers) -> pd.Da
     """The scores with the columns ``JUDGED``, if a threshold is known.
 
     ``flagged`` holds for one scan; ``discovery`` for the batch: of all discoveries, at most ``FALSE_DISCOVERIES`` are
-    expected to be healthy (Benjamini-Hochberg). Scans that quality control rejects have the score alone: healthy scans
-    like them were not measured.
+    expected to be healthy (Benjamini-Hochberg). Scans that quality control rejects have the score alone, because
+    healthy scans like them were not measured, and so have those that the run learned from.
     """
     known = load_calibration(trained, site)
     if known is None or new.table.empty:
         return new.table
     healthy, calibration = known
     scores = rescore(new.table, new.maps, healthy, workers, "scores")[calibration.score]
-    inside, flags = new.in_scope(), calibration.flags(scores)
+    flags, learned = calibration.flags(scores), learned_in(new.prepared.quality, trained)
+    inside = new.in_scope() & ~new.table["scan_id"].isin(learned)
     p = pd.Series(calibration.p_values(scores.to_numpy(float)), scores.index)
     found = pd.Series(discoveries(p[inside].to_numpy(), FALSE_DISCOVERIES), p.index[inside])
     return new.table.assign(
@@ -168,16 +169,17 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     scores = scores.assign(
         **{UNLIKE: scores["scan_id"].map(unlike_training(new, stage, job)), IN_SCOPE: new.in_scope()}
     )
+    learned = learned_in(new.prepared.quality, job.trained)
     own = score_names(new.table)
     verdicts = new.prepared.quality[["scan_id", "verdict", "reasons"]]
     wanted = ["scan_id", IN_SCOPE, *own, *(c for c in JUDGED if c in scores), UNLIKE]
     table = verdicts.merge(scores[wanted], on="scan_id", how="left").assign(
         model=job.trained.digest()[:12], source=verdicts["scan_id"].map(sources_of(new.images))
     )
-    table[UNLIKE] = table[UNLIKE].fillna("")
+    table[UNLIKE], table[LEARNED_IN] = table[UNLIKE].fillna(""), table["scan_id"].map(learned).fillna("")
     mark_output(out)
     known = load_calibration(job.trained, site)
-    outside = set(new.table.loc[~new.in_scope(), "scan_id"])
+    outside = {*new.table.loc[~new.in_scope(), "scan_id"], *learned}
     for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
         beside = (known[0], known[1].without_clusters()) if known and scan.scan_id in outside else known
         write_maps(scan, new, job, beside)
@@ -253,7 +255,9 @@ def in_words(row: dict) -> str:
         text += f", {row['score_name']} {row['score']:.4f}"
     if not row[IN_SCOPE]:
         return f"rejected: {row['reasons']}; {text}, outside of what the detector was made for"
-    if "p_value" in row:
+    if row[LEARNED_IN]:
+        text += f", no p-value: the run learned from these very voxels, in its {row[LEARNED_IN]} split"
+    elif "p_value" in row:
         text += f", p = {row['p_value']:.3f} among healthy scans" + (", flagged" if row["flagged"] is True else "")
     if row["reasons"]:
         text += f"; quality control {row['reasons']}"

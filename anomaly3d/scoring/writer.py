@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from anomaly3d.data.module import data_of
 from anomaly3d.detectors.base import Findings
-from anomaly3d.phases.base import Predicting
 from anomaly3d.scans.nifti import save_volume
 from anomaly3d.scoring.anomaly_maps import MAPS, RECONSTRUCTION
 from anomaly3d.scoring.familiarity import UNLIKE
@@ -37,20 +36,20 @@ class ScoreWriter(BasePredictionWriter):
 
     Args:
         folder: where ``scores.csv`` goes.
+        name: what the progress calls the detector.
         volumes: also keep ``reconstruction/ID.nii.gz`` and ``maps/NAME/ID.nii.gz``, where the detector has them.
     """
 
-    def __init__(self, folder: Path, volumes: bool = False) -> None:
+    def __init__(self, folder: Path, name: str, volumes: bool = False) -> None:
         super().__init__("batch")
-        self.folder, self.volumes = folder, volumes
+        self.folder, self.name, self.volumes = folder, name, volumes
         self.rows: list[dict[str, Any]] = []
         self.bar: Bar | None = None
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = data_of(trainer)
         self.affines = data.split(data.predicted).set_index("scan_id")["image"]
-        assert isinstance(pl_module, Predicting)
-        self.bar = Bar(f"{pl_module.detector.title}, {data.predicted} scans", len(self.affines))
+        self.bar = Bar(f"{self.name}, {data.predicted} scans", len(self.affines))
 
     def write_on_batch_end(
         self,

@@ -117,12 +117,13 @@ def test_scans_stay_out_where_they_are_not_wanted_and_beyond_the_budget(results,
     ("change", "words"),
     [
         ({"p_value": "", "flagged": ""}, "no threshold is known"),
+        ({"p_value": "", "flagged": "", "learned_in": "train"}, "in its train split: no p-value holds"),
         ({"score_name": "peak", "score": "2.5"}, "peak 2.5; a healthy scan scores as high with a chance of 50.0%"),
         ({"verdict": "rejected", "reasons": "cut", "total": "", "score": ""}, "Quality control sets it aside: cut."),
     ],
 )
 def test_a_scan_in_sentences(results, change, words):
-    row = worklist.read_text(results / "scores.csv").iloc[0].to_dict() | change
+    row = worklist.read_text(results / "scores.csv").iloc[0].to_dict() | {"learned_in": ""} | change
     said = sentences(row)
     assert words in said[0]
     assert len(said) == 1

@@ -35,7 +35,7 @@ def trainer(tmp_path):
 
 def write(trainer, folder, findings):
     """Findings of the batches (a, b) and (c, c), the second filled up with its last scan."""
-    writer = ScoreWriter(folder, volumes=True)
+    writer = ScoreWriter(folder, "toy", volumes=True)
     writer.on_predict_start(trainer, Predicting(SimpleNamespace(title="toy")))
     for number, batch in enumerate((["a", "b"], ["c", "c"])):
         writer.write_on_batch_end(trainer, None, findings, None, {"scan_id": batch}, number, 0)
