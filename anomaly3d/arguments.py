@@ -51,7 +51,7 @@ def completed(command: str, arguments: Sequence[str]) -> list[str]:
     study = value_of(typed, "study")
     typed = [text for text in typed if key_of(text) != "study"]
     if study is not None:
-        typed = [*without(read_study(command, Path(study)), typed), *typed]
+        typed = [*of_detector(without(read_study(command, Path(study)), typed), typed), *typed]
     if known := remembered(command, typed):
         say(f"run {value_of(typed, 'run', 'demo')} goes on with {' '.join(known)}; what is typed wins")
     return [*known, *typed]
@@ -193,6 +193,18 @@ def read_study(command: str, path: Path) -> list[str]:
                 )
             overrides.append(f"{'++' if '.' in name else ''}{name}={as_hydra(placed(name, leaf, path.parent))}")
     return overrides
+
+
+def of_detector(lines: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """The lines of a study without those for phases of other detectors than the one that is trained: a study may be of
+    several."""
+    named = value_of([*lines, *typed], "detector")
+    file = Path(CONF, "detector", f"{named}.yaml")
+    if named is None or not file.exists():
+        return list(lines)
+    own = yaml.safe_load(file.read_text("utf-8"))["phases"]
+    others = {f"phases.{path.stem}" for path in Path(CONF, "phase").glob("*.yaml") if path.stem not in own}
+    return [text for text in lines if ".".join(key_of(text).split(".")[:2]) not in others]
 
 
 def placed(key: str, value: Any, folder: Path) -> Any:

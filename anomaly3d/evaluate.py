@@ -57,6 +57,9 @@ def main(config: DictConfig) -> Done:
         found = evaluate_elsewhere(run, focus, prepared, other.cohort.synthetic, options)
     else:
         prepared = prepared_of(focus, data_dir)
+        manifest = focus.lineage["settings"]["dataset"].get("manifest")
+        if manifest and Path(manifest).exists():
+            prepared.refuse_edited(Path(manifest))
         for control in config.controls:
             fit_control(control, run, focus, prepared, settings)
         found = evaluate_run(run, focus, prepared, options)

@@ -129,6 +129,36 @@ def test_scores_are_distances_of_the_test_scans_in_manifest_order(tiny_run):
     assert list(scores["label"]) == ["0", "0", "1", "1", "1"]
 
 
+def test_a_manifest_that_was_edited_since_is_noticed(tiny_run, places, tmp_path, capsys):
+    """Another label, a mask more, a scan more: what was prepared says otherwise, and nothing is written."""
+    run = tiny_run.parent / "edited"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("evaluation"))
+    file = run / "fanogan" / "finetune" / "lineage.json"
+    lineage = json.loads(file.read_text())
+    raw = tiny_run.parents[1] / "data" / "raw" / lineage["cohort"] / "manifest.csv"
+    manifest = tmp_path / "manifest.csv"
+    lineage["settings"]["dataset"]["manifest"] = str(manifest)
+    file.write_text(json.dumps(lineage))
+    table = pd.read_csv(raw, dtype=str, keep_default_na=False)
+    for column in ("image", "lesion_mask", "mass_effect_mask"):
+        table[column] = [str(raw.parent / p) if p else "" for p in table[column]]
+    normal, ill = (table[(table["split"] == "test") & (table["label"] == label)].index[0] for label in "01")
+    for column, row, value, words in (
+        ("label", normal, "", f"label of {table['scan_id'][normal]} was 0, is empty"),
+        ("age", normal, "17", f"age of {table['scan_id'][normal]} was"),
+        ("lesion_mask", ill, "", f"lesion_mask of {table['scan_id'][ill]} is gone"),
+        ("scan_id", ill, "another", "another is new; "),
+    ):
+        changed = table.copy()
+        changed.loc[row, column] = value
+        changed.to_csv(manifest, index=False)
+        assert evaluate.main(["run=edited", *places]) == 2
+        refused(capsys, "was edited after its scans were prepared", words, "anomaly3d.prepare dataset=manifest")
+    assert not (run / "evaluation").exists()
+    table.to_csv(manifest, index=False)
+    assert evaluate.main(["run=edited", *places, "controls=[]", "images=0", "logger=none"]) == 0
+
+
 def test_scans_that_moved_between_splits_are_noticed(tiny_run, places, capsys):
     lineage = json.loads((tiny_run / "fanogan" / "finetune" / "lineage.json").read_text())
     manifest = tiny_run.parents[1] / "data" / lineage["cohort"] / lineage["prepared"] / "manifest.csv"

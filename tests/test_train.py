@@ -169,6 +169,9 @@ def test_a_study_is_one_file(tiny_run, places, tmp_path, capsys):
     assert train.main([*again, "++phase.steps=6"]) == 0
     config = yaml.safe_load((tmp_path / "runs/typed/fanogan/encoder/config.yaml").read_text())
     assert config["phase"]["steps"] == 6, "typed for all phases, over the study's line for this one"
+    assert train.main([f"study={study}", "detector=pca"]) == 0, "it has no phase encoder, and the study is of both"
+    assert train.main([f"study={study}", "detector=pca", "++phases.encoder.steps=2"]) == 2
+    refused(capsys, "phases.encoder.steps", "pca")
     study.write_text(text + "\nphases.gam.steps: 2")
     assert train.main([f"study={study}"]) == 2
     refused(capsys, "phases.gam.steps", "gan, encoder, finetune")

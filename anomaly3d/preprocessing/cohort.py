@@ -18,13 +18,15 @@ from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.preprocessing.outcome import Outcome, Sources, finished, prepared_file
 from anomaly3d.preprocessing.scan import lost_scan, prepare_scan
-from anomaly3d.scans.manifest import OVERRULED, PATHS, SPLITS, read_manifest, read_text, write_manifest
+from anomaly3d.scans.manifest import MASKS, OVERRULED, PATHS, SPLITS, read_manifest, read_text, write_manifest
 from anomaly3d.system.files import mark_output, remove_leftovers, written_whole
 from anomaly3d.system.progress import say
 from anomaly3d.system.workers import Workers, run_parallel
 
 LONGEST = 900.0  # seconds for one scan
 DESCRIPTION = ["scan_id", "subject_id", "cohort", "split", "label", "group", "lesions", "quality"]  # in quality.csv too
+ABOUT = ["site", "age", "sex"]  # in manifest.csv alone
+NAMED = 3  # differences that a sentence names
 TEXT = [*DESCRIPTION, "verdict", "reasons", "read_as", "content"]  # the other columns of quality.csv are numbers
 
 
@@ -71,6 +73,36 @@ class PreparedCohort:
     def with_verdict(self, name: str) -> pd.DataFrame:
         """The rows of ``quality`` with this verdict."""
         return self.quality[self.quality["verdict"] == name]
+
+    def refuse_edited(self, manifest: Path) -> None:
+        """Refuse to go on with what a manifest said before it was edited.
+
+        Raises:
+            UserError: it now lists other scans, or says other things of one of them.
+        """
+        now, then = read_manifest(manifest).set_index("scan_id"), self.quality.set_index("scan_id")
+        kept = self.table.set_index("scan_id")
+        differs = [f"{n} is new" for n in now.index.difference(then.index, sort=False)]
+        differs += [f"{n} is gone" for n in then.index.difference(now.index, sort=False)]
+        for before, columns in ((then, DESCRIPTION[1:]), (kept, ABOUT)):
+            same = before.index.intersection(now.index, sort=False)
+            for column in columns:
+                pairs = zip(same, before.loc[same, column], now.loc[same, column], strict=True)
+                differs += [f"{column} of {n} was {b or 'empty'}, is {a or 'empty'}" for n, b, a in pairs if a != b]
+        same = kept.index.intersection(now.index, sort=False)
+        differs += [
+            f"{mask} of {n} is {'new' if now.loc[n, mask] else 'gone'}"
+            for mask in MASKS
+            for n in same
+            if bool(kept.loc[n, mask]) != bool(now.loc[n, mask])
+        ]
+        if differs:
+            more = f" and {len(differs) - NAMED} more" if len(differs) > NAMED else ""
+            raise UserError(
+                f"{manifest} was edited after its scans were prepared ({'; '.join(differs[:NAMED])}{more}): run "
+                f"'python -m anomaly3d.prepare dataset=manifest dataset.manifest={manifest}' with the run's "
+                "preprocessing, which does again only what is needed"
+            )
 
 
 def judge_again(
