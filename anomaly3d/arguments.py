@@ -136,7 +136,13 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """A sentence with the nearest of the keys that there are."""
+    """A sentence with the other choices of the key's group that have it, else with the nearest of the keys that there
+    are."""
+    group, _, rest = key.partition(".")
+    files = sorted(Path(CONF, group).glob("*.yaml")) if rest and is_name(group) else []
+    having = [f"{group}={file.stem}" for file in files if rest in yaml.safe_load(file.read_text("utf-8"))]
+    if having:
+        return f"unknown key {key}: it belongs to {', '.join(having)}; choose one of them beside it"
     near = difflib.get_close_matches(key, list(known), 1, 0.5)
     return f"unknown key {key}" + (f": did you mean {near[0]}?" if near else "")
 

@@ -43,6 +43,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(places, capsys, ke
     refused(capsys, key.strip("+").split("=")[0], f"did you mean {near}?")
 
 
+def test_a_key_of_another_choice_of_its_group_names_that(places, capsys):
+    assert train.main(["dataset.root=scans", "+phase=gan", *places]) == 2
+    refused(capsys, "unknown key dataset.root: it belongs to dataset=bids, dataset=center_tbi,", "dataset=folder,")
+
+
 def test_an_unknown_key_is_refused_before_any_of_the_phases(places, capsys):
     assert train.main(["run=wrong", *places, *TINY, "trainer.fast_dev_run=true", "++phase.stps=4"]) == 2
     refused(capsys, "did you mean phase.steps?")
@@ -236,6 +241,16 @@ def test_a_name_that_the_encoding_of_standard_output_lacks_ends_nothing(tmp_path
         assert done.returncode == 2
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_reader_of_the_output_that_has_read_enough_gets_no_traceback():
+    """``| head -1``: the pipe is closed before the help is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "anomaly3d.prepare", "--help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_letters_that_the_encoding_of_file_names_reads_otherwise_are_refused(monkeypatch, capsys):

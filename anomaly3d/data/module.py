@@ -102,9 +102,11 @@ class HeadCTDataModule(L.LightningDataModule):
         """
         for name in splits:
             if self.split(name).empty:
+                found = ", ".join(f"{n} in {s}" for s, n in self.prepared.table["split"].value_counts().items())
                 raise UserError(
-                    f"no accepted scan in the {name} split of {self.prepared.folder}: see quality.csv there, and the "
-                    "column 'split' of the manifest; of a folder of healthy scans say dataset.label=0"
+                    f"no accepted scan in the {name} split of {self.prepared.folder} ({found or 'none in any'}): see "
+                    "quality.csv there, and the column 'split' of the manifest; of a folder of healthy scans say "
+                    "dataset.label=0, which draws splits by name and takes some 30 people to fill them all"
                 )
 
     def volumes(self, split: str, kind: str = "image") -> Tensor:

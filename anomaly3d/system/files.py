@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from anomaly3d.errors import UserError
@@ -77,19 +77,30 @@ def written_whole(path: Path) -> Iterator[Path]:
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold a lock for as long as the block runs; it goes with the process, however that ends.
 
+    Where the block fails and has made nothing else, neither the lock's file nor folders made for it stay.
+
     Raises:
         UserError: another process holds it.
     """
     if fcntl is None:
         yield
         return
+    new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"another process is at work on {what}: wait until it ends, or stop it") from error
-        yield
+        try:
+            yield
+        except BaseException:
+            if new:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # one that holds something
+                    for folder in new:
+                        folder.rmdir()
+            raise
 
 
 def remove_leftovers(folder: Path) -> None:
