@@ -130,6 +130,11 @@ def test_the_same_voxels_under_two_names_are_refused_before_anything_is_learned(
         assert command.main([*arguments, *(["+phase=gan"] if command is train else [])]) == 2
         refused(capsys, "the same voxels are there under several names: a (train) = b (test)")
     assert len(pd.read_csv(next(tmp_path.glob("data/*/*/quality.csv")))) == 2
+    (tmp_path / "manifest.csv").write_text(rows.replace("b.nii,", "a.nii.gz,"))  # seen before any work
+    elsewhere = [f"data_dir={tmp_path}/none" if text.startswith("data_dir") else text for text in arguments]
+    assert prepare.main(elsewhere) == 2
+    refused(capsys, f"names {tmp_path}/a.nii.gz in several rows (a, b)")
+    assert not (tmp_path / "none").exists()
     (tmp_path / "manifest.csv").write_text(rows.replace(",0,", ",,").replace("train", "test"))
     assert prepare.main(arguments) == 0  # where nothing is known, nothing leaks
 
@@ -139,7 +144,8 @@ def test_a_mask_that_does_not_lie_on_its_scan_is_that_scans_verdict(tiny_run, tm
     lesion = phantom.parents[1] / "lesion" / phantom.name
     nib.save(nib.Nifti1Image(np.asarray(nib.load(lesion).dataobj), np.eye(4)), tmp_path / "identity.nii.gz")
     rows = ["scan_id,subject_id,image,label,split,lesion_mask,brain_mask"]
-    rows += [f"a,p1,{phantom},1,test,identity.nii.gz,", f"b,p1,{phantom},1,test,,identity.nii.gz"]
+    shutil.copy(phantom, tmp_path / "b.nii.gz")
+    rows += [f"a,p1,{phantom},1,test,identity.nii.gz,", "b,p1,b.nii.gz,1,test,,identity.nii.gz"]
     (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
     arguments = ["dataset=manifest", f"dataset.manifest={tmp_path}/manifest.csv", f"data_dir={tmp_path}/data"]
     assert prepare.main([*arguments, "preprocessing.registration_enough=0", "workers=1"]) == 3
