@@ -64,7 +64,8 @@ def test_the_runs_own_test_scans_from_elsewhere_get_the_same_numbers(few, rows, 
     test["scan_id"] = test["scan_id"].replace(first, trained)  # the same name in another hospital
     (tmp_path / "bad.nii").write_text("hello")
     bad = test.iloc[[0]].assign(scan_id="bad", subject_id="bad", image=str(tmp_path / "bad.nii"), twin="")
-    assert evaluate.main(asked(few, pd.concat([test, bad, rows[rows["split"] == "validation"]]))) == 3
+    every = pd.concat([test, bad, rows[rows["split"] == "validation"]])
+    assert evaluate.main(asked(few, every, "voxel_false_alarm_ml=5")) == 3
     assert {path: path.read_bytes() for path in before} == before
     place = place_of(few)
     found = read_scores(place / "fanogan" / "rescored.csv").set_index("scan_id").rename(index={trained: first})
@@ -84,6 +85,7 @@ def test_the_runs_own_test_scans_from_elsewhere_get_the_same_numbers(few, rows, 
     for words in ("1 calibration scans of the run's own cohort", f"1 scans are called like scans {'that'}", trained):
         assert words in notes
     assert "2 of the split validation" in notes
+    assert "Voxel thresholds leave 10 ml of a healthy brain, as in the run's own evaluation, not 5" in notes
     page = (place / "report.html").read_text()
     assert "few on hospital-" in page
     assert "of the run&#39;s own cohort" in page

@@ -229,6 +229,19 @@ def test_a_checkpoint_is_not_kept_for_being_the_worst(tiny_run, places, capsys):
     refused(capsys, "phase.mode=min", "mode max")
 
 
+def test_the_number_of_a_run_is_that_of_the_state_it_keeps(tiny_run, places):
+    """Not of its last validation, which at this rate is a worse one."""
+    arguments = ["+phase=encoder", "run=kept", f"parent={tiny_run}/fanogan/gan", *places, *TINY, "logger=none"]
+    sizes = ["++phase.steps=8", "++phase.steps_per_epoch=1", "++phase.module.optimizer.lr=0.02"]
+    assert train.main([*arguments, *sizes]) == 0
+    folder = tiny_run.parent / "kept" / "fanogan" / "encoder"
+    losses = pd.read_csv(folder / "training.csv")["val_loss"]
+    assert losses.iloc[-1] > losses.min() * 1.01
+    assert json.loads((folder / "lineage.json").read_text())["numbers"]["encoder/val_loss"] == pytest.approx(
+        losses.min()
+    )
+
+
 def test_phases_and_detectors_that_do_not_belong_together_are_refused(places, capsys):
     assert train.main(["+phase=fit", "run=wrong", *places]) == 2
     refused(capsys, "fanogan", "gan, encoder, finetune")

@@ -57,7 +57,8 @@ def evaluate_elsewhere(
         if known := kept.get(trained.label):
             known = known.named(options.score if trained is focus else None)
             learned[trained.label] = at_home(trained, known, setting, options)
-    return judge(setting, learned, options, [*notes, source_of(learned[focus.label], cohort)])
+    known = learned[focus.label]
+    return judge(setting, learned, options, [*notes, source_of(known, cohort), *voxels_kept(known, options)])
 
 
 def at_home(trained: Trained, known: Learned, setting: Setting, options: Options) -> Learned:
@@ -72,6 +73,17 @@ def at_home(trained: Trained, known: Learned, setting: Setting, options: Options
     scans = table, maps_of(setting.data.split("calibration"), out), known.healthy
     healthy, made = calibrate_anew(setting.place.name, known.scores, *scans, rate, voxel_ml, options.workers)
     return replace(known, healthy=healthy, calibrations=made)
+
+
+def voxels_kept(learned: Learned, options: Options) -> list[str]:
+    """That voxel thresholds are of another healthy volume than the one asked for, as a sentence."""
+    locked, asked = learned.locked, options.voxel_false_alarm_ml
+    if locked is None or locked.voxel_ml == asked:
+        return []
+    return [
+        f"Voxel thresholds leave {locked.voxel_ml:g} ml of a healthy brain, as in the run's own evaluation, not "
+        f"{asked:g}: that takes calibration scans of this cohort."
+    ]
 
 
 def told_of_splits(prepared: PreparedCohort) -> list[str]:

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.system.files import written_whole
@@ -101,5 +102,12 @@ class Familiar:
 
     @classmethod
     def load(cls, path: Path) -> "Familiar":
-        """Read what ``save`` wrote; nothing is known where there is no file."""
-        return cls(json.loads(path.read_text()) if path.exists() else {})
+        """Read what ``save`` wrote; nothing is known where there is no file.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            return cls(json.loads(path.read_text()) if path.exists() else {})
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: run 'python -m anomaly3d.evaluate' again") from error

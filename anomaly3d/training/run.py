@@ -78,14 +78,21 @@ def train_alone(job: Job) -> float | None:
                 chosen = (best and best.best_model_path) or job.folder.last_checkpoint  # it holds averages, if any
                 phase.load_state_dict(read_weights(Path(chosen), RESUMED)["state_dict"])
             phase.detector.save(job.folder.model)
-            job.folder.write({**record.lineage, "finished": True, "numbers": last.metrics})
+            job.folder.write({**record.lineage, "finished": True, "numbers": numbers_of(last, best)})
             log_model(logger, job.folder, start.parent, may_log(logger, "models", job.synthetic))
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from stop
     finally:
         close_logger(logger)
     tell_next(job)
-    return optimised(job, last.metrics)
+    return optimised(job, numbers_of(last, best))
+
+
+def numbers_of(last: KeepLast, best: ModelCheckpoint | None) -> dict[str, float]:
+    """The numbers last logged, but the monitored one of the state that is kept."""
+    if best is None or best.monitor is None or best.best_model_score is None:
+        return last.metrics
+    return {**last.metrics, best.monitor: float(best.best_model_score)}
 
 
 def build_phase(job: Job, parent: Path | None) -> Phase:
@@ -181,7 +188,7 @@ def optimised(job: Job, numbers: Mapping[str, float]) -> float | None:
     None where ``optimized_metric`` is another phase's.
 
     Args:
-        numbers: those last logged.
+        numbers: of ``numbers_of``.
 
     Raises:
         UserError: there is no such number.

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from anomaly3d.errors import UserError
 from anomaly3d.scoring.familiarity import Familiar, input_statistics
 
 
@@ -45,4 +46,11 @@ def test_what_lies_beyond_the_training_scans_is_said_in_units(ncct, tmp_path):
 def test_of_few_training_scans_nothing_is_known(ncct, tmp_path):
     few = pd.DataFrame({"scan_id": range(4), "noise_hu": [1.0, 2.0, 3.0, 4.0]})
     assert Familiar.measure(few).unlike(pd.Series({"noise_hu": 99.0}), ncct) == ""
+    assert Familiar.load(tmp_path / "none.json").ranges == {}
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "inputs.json").write_text('{"rim": [0.1')
+    with pytest.raises(UserError, match=r"inputs\.json is damaged: run .python -m anomaly3d\.evaluate. again"):
+        Familiar.load(tmp_path / "inputs.json")
     assert Familiar.load(tmp_path / "none.json").ranges == {}
