@@ -180,8 +180,8 @@ class Study:
             names = ", ".join(table["scan_id"].head(5))
             raise UserError(f"accept: no scan is called {unknown[0]}; scans are called {names}")
         judged = table[(table["split"] != "test") | (table["label"] != "")]
-        if not (twice := judged[judged.duplicated("image", keep=False)].sort_values("image", kind="stable")).empty:
-            first = twice[twice["image"] == twice["image"].iloc[0]]
+        if not (repeated := judged[judged.duplicated("image", keep=False)].sort_values("image", kind="stable")).empty:
+            first = repeated[repeated["image"] == repeated["image"].iloc[0]]
             raise UserError(
                 f"manifest {manifest} names {first['image'].iloc[0]} in several rows ({', '.join(first['scan_id'])}): "
                 "keep one row of each scan"
