@@ -57,7 +57,13 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Done]], Callab
 
     def decorate(task: Callable[[DictConfig], Done]) -> Callable[..., int]:
         def main(argv: list[str] | None = None) -> int:
-            return Command(config_name, task).run(argv)
+            try:
+                code = Command(config_name, task).run(argv)
+                sys.stdout.flush()
+            except BrokenPipeError:  # whoever read the output, "| head" say, has read enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where what is left is flushed to
+                return 141  # what shells say of it
+            return code
 
         main.__doc__ = task.__doc__
         return main
@@ -125,9 +131,6 @@ class Command:
             hydra.main(version_base="1.3", config_path=CONF, config_name=self.config_name)(self.job)()
         except (UserError, HydraException, OmegaConfBaseException) as error:
             return refuse(error, self.config_name)
-        except BrokenPipeError:  # whoever read the output, "| head" say, has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be flushed
-            return 141  # what shells say of it
         except SystemExit as stop:
             if self.failure:
                 return short_of(self.failure, self.config_name)

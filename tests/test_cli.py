@@ -243,12 +243,14 @@ def test_a_name_that_the_encoding_of_standard_output_lacks_ends_nothing(tmp_path
         assert "Traceback" not in done.stderr
 
 
-def test_a_reader_of_the_output_that_has_read_enough_gets_no_traceback():
-    """``| head -1``: the pipe is closed before the help is written."""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_of_the_output_that_has_read_enough_gets_no_traceback(unbuffered):
+    """``| head -1``: the pipe is closed before the help is written, line by line or at the end."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "anomaly3d.prepare", "--help"]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=env)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
 
