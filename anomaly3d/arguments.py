@@ -201,12 +201,17 @@ def read_study(command: str, path: Path) -> list[str]:
     return overrides
 
 
+def usual_detector() -> str:
+    """Which is trained where none is named."""
+    defaults = yaml.safe_load(Path(CONF, "train.yaml").read_text("utf-8"))["defaults"]
+    return str(next(entry["detector"] for entry in defaults if "detector" in entry))
+
+
 def of_detector(lines: Sequence[str], typed: Sequence[str]) -> list[str]:
     """The lines of a study without those for phases of other detectors than the one that is trained: a study may be of
     several."""
-    named = value_of([*lines, *typed], "detector")
-    file = Path(CONF, "detector", f"{named}.yaml")
-    if named is None or not file.exists():
+    file = Path(CONF, "detector", f"{value_of([*lines, *typed], 'detector', usual_detector())}.yaml")
+    if not file.exists():
         return list(lines)
     own = yaml.safe_load(file.read_text("utf-8"))["phases"]
     others = {f"phases.{path.stem}" for path in Path(CONF, "phase").glob("*.yaml") if path.stem not in own}
@@ -245,8 +250,7 @@ def remembered(command: str, typed: Sequence[str]) -> list[str]:
     if command != "train":
         words = next(iter(trained.values()), [])
         return without([text for text in words if key_of(text) in KEPT], typed)
-    defaults = yaml.safe_load(Path(CONF, "train.yaml").read_text("utf-8"))["defaults"]
-    usual = next(entry["detector"] for entry in defaults if "detector" in entry)
+    usual = usual_detector()
     asked, phase = value_of(typed, "detector"), value_of(typed, "phase")
     wanted = asked or (usual if usual in {path.parts[-3] for path in files} else None)
     order = sorted(trained, key=lambda path: (path.parts[-3] != wanted, path.parts[-2] != phase))  # else the latest

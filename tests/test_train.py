@@ -172,6 +172,8 @@ def test_a_study_is_one_file(tiny_run, places, tmp_path, capsys):
     assert train.main([f"study={study}", "detector=pca"]) == 0, "it has no phase encoder, and the study is of both"
     assert train.main([f"study={study}", "detector=pca", "++phases.encoder.steps=2"]) == 2
     refused(capsys, "phases.encoder.steps", "pca")
+    study.write_text(text + "\nphases.fit.steps: 2")
+    assert train.main([f"study={study}", "+phase=gan", "++phase.batch=3"]) == 0, "phases.fit is of other detectors"
     study.write_text(text + "\nphases.gam.steps: 2")
     assert train.main([f"study={study}"]) == 2
     refused(capsys, "phases.gam.steps", "gan, encoder, finetune")
