@@ -187,7 +187,7 @@ def choose_cases(found: Evaluated) -> list[Case]:
 def case_of(row: Mapping[Any, Any], score: str, name: str, files: ScanMaps, lesion: str) -> Case:
     """A scan of the table as a case; ``name`` says why it is shown."""
     what = f"{row['lesions'].replace(';', ', ')}\n" if row["lesions"] else ""
-    title = f"{what}{name}\n{words_of(score)} {row[score]:.3g}"
+    title = f"{what}{name}\n{words_of(score)} {row[score]:#.3g}"
     shown = voxels(files.image), voxels(files.reconstruction), voxels(lesion) if lesion else None
     return Case(title, *shown, spacing_of(files.image))
 

@@ -16,7 +16,7 @@ def test_cases_are_ranked_scans_and_without_any_those_there_are(tiny_run, places
     data = HeadCTDataModule(prepared_of(focus, Path(places[0].split("=")[1])), 1)
     data.setup()
     out = tiny_run / "evaluation" / "fanogan"
-    table = read_scores(out / "scores.csv").sort_values("label").assign(lesions="", total=[1.0, 2, 3, 4, 5])
+    table = read_scores(out / "scores.csv").sort_values("label").assign(lesions="", total=[5.393e-4, 2, 3, 4, 5])
     faulty = table.assign(group=["low_quality", *table["group"][1:]])
 
     def titles(table):
@@ -25,14 +25,14 @@ def test_cases_are_ranked_scans_and_without_any_those_there_are(tiny_run, places
         cases = choose_cases(Evaluated(setting, out, table, [], learned, {}, {}))
         return [case.title.replace("\nA(x)", "") for case in cases]
 
-    ill = ["highest: found first 3.000", "highest: found first 4.000", "highest: found first 5.000"]
+    ill = ["highest: found first 3.00", "highest: found first 4.00", "highest: found first 5.00"]
     assert titles(faulty) == [
-        "no findings, highest 2.000",
+        "no findings, highest 2.00",
         ill[0].replace("highest: found", "lowest: missed"),
         *ill[1:],
     ]
     unlabelled = [
-        f"unlabelled, {which} {score}.000"
-        for which, score in zip(["lowest"] * 2 + ["highest"] * 2, (1, 2, 4, 5), strict=True)
+        f"unlabelled, {which} {score}"
+        for which, score in zip(["lowest"] * 2 + ["highest"] * 2, ("0.000539", "2.00", "4.00", "5.00"), strict=True)
     ]
     assert titles(table.assign(label="")) == unlabelled
