@@ -140,7 +140,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     are."""
     group, _, rest = key.partition(".")
     files = sorted(Path(CONF, group).glob("*.yaml")) if rest and is_name(group) else []
-    having = [f"{group}={file.stem}" for file in files if rest in yaml.safe_load(file.read_text("utf-8"))]
+    having = [f"{group}={file.stem}" for file in files if rest in (yaml.safe_load(file.read_text("utf-8")) or {})]
     if having:
         return f"unknown key {key}: it belongs to {', '.join(having)}; choose one of them beside it"
     near = difflib.get_close_matches(key, list(known), 1, 0.5)

@@ -80,7 +80,7 @@ class PreparedCohort:
         Raises:
             UserError: it now lists other scans, or says other things of one of them.
         """
-        now, then = read_manifest(manifest).set_index("scan_id"), self.quality.set_index("scan_id")
+        now, then = read_manifest(manifest, files=False).set_index("scan_id"), self.quality.set_index("scan_id")
         kept = self.table.set_index("scan_id")
         differs = [f"{n} is new" for n in now.index.difference(then.index, sort=False)]
         differs += [f"{n} is gone" for n in then.index.difference(now.index, sort=False)]

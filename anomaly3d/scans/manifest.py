@@ -92,12 +92,15 @@ def read_text(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def read_manifest(path: Path) -> pd.DataFrame:
+def read_manifest(path: Path, files: bool = True) -> pd.DataFrame:
     """Read and check a manifest.
 
     Every value is text; empty means unknown. ``label`` is ``0`` (normal), ``1`` (abnormal) or empty; ``split`` one of
     ``SPLITS``; ``lesions`` of ``LESIONS``, joined by ``;``; ``age`` in years; ``sex`` ``F`` or ``M``; ``quality``
     ``OVERRULED`` or empty. Paths come back absolute.
+
+    Args:
+        files: they must be there; not for one whose scans are prepared already, and may be archived.
 
     Raises:
         UserError: lists every problem with its row number (the header is row 1).
@@ -123,7 +126,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         if column not in table.columns:
             table[column] = ""
     table = tidy(table, path.parent)
-    problems = find_problems(table)
+    problems = find_problems(table, files)
     if problems:
         raise UserError(f"manifest {path}: " + "; ".join(problems))
     return table.reset_index(drop=True)
@@ -222,8 +225,9 @@ def located(text: str, folder: Path) -> Path:
         return folder / text
 
 
-def find_problems(table: pd.DataFrame) -> list[str]:
-    """Everything wrong with a manifest's rows, each with its row number and remedy."""
+def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
+    """Everything wrong with a manifest's rows, each with its row number and remedy; ``files`` as for
+    ``read_manifest``."""
     problems = []
 
     def rows(where: pd.Series) -> str:
@@ -279,7 +283,7 @@ def find_problems(table: pd.DataFrame) -> list[str]:
     if other.any():
         group = table.loc[other, "group"].iloc[0]
         problems.append(f"row {rows(other)}: scans of the group {group} belong to the test split only")
-    for column in PATHS:
+    for column in PATHS if files else ():
         gone = pd.Series([bool(p) and not os.path.exists(p) for p in table[column]], index=table.index)
         if gone.any():
             first = Path(table.loc[gone, column].iloc[0]).name
