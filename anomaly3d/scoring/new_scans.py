@@ -1,6 +1,6 @@
 """New scans through a trained detector: scores, p-values, maps on the scan's own grid; a site's own threshold."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,20 +125,19 @@ def with_brain(prepared: PreparedCohort) -> PreparedCohort:
     return replace(prepared, table=prepared.table.loc[kept].reset_index(drop=True))
 
 
-def judge(new: NewScans, trained: Trained, site: str, workers: Workers) -> pd.DataFrame:
+def judge(new: NewScans, trained: Trained, site: str, workers: Workers, learned: Collection[str]) -> pd.DataFrame:
     """The scores with the columns ``JUDGED``, if a threshold is known.
 
     ``flagged`` holds for one scan; ``discovery`` for the batch: of all discoveries, at most ``FALSE_DISCOVERIES`` are
     expected to be healthy (Benjamini-Hochberg). Scans that quality control rejects have the score alone, because
-    healthy scans like them were not measured, and so have those that the run learned from.
+    healthy scans like them were not measured, and so have those that the run ``learned`` from.
     """
     known = load_calibration(trained, site)
     if known is None or new.table.empty:
         return new.table
     healthy, calibration = known
     scores = rescore(new.table, new.maps, healthy, workers, "scores")[calibration.score]
-    flags, learned = calibration.flags(scores), learned_in(new.prepared.quality, trained)
-    inside = new.in_scope() & ~new.table["scan_id"].isin(learned)
+    inside, flags = new.in_scope() & ~new.table["scan_id"].isin(learned), calibration.flags(scores)
     p = pd.Series(calibration.p_values(scores.to_numpy(float)), scores.index)
     found = pd.Series(discoveries(p[inside].to_numpy(), FALSE_DISCOVERIES), p.index[inside])
     return new.table.assign(
@@ -165,11 +164,11 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     stage = job.trained.folder.path
     load_calibration(job.trained, site)  # a mistake comes before any work
     new, out = score_new(job), job.out
-    scores = judge(new, job.trained, site, job.study.workers)
+    learned = learned_in(new.prepared.quality, job.trained)
+    scores = judge(new, job.trained, site, job.study.workers, learned)
     scores = scores.assign(
         **{UNLIKE: scores["scan_id"].map(unlike_training(new, stage, job)), IN_SCOPE: new.in_scope()}
     )
-    learned = learned_in(new.prepared.quality, job.trained)
     own = score_names(new.table)
     verdicts = new.prepared.quality[["scan_id", "verdict", "reasons"]]
     wanted = ["scan_id", IN_SCOPE, *own, *(c for c in JUDGED if c in scores), UNLIKE]

@@ -5,6 +5,7 @@ the methods of a column.
 """
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,10 +17,10 @@ from anomaly3d.report.figures import LINES, draw_roc, new_axes
 from anomaly3d.statistics.auc import compare_auc, holm
 from experiments.comparison.judge import HERE, KEPT, SCANS
 from experiments.comparison.methods import METHODS
-from experiments.scores.measure import fill, markdown
+from experiments.scores.measure import VOLUMES, fill, markdown
 
 SITES = ("A", "B")
-BANDS = ((0, 2), (2, 10), (10, 50), (50, np.inf))  # ml
+BANDS = tuple(pairwise(VOLUMES))
 OF = {"fanogan_phase2": ("fanogan", ("gan", "encoder"))}  # whose cost it has
 
 
@@ -112,6 +113,13 @@ def shown(estimate: dict[str, Any] | None) -> str:
     return as_text(estimate) if estimate else ""
 
 
+def p_of(value: float | None) -> str:
+    """A p-value for a table."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
 def main() -> None:
     """Write all of it."""
     found = read()
@@ -130,7 +138,7 @@ def main() -> None:
             f"`{row['chosen']}`",
             shown(row["auc_b"]),
             f"{row['healthy_b_above_a']['value']:.2f}",
-            *(f"{row[k]:.3f}" if k in row else "" for k in ("p_vs_best_control", "p_vs_fanogan")),
+            *(p_of(row.get(k)) for k in ("p_vs_best_control", "p_vs_fanogan")),
         ]
         for name, row in rows.items()
     ]
