@@ -23,7 +23,7 @@ install: $(VENV)/installed  ## make .venv from locks/, every file checked by its
 
 demo: install    ## phantom cohort, three phases, evaluation, two reports (15 to 35 minutes on two CPU cores)
 	$(RUN) anomaly3d.prepare
-	$(RUN) anomaly3d.train
+	$(RUN) anomaly3d.train +experiment=demo
 	$(RUN) anomaly3d.evaluate
 	cohort=$$(ls -td data/raw/phantom-????????/ct | head -n 1); \
 	$(RUN) anomaly3d.score run=demo "scans=[$$(ls $$cohort/normal-000[0-3].nii.gz $$cohort/*ural-000[0-3].nii.gz | paste -sd, -)]"

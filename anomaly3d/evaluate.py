@@ -47,6 +47,7 @@ def main(config: DictConfig) -> Done:
         config.voxel_false_alarm_ml,
         settings["trainer"],
         workers,
+        config.by_age,
         config.memory_gb,
     )
     code = 0

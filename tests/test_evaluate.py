@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from anomaly3d import calibrate, compare, evaluate, score, train
+from anomaly3d.scoring.anomaly_maps import Healthy
+from anomaly3d.scoring.calibration import OWN, healthy_file
 from anomaly3d.scoring.writer import read_scores
 from tests.conftest import TINY, refused
 
@@ -91,7 +93,12 @@ def test_a_second_evaluation_runs_no_network(tiny_run, places, capsys):
     before = (tiny_run / "evaluation" / "metrics.json").read_text()
     maps = {p: p.stat().st_mtime_ns for p in (tiny_run / "evaluation").rglob("reconstruction/*")}
     assert len(maps) >= 14
-    assert evaluate.main(["run=tiny", *places, "score=masked", "false_positive_rate=0.5"]) == 0
+    usual = healthy_file(tiny_run / "fanogan" / "finetune", OWN)
+    ages = read_scores(tiny_run / "evaluation" / "fanogan" / "validation" / "scores.csv")["age"].astype(float)
+    known, years = Healthy.load(usual).ageing["residual"][:2]
+    assert (known, years) == (len(ages), pytest.approx(ages.sum()))
+    assert evaluate.main(["run=tiny", *places, "score=masked", "false_positive_rate=0.5", "by_age=false"]) == 0
+    assert Healthy.load(usual).ageing is None
     assert maps == {p: p.stat().st_mtime_ns for p in maps}
     stored = json.loads((tiny_run / "fanogan" / "finetune" / "calibration" / "own.json").read_text())
     assert stored["score"] == "masked"

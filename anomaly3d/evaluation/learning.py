@@ -142,7 +142,7 @@ def learn(
         return None
     maps = {split: maps_of(data.split(split), folder_of(out, split)) for split in splits}
     reference = REFERENCE if REFERENCE in tables else "validation"
-    healthy = Healthy.measure(maps[reference], tables[reference], detector.parts)
+    healthy = Healthy.measure(maps[reference], tables[reference], detector.parts, options.by_age)
     measured_on = {}
     if reference == "validation":
         same = of_one_subject(data.split("validation"), maps["validation"])

@@ -64,9 +64,10 @@ def locate_scan(
 
     Without masks the scan is a healthy one and a row has ``false_parts``, which takes thresholds.
     """
-    raw, brain = scan.read()
+    raw = scan.read()
+    brain = raw.brain
     rows: list[dict[str, Any]] = []
-    for name, signed in anomaly_maps(raw, brain, healthy).items():
+    for name, signed in anomaly_maps(raw, healthy).items():
         anomaly, row = np.abs(signed), {"scan_id": scan.scan_id, "map": name}
         if not masks and thresholds:
             rows.append({**row, "mask": "", "false_parts": false_parts(anomaly, brain, thresholds[name])})

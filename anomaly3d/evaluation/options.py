@@ -18,6 +18,7 @@ class Options:
     voxel_false_alarm_ml: float
     trainer: Mapping[str, Any]
     workers: Workers
+    by_age: bool = True
     memory_gb: float | None = None
 
     def __post_init__(self) -> None:

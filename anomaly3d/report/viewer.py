@@ -69,7 +69,7 @@ class Shown:
         reconstruction = voxels(self.files.reconstruction) if self.files.reconstruction else image
         if self.healthy is None:
             return image, reconstruction, np.zeros_like(image)
-        return image, reconstruction, next(iter(standardised_maps(*self.files.read(), self.healthy).values()))
+        return image, reconstruction, next(iter(standardised_maps(self.files.read(), self.healthy).values()))
 
     def mask(self, column: str) -> np.ndarray:
         """True where the mask of a column is; a single False where the scan has none."""

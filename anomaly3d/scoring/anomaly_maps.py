@@ -26,6 +26,17 @@ SMOOTHING = 1.0  # voxels, sigma
 POOLED = 1.5  # voxels, sigma, over which healthy mean and spread are pooled
 USUAL = 0.5  # share of healthy scans that have brain at a voxel, from which it counts
 FLOOR = 0.02  # of the healthy spread: 1.2 HU
+AGED = 20  # healthy scans of known age from which the spread follows age
+AT_MOST = 2.0  # standard deviations of their ages: older and younger scans are taken to be so old
+
+
+@dataclass(frozen=True)
+class RawMaps:
+    """Raw maps of a scan by name and its brain mask, ``(D, H, W)`` each; ``age`` in years, None where unknown."""
+
+    values: dict[str, np.ndarray]
+    brain: np.ndarray
+    age: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,15 +48,17 @@ class ScanMaps:
     reconstruction: str
     brain_mask: str
     own: dict[str, str] = field(default_factory=dict)  # files of the detector's own maps by name
+    age: float | None = None  # years
 
     def voxel_ml(self) -> float:
         """Of the prepared grid, in MNI space."""
         return float(abs(np.linalg.det(nib.nifti1.Nifti1Image.from_filename(self.image).affine))) / 1000
 
-    def read(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Raw maps by name, and brain mask."""
-        raw = {RESIDUAL: voxels(self.image) - voxels(self.reconstruction)} if self.reconstruction else {}
-        return raw | {name: voxels(path) for name, path in self.own.items()}, voxels(self.brain_mask) > 0
+    def read(self) -> RawMaps:
+        """What the files hold."""
+        values = {RESIDUAL: voxels(self.image) - voxels(self.reconstruction)} if self.reconstruction else {}
+        values |= {name: voxels(path) for name, path in self.own.items()}
+        return RawMaps(values, voxels(self.brain_mask) > 0, self.age)
 
 
 def maps_of(rows: pd.DataFrame, folder: Path) -> list[ScanMaps]:
@@ -61,6 +74,7 @@ def maps_of(rows: pd.DataFrame, folder: Path) -> list[ScanMaps]:
             str(folder / RECONSTRUCTION / f"{row['scan_id']}.nii.gz") if reconstructs else "",
             row["brain_mask"],
             {name: str(folder / MAPS / name / f"{row['scan_id']}.nii.gz") for name in own},
+            float(row["age"]) if row.get("age") else None,
         )
         for row in rows.to_dict("records")
     ]
@@ -71,7 +85,9 @@ class Healthy:
     """What is usual in healthy scans that the detector did not learn from: residuals of training scans are too small.
 
     Sums over ``count`` scans at each voxel ``(D, H, W)``: ``brains``, how many have brain there; ``total`` and
-    ``square`` of each raw map inside the brain. ``medians`` are those of the parts of the score.
+    ``square`` of each raw map inside the brain. ``medians`` are those of the parts of the score. ``ageing`` are by map
+    the sums ``(5,)`` over scans of known age that ``growth`` is a regression on: of 1, t, t^2, m and t m, t the age in
+    years and m the logarithm of the map's mean square in the brain; None: the spread does not follow age.
     """
 
     count: int
@@ -79,31 +95,42 @@ class Healthy:
     total: dict[str, np.ndarray]
     square: dict[str, np.ndarray]
     medians: dict[str, float]
+    ageing: dict[str, np.ndarray] | None = None
 
     @classmethod
-    def measure(cls, maps: Iterable[ScanMaps], table: pd.DataFrame, parts: Sequence[str]) -> "Healthy":
-        """From the maps and scores of healthy scans."""
-        found = cls(0, np.zeros(()), {}, {}, {part: float(table[part].median()) for part in parts})
+    def measure(
+        cls, maps: Iterable[ScanMaps], table: pd.DataFrame, parts: Sequence[str], by_age: bool = True
+    ) -> "Healthy":
+        """From the maps and scores of healthy scans; ``by_age``: the spread follows age."""
+        medians = {part: float(table[part].median()) for part in parts}
+        found = cls(0, np.zeros(()), {}, {}, medians, {} if by_age else None)
         for scan in maps:
-            found = found.plus(*scan.read(), 1)
+            found = found.plus(scan.read(), 1)
         return found
 
-    def plus(self, raw: dict[str, np.ndarray], brain: np.ndarray, sign: int) -> "Healthy":
+    def plus(self, raw: RawMaps, sign: int) -> "Healthy":
         """With one scan more; ``sign=-1``: without that scan, which is among those it was measured on."""
-        inside = {name: np.where(brain, values, 0).astype(np.float64) for name, values in raw.items()}
+        inside = {name: np.where(raw.brain, values, 0).astype(np.float64) for name, values in raw.values.items()}
+        squares = {name: values**2 for name, values in inside.items()}
+        ageing = self.ageing
+        if ageing is not None and raw.age is not None and raw.brain.any():
+            level = {name: np.log(square[raw.brain].mean() + FLOOR**2) for name, square in squares.items()}
+            terms = {name: np.array([1, raw.age, raw.age**2, m, raw.age * m]) for name, m in level.items()}
+            ageing = {name: ageing.get(name, 0) + sign * values for name, values in terms.items()}
         return Healthy(
             self.count + sign,
-            self.brains + sign * brain.astype(np.float64),
+            self.brains + sign * raw.brain.astype(np.float64),
             {name: self.total.get(name, 0) + sign * values for name, values in inside.items()},
-            {name: self.square.get(name, 0) + sign * values**2 for name, values in inside.items()},
+            {name: self.square.get(name, 0) + sign * values for name, values in squares.items()},
             self.medians,
+            ageing,
         )
 
     def without(self, scans: Iterable[ScanMaps]) -> "Healthy":
         """What is usual in the others of the scans that it was measured on."""
         healthy = self
         for scan in scans:
-            healthy = healthy.plus(*scan.read(), -1)
+            healthy = healthy.plus(scan.read(), -1)
         return healthy
 
     @cached_property
@@ -123,11 +150,29 @@ class Healthy:
             found[name] = mean.astype(np.float32), np.maximum(spread, FLOOR).astype(np.float32)
         return found
 
+    def growth(self, name: str, age: float | None) -> float:
+        """By what the spread of a map at this age is larger than at the mean age of the healthy scans.
+
+        exp(b (age - mean) / 2), b the slope of the logarithm of the mean square over age: a healthy brain strays the
+        further from the mean the older it is. 1 where the age is unknown or healthy scans of known age are few.
+        """
+        sums = (self.ageing or {}).get(name)
+        if sums is None or age is None or sums[0] < AGED - 0.5:
+            return 1.0
+        mean, square, level, product = sums[1:] / sums[0]
+        variance = square - mean**2
+        if variance < 1:  # years^2: they are all of one age
+            return 1.0
+        most = AT_MOST * np.sqrt(variance)
+        return float(np.exp((product - mean * level) / variance * np.clip(age - mean, -most, most) / 2))
+
     def save(self, path: Path) -> None:
         """Write what ``load`` reads."""
         arrays = {f"total/{n}": t for n, t in self.total.items()} | {f"square/{n}": s for n, s in self.square.items()}
         arrays |= {f"median/{n}": np.array(m) for n, m in self.medians.items()}
         arrays = {n: a.astype(np.float32) for n, a in (arrays | {"brains": self.brains}).items()}
+        if self.ageing is not None:
+            arrays |= {"by_age": np.array(True)} | {f"ageing/{n}": sums for n, sums in self.ageing.items()}
         with written_whole(path) as beside:
             np.savez_compressed(beside, count=np.array(self.count), **arrays)  # type: ignore[arg-type]
 
@@ -150,7 +195,8 @@ class Healthy:
             return {n.removeprefix(f"{kind}/"): a for n, a in arrays.items() if n.startswith(f"{kind}/")}
 
         medians = {n: float(m) for n, m in under("median").items()}
-        return cls(int(arrays["count"]), arrays["brains"], under("total"), under("square"), medians)
+        ageing = under("ageing") if "by_age" in arrays else None
+        return cls(int(arrays["count"]), arrays["brains"], under("total"), under("square"), medians, ageing)
 
 
 def smooth(raw: np.ndarray, brain: np.ndarray) -> np.ndarray:
@@ -164,22 +210,22 @@ def standardised_name(raw: str) -> str:
     return "standardised" if raw == RESIDUAL else f"{raw}_standardised"
 
 
-def anomaly_maps(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy) -> dict[str, np.ndarray]:
+def anomaly_maps(raw: RawMaps, healthy: Healthy) -> dict[str, np.ndarray]:
     """Signed maps ``(D, H, W)``: each raw one smoothed, and the same in units of the healthy spread at each voxel.
 
     The latter is 0 in the scan's median, because CT numbers of scanners differ, and where brain is unusual.
     """
     found = {}
-    where = brain & healthy.usual
-    for name, values in raw.items():
-        found[name] = smooth(values, brain)
+    where = raw.brain & healthy.usual
+    for name, values in raw.values.items():
+        found[name] = smooth(values, raw.brain)
         mean, spread = healthy.statistics[name]
-        z = (values - mean) / spread
+        z = (values - mean) / (spread * healthy.growth(name, raw.age))
         found[standardised_name(name)] = smooth(z - (np.median(z[where]) if where.any() else 0), where)
     return found
 
 
-def standardised_maps(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy) -> dict[str, np.ndarray]:
+def standardised_maps(raw: RawMaps, healthy: Healthy) -> dict[str, np.ndarray]:
     """Of ``anomaly_maps`` those in units of the healthy spread."""
-    maps = anomaly_maps(raw, brain, healthy)
-    return {standardised_name(name): maps[standardised_name(name)] for name in raw}
+    maps = anomaly_maps(raw, healthy)
+    return {standardised_name(name): maps[standardised_name(name)] for name in raw.values}

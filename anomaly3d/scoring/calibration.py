@@ -194,17 +194,16 @@ def largest_masses(
     Args:
         left_out: scans that ``healthy`` was measured on and that do not count here: those of the scan's subject.
     """
-    (raw, brain), healthy = scan.read(), healthy.without(left_out)
-    maps, ml = standardised_maps(raw, brain, healthy), scan.voxel_ml()
+    maps, ml = standardised_maps(scan.read(), healthy.without(left_out)), scan.voxel_ml()
     return {name: float(clusters_of(z, levels[name], ml)[1].max(initial=0.0)) for name, z in maps.items()}
 
 
 def voxel_quantiles(scan: ScanMaps, healthy: Healthy, ml: float, left_out: Sequence[ScanMaps]) -> dict[str, float]:
     """The level that ``ml`` of the brain exceed in each anomaly map of one scan; ``left_out`` as above."""
-    (raw, brain), healthy = scan.read(), healthy.without(left_out)
-    rate = min(ml / (brain.sum() * scan.voxel_ml()), 1.0)
-    maps = anomaly_maps(raw, brain, healthy)
-    return {name: float(np.quantile(np.abs(m[brain]), 1 - rate)) for name, m in maps.items()}
+    raw = scan.read()
+    rate = min(ml / (raw.brain.sum() * scan.voxel_ml()), 1.0)
+    maps = anomaly_maps(raw, healthy.without(left_out))
+    return {name: float(np.quantile(np.abs(m[raw.brain]), 1 - rate)) for name, m in maps.items()}
 
 
 def calibrate(
@@ -259,7 +258,7 @@ def calibrate_anew(
         healthy: what was usual without them.
     """
     for scan in maps:
-        healthy = healthy.plus(*scan.read(), 1)
+        healthy = healthy.plus(scan.read(), 1)
     left_out = of_one_subject(table, maps)
     rescored = rescore(table, maps, healthy, workers, "scores, each by what is usual in the others", left_out)
     return healthy, calibrate(site, scores, rescored, maps, healthy, rate, voxel_ml, workers, left_out)

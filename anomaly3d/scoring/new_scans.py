@@ -332,13 +332,13 @@ def tell_set_aside(prepared: PreparedCohort) -> int:
 def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob, known: tuple[Healthy, Calibration] | None) -> None:
     """What ``own_grid_maps`` gives, as files under ``out/ID``; where there is a calibration also standardised maps, and
     their clusters as ``clusters.nii.gz``, ``anomaly_mask.nii.gz`` and ``clusters.csv``."""
-    raw, brain = scan.read()
+    raw = scan.read()
     healthy, calibration = known or (None, None)
     found = Found(
         voxels(scan.image),
-        brain.astype(np.uint8),
+        raw.brain.astype(np.uint8),
         voxels(scan.reconstruction) if scan.reconstruction else None,
-        {name: raw[name] for name in scan.own} | (standardised_maps(raw, brain, healthy) if healthy else {}),
+        {name: raw.values[name] for name in scan.own} | (standardised_maps(raw, healthy) if healthy else {}),
         nib.nifti1.Nifti1Image.from_filename(scan.image).affine,
         read_transform(new.prepared.folder, scan.scan_id),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, ScanMaps, anomaly_maps, standardised_name
+from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, RawMaps, ScanMaps, anomaly_maps, standardised_name
 from anomaly3d.statistics.auc import compare_auc
 from anomaly3d.statistics.bootstrap import weighted_auc
 from anomaly3d.system.workers import Workers, run_in_threads
@@ -48,16 +48,16 @@ def enhanced(z: np.ndarray) -> np.ndarray:
     return found
 
 
-def map_scores(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy) -> dict[str, float]:
+def map_scores(raw: RawMaps, healthy: Healthy) -> dict[str, float]:
     """Scores of one scan's maps; those of the residual by their plain names, others after the map's.
 
     ``masked`` and ``smoothed`` are mean squares of the raw map, ``standardised`` of the standardised one, z; ``peak``
     is the mean of the largest |z|, ``peak_brighter`` and ``peak_darker`` of one sign; ``exceedance`` the mean of what
     |z| has above ``RARE``; ``clustered`` the mean of the largest values of ``enhanced``.
     """
-    maps = anomaly_maps(raw, brain, healthy)
+    maps, brain = anomaly_maps(raw, healthy), raw.brain
     scores: dict[str, float] = {}
-    for name, values in raw.items():
+    for name, values in raw.values.items():
         z = maps[standardised_name(name)][brain]
         found = {
             "masked": float(np.mean(values[brain] ** 2)),
@@ -76,7 +76,7 @@ def map_scores(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy) 
 def scores_from_files(scans: list[ScanMaps], healthy: Healthy, left_out: Sequence[ScanMaps]) -> list[dict[str, Any]]:
     """``scan_id`` and ``map_scores`` of some scans, by what is usual in other scans than ``left_out``."""
     healthy = healthy.without(left_out)
-    return [{"scan_id": scan.scan_id, **map_scores(*scan.read(), healthy)} for scan in scans]
+    return [{"scan_id": scan.scan_id, **map_scores(scan.read(), healthy)} for scan in scans]
 
 
 def part_scores(table: pd.DataFrame, healthy: Healthy) -> pd.DataFrame:

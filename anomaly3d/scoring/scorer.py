@@ -19,7 +19,7 @@ from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
 from anomaly3d.runs.exported import read_exported
 from anomaly3d.runs.folder import Trained, choose_trained
 from anomaly3d.scans.readers import read_image
-from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, standardised_maps
+from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, RawMaps, standardised_maps
 from anomaly3d.scoring.calibration import OWN, Calibration, load_calibration
 from anomaly3d.scoring.clusters import own_grid_clusters
 from anomaly3d.scoring.inference import preprocessor_of, require_command, round_weights
@@ -147,8 +147,12 @@ class Scorer:
         """
         return self.preprocessor.prepare(self.preprocessor.read(Path(path)), Companions())
 
-    def score(self, path: str | Path) -> Result:
-        """A scan (NIfTI file or DICOM folder) from reading to p-value and maps."""
+    def score(self, path: str | Path, age: float | None = None) -> Result:
+        """A scan (NIfTI file or DICOM folder) from reading to p-value and maps.
+
+        Args:
+            age: in years, if it is known: older healthy brains stray further from the mean.
+        """
         try:
             prepared = self.prepare(path)
         except UnreadableScan as error:
@@ -160,12 +164,13 @@ class Scorer:
         found = self.examine(prepared.image, prepared.brain_mask)
         scores = {name: float(value[0]) for name, value in found.scores.items()}
         one = on_one_grid(prepared, found)
-        raw = one.maps if one.reconstruction is None else {RESIDUAL: one.image - one.reconstruction, **one.maps}
-        name, score, p, flagged = self.judge(scores, raw, one.brain > 0)
+        values = one.maps if one.reconstruction is None else {RESIDUAL: one.image - one.reconstruction, **one.maps}
+        raw = RawMaps(values, one.brain > 0, age)
+        name, score, p, flagged = self.judge(scores, raw)
         if reasons:
             p = flagged = None
         if self.known:
-            one = replace(one, maps=one.maps | standardised_maps(raw, one.brain > 0, self.known[0]))
+            one = replace(one, maps=one.maps | standardised_maps(raw, self.known[0]))
         original = read_image(Path(path))
         maps = own_grid_maps(original, one, self.preprocessor)
         known = self.known and (self.known[1].without_clusters() if reasons else self.known[1])
@@ -175,14 +180,12 @@ class Scorer:
         table = clusters.table if clusters else None
         return Result(verdict, "; ".join(reasons), prepared.quality, scores, name, score, p, flagged, maps, table)
 
-    def judge(
-        self, scores: dict[str, float], raw: dict[str, np.ndarray], brain: np.ndarray
-    ) -> tuple[str, float | None, float | None, bool | None]:
+    def judge(self, scores: dict[str, float], raw: RawMaps) -> tuple[str, float | None, float | None, bool | None]:
         """Name and value of the score that thresholds belong to, its p-value, and whether it is flagged."""
         if self.known is None:
             return "total", scores["total"], None, None
         healthy, calibration = self.known
-        every = part_scores(pd.DataFrame([scores]), healthy).iloc[0].to_dict() | map_scores(raw, brain, healthy)
+        every = part_scores(pd.DataFrame([scores]), healthy).iloc[0].to_dict() | map_scores(raw, healthy)
         score = float(every[calibration.score])
         p = float(calibration.p_values(np.array([score]))[0])
         flagged = bool(score >= calibration.threshold) if calibration.possible else None

@@ -19,7 +19,7 @@ from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.detectors.base import Detector, build_detector
 from anomaly3d.evaluation.metrics import ranked
 from anomaly3d.runs.folder import choose_trained
-from anomaly3d.scoring.anomaly_maps import POOLED, RESIDUAL, Healthy, anomaly_maps
+from anomaly3d.scoring.anomaly_maps import POOLED, RESIDUAL, Healthy, RawMaps, anomaly_maps
 from anomaly3d.scoring.inference import prepared_of
 from anomaly3d.scoring.scan_scores import map_scores, peak
 from anomaly3d.system.progress import track
@@ -30,7 +30,7 @@ FOLDS = 4
 TAIL = 2.0  # healthy spreads beyond which a tail is an exponential of its own at each place
 COMBINED = (("peak", "exceedance"), ("peak", "clustered"), ("peak", "standardised", "exceedance", "clustered", "tail"))
 
-Maps = list[tuple[dict[str, np.ndarray], np.ndarray]]  # residual and brain mask of each scan
+Maps = list[RawMaps]  # residual and brain mask of each scan
 
 
 def residuals(detector: Detector, data: HeadCTDataModule, split: str, rows: np.ndarray) -> Maps:
@@ -41,15 +41,17 @@ def residuals(detector: Detector, data: HeadCTDataModule, split: str, rows: np.n
         x = images[part]
         made = detector.examine({"image": x}).reconstruction  # type: ignore[typeddict-item]
         assert made is not None
-        found += [({RESIDUAL: r[0].numpy()}, b[0].numpy() > 0) for r, b in zip(x - made, brains[part], strict=True)]
+        found += [
+            RawMaps({RESIDUAL: r[0].numpy()}, b[0].numpy() > 0) for r, b in zip(x - made, brains[part], strict=True)
+        ]
     return found
 
 
 def usual(maps: Maps) -> Healthy:
     """Healthy statistics of maps."""
     found = Healthy(0, np.zeros(()), {}, {}, {})
-    for raw, brain in maps:
-        found = found.plus(raw, brain, 1)
+    for raw in maps:
+        found = found.plus(raw, 1)
     return found
 
 
@@ -57,11 +59,11 @@ class Tails:
     """At each place, pooled over neighbours: the chance of |z| beyond ``TAIL`` and the mean excess there."""
 
     def __init__(self, maps: Maps, healthy: Healthy) -> None:
-        beyond = excess = brains = np.zeros(maps[0][1].shape)
-        for raw, brain in maps:
-            size = np.abs(anomaly_maps(raw, brain, healthy.plus(raw, brain, -1))["standardised"])
+        beyond = excess = brains = np.zeros(maps[0].brain.shape)
+        for raw in maps:
+            size = np.abs(anomaly_maps(raw, healthy.plus(raw, -1))["standardised"])
             beyond, excess = beyond + (size > TAIL), excess + (size - TAIL).clip(0)
-            brains = brains + (brain & healthy.usual)
+            brains = brains + (raw.brain & healthy.usual)
         pooled = [ndimage.gaussian_filter(v, POOLED) for v in (beyond, excess, brains)]
         self.chance = ((pooled[0] + 1e-3) / (pooled[2] + 1e-9)).clip(1e-4, 0.5)
         self.mean = (pooled[1] / (pooled[0] + 1e-6)).clip(0.1, 2)
@@ -74,11 +76,11 @@ class Tails:
         )
 
 
-def scores(raw: dict[str, np.ndarray], brain: np.ndarray, healthy: Healthy, tails: Tails) -> dict[str, float]:
+def scores(raw: RawMaps, healthy: Healthy, tails: Tails) -> dict[str, float]:
     """Those of the package, and the mean of the most surprising voxels."""
-    z = anomaly_maps(raw, brain, healthy)["standardised"]
-    where = brain & healthy.usual
-    return {**map_scores(raw, brain, healthy), "tail": peak((tails.surprise(z) * where)[brain], brain.shape)}
+    z = anomaly_maps(raw, healthy)["standardised"]
+    where = raw.brain & healthy.usual
+    return {**map_scores(raw, healthy), "tail": peak((tails.surprise(z) * where)[raw.brain], raw.brain.shape)}
 
 
 def combined(validation: pd.DataFrame, test: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -113,14 +115,14 @@ def measure(run: Path, name: str, data_dir: Path) -> dict[str, Any]:
         healthy = usual(maps)
         what = f"{name}, {words}"
         values = [
-            peak(np.abs(anomaly_maps(*m, healthy)["standardised"][m[1]]), m[1].shape)
+            peak(np.abs(anomaly_maps(m, healthy)["standardised"][m.brain]), m.brain.shape)
             for m in track(test, len(test), what)
         ]
         found[f"peak, statistics: {words}"] = ranks(rows, np.array(values))
     healthy = usual(validation)
     tails = Tails(validation, healthy)
-    held_out = pd.DataFrame([scores(*m, healthy.plus(*m, -1), tails) for m in track(validation, len(validation), name)])
-    tested = pd.DataFrame([scores(*m, healthy, tails) for m in track(test, len(test), name)])
+    held_out = pd.DataFrame([scores(m, healthy.plus(m, -1), tails) for m in track(validation, len(validation), name)])
+    tested = pd.DataFrame([scores(m, healthy, tails) for m in track(test, len(test), name)])
     every = {n: tested[n].to_numpy() for n in tested} | combined(held_out, tested)
     return found | {n: ranks(rows, values) for n, values in every.items()}
 

@@ -26,7 +26,7 @@ from anomaly3d.evaluation.metrics import LESIONS, of_lesion, ranked
 from anomaly3d.runs.folder import Trained, choose_trained, find_trained
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.scoring import anomaly_maps
-from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, ScanMaps, maps_of, smooth
+from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, RawMaps, ScanMaps, maps_of, smooth
 from anomaly3d.scoring.calibration import calibrate
 from anomaly3d.scoring.inference import Inference, prepared_of
 from anomaly3d.scoring.scan_scores import choose, peak, rescore, score_names
@@ -97,14 +97,14 @@ class Read:
     def of(cls, scans: list[ScanMaps]) -> "Read":
         """From their files."""
         both = [scan.read() for scan in scans]
-        return cls([raw[RESIDUAL] for raw, _ in both], [brain for _, brain in both])
+        return cls([raw.values[RESIDUAL] for raw in both], [raw.brain for raw in both])
 
 
 def statistics(found: Read, layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, spread and where brain is usual."""
     healthy = Healthy(0, np.zeros(()), {}, {}, {})
     for raw, brain in zip(found.raw, found.brain, strict=True):
-        healthy = healthy.plus({RESIDUAL: smooth(raw, brain) if layer.smoothed_first else raw}, brain, 1)
+        healthy = healthy.plus(RawMaps({RESIDUAL: smooth(raw, brain) if layer.smoothed_first else raw}, brain), 1)
     weight = np.maximum(ndimage.gaussian_filter(healthy.brains, layer.pooled), 1e-3 * healthy.count)
     mean = ndimage.gaussian_filter(healthy.total[RESIDUAL], layer.pooled) / weight
     square = healthy.square[RESIDUAL] - 2 * mean * healthy.total[RESIDUAL] + mean**2 * healthy.brains
@@ -172,7 +172,7 @@ def measure_detector(trained: Trained, data: HeadCTDataModule, inference: Infere
     detector = trained.load()
     healthy = Healthy.measure(maps["validation"], tables["validation"], detector.parts)
     base = {scan.scan_id: scan for scan in maps["validation"]}
-    left = {s.scan_id: base[base_of(s.scan_id)] for s in maps["validation"] + maps[PSEUDO]}
+    left = {s.scan_id: [base[base_of(s.scan_id)]] for s in maps["validation"] + maps[PSEUDO]}
     rescored = {
         s: rescore(tables[s], maps[s], healthy, WORKERS, f"{detector.title}, {s}", left if s != "test" else None)
         for s in ("validation", PSEUDO, "test")

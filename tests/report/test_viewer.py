@@ -14,7 +14,7 @@ from anomaly3d.report.page import found, script_safe
 from anomaly3d.report.viewer import Shown, eight_bits, pack, pick, pictures, signed_bytes, thumbnail
 from anomaly3d.scans.nifti import spacing_of
 from anomaly3d.scans.volume import three_planes
-from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, ScanMaps, standardised_maps
+from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, RawMaps, ScanMaps, standardised_maps
 
 SHAPE = (6, 5, 4)
 
@@ -39,7 +39,7 @@ def scan(tmp_path):
     healthy = Healthy(0, np.zeros(()), {}, {}, {})
     for _ in range(3):
         noise = rng.normal(0, 0.3, SHAPE).astype(np.float32)
-        healthy = healthy.plus({RESIDUAL: noise}, volumes["brain_mask"] > 0, 1)
+        healthy = healthy.plus(RawMaps({RESIDUAL: noise}, volumes["brain_mask"] > 0), 1)
     return Shown(row, files, healthy), volumes
 
 
@@ -49,7 +49,7 @@ def test_a_packed_scan_holds_its_volumes(scan):
     data = np.frombuffer(gzip.decompress(base64.b64decode(made["data"])), np.uint8)
     image, reconstruction, deviation, bits = (part.reshape(SHAPE, order="F") for part in data.reshape(4, -1))
     raw = volumes["image"] - volumes["reconstruction"]
-    z = standardised_maps({RESIDUAL: raw}, volumes["brain_mask"] > 0, shown.healthy)["standardised"]
+    z = standardised_maps(RawMaps({RESIDUAL: raw}, volumes["brain_mask"] > 0), shown.healthy)["standardised"]
     assert np.abs(z).max() > 1
     np.testing.assert_allclose((deviation.astype(float) - 128) / 127 * 8, z.clip(-8, 8), atol=8 / 254 + 1e-6)
     assert (deviation[volumes["brain_mask"] == 0] == 128).all()

@@ -3,10 +3,11 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from anomaly3d.errors import UserError
-from anomaly3d.scoring.anomaly_maps import Healthy
+from anomaly3d.scoring.anomaly_maps import RECONSTRUCTION, Healthy, maps_of
 from tests.malice import Payload
 
 
@@ -23,3 +24,10 @@ def test_a_file_of_healthy_statistics_that_holds_code_is_refused(tmp_path):
     with pytest.raises(UserError, match="damaged"):
         Healthy.load(path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_files_of_a_scan_know_its_age_where_the_manifest_does(tmp_path):
+    (tmp_path / RECONSTRUCTION).mkdir()
+    rows = pd.DataFrame({"scan_id": ["a", "b"], "image": "i", "brain_mask": "m", "age": ["61.5", ""]})
+    assert [scan.age for scan in maps_of(rows, tmp_path)] == [61.5, None]
+    assert [scan.age for scan in maps_of(rows.drop(columns="age"), tmp_path)] == [None, None]

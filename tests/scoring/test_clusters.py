@@ -4,6 +4,7 @@ import pytest
 
 from anomaly3d.errors import UserError
 from anomaly3d.runs.folder import PhaseFolder, Trained
+from anomaly3d.scoring.anomaly_maps import RawMaps
 from anomaly3d.scoring.calibration import Calibration, clusters_of, largest_masses
 from anomaly3d.scoring.clusters import own_grid_clusters
 from anomaly3d.scoring.way_back import Found, own_grid_maps
@@ -132,16 +133,14 @@ def test_a_calibration_keeps_its_clusters_and_old_ones_are_read(tmp_path):
 def test_the_largest_mass_of_a_healthy_scan(monkeypatch):
     class Scan:
         def read(self):
-            return {"residual": np.ones((4, 4, 4))}, np.ones((4, 4, 4), bool)
+            return RawMaps({"residual": np.ones((4, 4, 4))}, np.ones((4, 4, 4), bool))
 
         def voxel_ml(self):
             return 0.5
 
     z = np.zeros((4, 4, 4))
     z[0, 0, 0], z[3, 3, 2:] = 4, -3
-    monkeypatch.setattr(
-        "anomaly3d.scoring.calibration.standardised_maps", lambda raw, brain, healthy: {"m": z + healthy}
-    )
+    monkeypatch.setattr("anomaly3d.scoring.calibration.standardised_maps", lambda raw, healthy: {"m": z + healthy})
 
     class Healthy(float):
         def without(self, scans):

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from anomaly3d.errors import UserError
-from anomaly3d.scoring.anomaly_maps import FLOOR, POOLED, Healthy, ScanMaps, anomaly_maps, smooth
+from anomaly3d.scoring.anomaly_maps import AGED, FLOOR, POOLED, Healthy, RawMaps, ScanMaps, anomaly_maps, smooth
 from anomaly3d.scoring.calibration import calibrate
 from anomaly3d.scoring.scan_scores import (
     PEAK,
@@ -52,8 +52,8 @@ def distances(scans="abc"):
 def test_scores_see_what_they_are_for(maps):
     healthy = usual(0.05, {"image": 2.0, "feature": 1.0})
     table = rescore(distances(), maps, healthy, 1, "test").set_index("scan_id")
-    raw, brain = maps[0].read()
-    residual = raw["residual"]
+    raw = maps[0].read()
+    residual, brain = raw.values["residual"], raw.brain
     assert table["masked"]["a"] == pytest.approx(np.mean(residual[brain] ** 2))
     assert table["balanced"].tolist() == pytest.approx([1 / 2 + 2, 1 + 1, 3 / 2])
     assert table["kappa_10"].tolist() == pytest.approx([21, 12, 3])
@@ -63,14 +63,14 @@ def test_scores_see_what_they_are_for(maps):
         assert table[name]["c"] > 3 * table[name]["a"]
     assert table["peak_brighter"]["b"] > 3 * table["peak_brighter"]["c"]
     assert table["peak_darker"]["c"] > 3 * table["peak_darker"]["b"]
-    z = anomaly_maps(raw, brain, healthy)["standardised"][brain]
+    z = anomaly_maps(raw, healthy)["standardised"][brain]
     assert np.median(z) == pytest.approx(0, abs=0.2)
     assert table["standardised"]["a"] == pytest.approx(np.mean(z**2))
     assert table["exceedance"]["a"] == pytest.approx(np.mean((np.abs(z) - RARE).clip(min=0)))
 
 
 def test_healthy_is_mean_and_spread_of_healthy_residuals_inside_the_brain(maps, tmp_path):
-    raws, brains = zip(*((m.read()[0]["residual"], m.read()[1]) for m in maps), strict=True)
+    raws, brains = zip(*((m.read().values["residual"], m.read().brain) for m in maps), strict=True)
     stack, inside = np.stack(raws), np.stack(brains)
     healthy = Healthy.measure(maps, distances(), ("image", "feature"))
     pooled = lambda v: ndimage.gaussian_filter(v.astype(float), POOLED)  # noqa: E731
@@ -110,6 +110,49 @@ def test_a_scan_is_judged_by_what_is_usual_in_others(maps):
     assert left["peak"][0] != pytest.approx(among["peak"][0], rel=1e-3)
 
 
+def grown(count, growth, by_age=True):
+    """Healthy scans of 20 to 80 years whose residual has the standard deviation 0.1 exp(growth (age - 50))."""
+    rng, brain = np.random.default_rng(0), np.ones(SHAPE, bool)
+    healthy = Healthy(0, np.zeros(()), {}, {}, {}, {} if by_age else None)
+    for age in np.linspace(20, 80, count):
+        noise = rng.normal(0, 0.1 * np.exp(growth * (age - 50)), SHAPE)
+        healthy = healthy.plus(RawMaps({"residual": noise}, brain, float(age)), 1)
+    return healthy
+
+
+def test_the_healthy_spread_follows_age(tmp_path):
+    healthy = grown(40, 0.02)
+    assert healthy.growth("residual", 50) == pytest.approx(1)
+    assert healthy.growth("residual", 60) == pytest.approx(np.exp(0.2), rel=0.05)
+    assert healthy.growth("residual", 130) == healthy.growth("residual", 120)  # beyond two standard deviations
+    assert healthy.growth("residual", None) == 1
+    healthy.save(tmp_path / "healthy.npz")
+    assert Healthy.load(tmp_path / "healthy.npz").growth("residual", 60) == healthy.growth("residual", 60)
+    raw = {"residual": np.random.default_rng(1).normal(0, 0.1, SHAPE)}, np.ones(SHAPE, bool)
+    unknown, old = (anomaly_maps(RawMaps(*raw, age), healthy) for age in (None, 60.0))
+    np.testing.assert_allclose(old["standardised"] * np.exp(0.2), unknown["standardised"], rtol=0.05, atol=1e-6)
+    np.testing.assert_allclose(old["residual"], unknown["residual"])
+
+
+def test_few_healthy_scans_of_one_age_or_none_say_nothing_of_age(tmp_path):
+    assert grown(AGED - 1, 0.02).growth("residual", 70) == 1
+    one_age, brain = Healthy(0, np.zeros(()), {}, {}, {}, {}), np.ones(SHAPE, bool)
+    for size in np.linspace(0.1, 0.5, 2 * AGED):
+        one_age = one_age.plus(RawMaps({"residual": size * brain}, brain, 60.0), 1)
+    assert one_age.growth("residual", 70) == 1
+    plain = grown(40, 0.02, by_age=False)
+    plain.save(tmp_path / "healthy.npz")
+    assert plain.growth("residual", 70) == Healthy.load(tmp_path / "healthy.npz").growth("residual", 70) == 1
+
+
+def test_a_scan_that_is_left_out_leaves_no_trace_in_the_growth():
+    healthy, brain = grown(40, 0.02), np.ones(SHAPE, bool)
+    odd = RawMaps({"residual": 5.0 * brain}, brain, 85.0)
+    with_it = healthy.plus(odd, 1)
+    assert with_it.growth("residual", 70) != pytest.approx(healthy.growth("residual", 70), rel=1e-3)
+    assert with_it.plus(odd, -1).growth("residual", 70) == pytest.approx(healthy.growth("residual", 70))
+
+
 def test_scans_of_one_subject_are_left_out_together(maps):
     table = distances().assign(subject_id=["p", "q", "p"])
     same = of_one_subject(table, maps)
@@ -125,13 +168,13 @@ def test_scans_of_one_subject_are_left_out_together(maps):
 
 
 def test_the_standardised_map_ignores_an_offset_and_unusual_places(maps):
-    raw, brain = maps[1].read()
-    healthy = usual(0.1)
-    plain = anomaly_maps(raw, brain, healthy)["standardised"]
-    offset = anomaly_maps({"residual": raw["residual"] + 0.2}, brain, healthy)["standardised"]
+    raw = maps[1].read()
+    brain, healthy = raw.brain, usual(0.1)
+    plain = anomaly_maps(raw, healthy)["standardised"]
+    offset = anomaly_maps(RawMaps({"residual": raw.values["residual"] + 0.2}, brain), healthy)["standardised"]
     np.testing.assert_allclose(offset, plain, atol=1e-4)
     healthy.brains[4:8] = 4  # of 10
-    elsewhere = anomaly_maps(raw, brain, Healthy(10, healthy.brains, healthy.total, healthy.square, {}))["standardised"]
+    elsewhere = anomaly_maps(raw, Healthy(10, healthy.brains, healthy.total, healthy.square, {}))["standardised"]
     assert (elsewhere[4:8] == 0).all()
     assert (elsewhere[8:][brain[8:]] != 0).all()
 
@@ -151,9 +194,9 @@ def test_a_voxel_threshold_is_a_volume_of_the_median_healthy_scan(maps):
     (made,) = calibrate("own", ["peak"], table, maps, healthy, 0.5, 0.06, 1)
     level, beyond = made.voxel_thresholds["standardised"], []
     for scan in maps:
-        raw, brain = scan.read()
-        z = anomaly_maps(raw, brain, healthy)["standardised"]
-        beyond.append(int((np.abs(z[brain]) > level).sum()))
+        raw = scan.read()
+        z = anomaly_maps(raw, healthy)["standardised"]
+        beyond.append(int((np.abs(z[raw.brain]) > level).sum()))
     assert sorted(beyond)[1] == pytest.approx(60, abs=1)
     assert made.voxel_ml == 0.06
 
@@ -171,8 +214,7 @@ def test_a_scan_that_is_usual_itself_sets_its_voxel_threshold_by_the_others(maps
 
 
 def test_maps_are_signed(maps):
-    raw, brain = maps[2].read()
-    for signed in anomaly_maps(raw, brain, usual(0.1)).values():
+    for signed in anomaly_maps(maps[2].read(), usual(0.1)).values():
         assert signed[5, 5, 4] < 0
 
 
@@ -241,7 +283,7 @@ def test_a_detectors_own_map_is_scored_under_its_name(maps, tmp_path):
     own = []
     for scan in maps:
         path = str(tmp_path / f"logit-{scan.scan_id}.nii.gz")
-        nib.save(nib.Nifti1Image(scan.read()[0]["residual"], np.eye(4)), path)
+        nib.save(nib.Nifti1Image(scan.read().values["residual"], np.eye(4)), path)
         own.append(ScanMaps(scan.scan_id, scan.image, "", scan.brain_mask, {"logit": path}))
     healthy = Healthy.measure(own, distances(), ())
     sums = ({"residual": v["logit"]} for v in (healthy.total, healthy.square))
