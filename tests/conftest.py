@@ -36,6 +36,7 @@ def counts(**wanted: int) -> str:
 
 TINY = [  # overrides that make a whole run a matter of seconds
     "preprocessing.resolution=32",
+    "preprocessing.working_spacing=3",
     "preprocessing.registration_enough=0",  # one start: these coarse heads score lower, and time counts
     "dataset.matrix=64",
     "dataset.slices=24",
@@ -45,7 +46,7 @@ TINY = [  # overrides that make a whole run a matter of seconds
     "++phase.batch=2",
     "++phase.steps=4",
     "++phase.steps_per_epoch=2",
-    "workers=2",
+    "workers=1",
 ]
 
 

@@ -67,7 +67,7 @@ def test_a_control_is_fitted_once_a_run(tiny_run, places, capsys):
     assert evaluate.main(["run=tiny", *places, "logger=none"]) == 0
     assert "zscore: at once" not in capsys.readouterr().out
     assert (tiny_run / "zscore" / "fit" / "model.pt").stat().st_mtime_ns == before
-    arguments = ["+phase=fit", "detector=zscore", "run=tiny", *places, *TINY[:5], "workers=1"]
+    arguments = ["+phase=fit", "detector=zscore", "run=tiny", *places, *TINY[:6], "workers=1"]
     assert train.main(arguments) == 0  # and so it is for the one who trains it by name
     assert "overwrite=true" in capsys.readouterr().out
 

@@ -205,7 +205,7 @@ def test_no_name_leads_out_of_its_folder(tiny_run, bad_and_good, tmp_path, capsy
         (score.main, [f"run={value}", f"root={bad_and_good}"]),
         (score.main, ["run=tiny", f"site={value}", f"root={bad_and_good}"]),
         (calibrate.main, ["run=tiny", f"site={value}", f"root={bad_and_good}"]),
-        (prepare.main, [*TINY[:5], f"dataset.name={value}"]),
+        (prepare.main, [*TINY[:6], f"dataset.name={value}"]),
         (train.main, ["run=x", *TINY, f"detector.name={value}", "+phase=gan"]),
         (train.main, ["run=x", *TINY, "+phase=gan", f"++phase.name={value}"]),
     ):
