@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from anomaly3d import calibrate, compare, evaluate, score, train
+from anomaly3d.scoring import anomaly_maps
 from anomaly3d.scoring.anomaly_maps import Healthy
 from anomaly3d.scoring.calibration import OWN, healthy_file
 from anomaly3d.scoring.writer import read_scores
@@ -93,18 +94,39 @@ def test_a_second_evaluation_runs_no_network(tiny_run, places, capsys):
     before = (tiny_run / "evaluation" / "metrics.json").read_text()
     maps = {p: p.stat().st_mtime_ns for p in (tiny_run / "evaluation").rglob("reconstruction/*")}
     assert len(maps) >= 14
-    usual = healthy_file(tiny_run / "fanogan" / "finetune", OWN)
-    ages = read_scores(tiny_run / "evaluation" / "fanogan" / "validation" / "scores.csv")["age"].astype(float)
-    known, years = Healthy.load(usual).ageing["residual"][:2]
-    assert (known, years) == (len(ages), pytest.approx(ages.sum()))
-    assert evaluate.main(["run=tiny", *places, "score=masked", "false_positive_rate=0.5", "by_age=false"]) == 0
-    assert Healthy.load(usual).ageing is None
+    assert evaluate.main(["run=tiny", *places, "score=masked", "false_positive_rate=0.5"]) == 0
     assert maps == {p: p.stat().st_mtime_ns for p in maps}
     stored = json.loads((tiny_run / "fanogan" / "finetune" / "calibration" / "own.json").read_text())
     assert stored["score"] == "masked"
     assert np.isfinite(stored["threshold"])
     assert evaluate.main(["run=tiny", *places]) == 0
     assert (tiny_run / "evaluation" / "metrics.json").read_text() == before
+
+
+def test_the_spread_follows_age_where_it_is_asked_to(tiny_run, places, bad_and_good, tmp_path, monkeypatch, capsys):
+    """Two validation heads have to do, which is too few but for this test."""
+    assert evaluate.main(["run=tiny", *places, "by_age=true"]) == 2
+    refused(capsys, "by_age=true takes 20 healthy people of different known ages")
+    monkeypatch.setattr(anomaly_maps, "AGED", 2)
+    assert evaluate.main(["run=tiny", *places, "by_age=true", "score=standardised"]) == 0
+    ages = read_scores(tiny_run / "evaluation" / "fanogan" / "validation" / "scores.csv")["age"].astype(float)
+    ageing = Healthy.load(healthy_file(tiny_run / "fanogan" / "finetune", OWN)).ageing["residual"]
+    assert (ageing.mean, ageing.spread) == pytest.approx((ages.mean(), ages.std(ddof=0)))
+    assert "The healthy spread follows age." in (tiny_run / "evaluation" / "report.html").read_text()
+    scan = bad_and_good / "good.nii.gz"
+    (tmp_path / "known.csv").write_text(f"scan_id,subject_id,image,label,split,age\nold,p,{scan},0,test,80\n")
+    out = f"out={tmp_path}/out"
+    assert score.main(["run=tiny", *places, f"scans=[{scan}]", out]) == 0
+    assert "1 of these scans have none (the first is good)" in capsys.readouterr().out
+    assert score.main(["run=tiny", *places, f"manifest={tmp_path}/known.csv", out]) == 0
+    table = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id")
+    assert np.isnan(table["p_value"]["good"])
+    assert table["p_value"]["old"] > 0
+    assert table["score"]["old"] == pytest.approx(table["score"]["good"] / ageing.growth(80) ** 2, rel=1e-4)
+    assert calibrate.main(["run=tiny", *places, f"scans=[{scan}]", "site=ageless"]) == 2
+    refused(capsys, "1 of 1 calibration scans have none (the first is good)")
+    assert evaluate.main(["run=tiny", *places]) == 0
+    assert Healthy.load(healthy_file(tiny_run / "fanogan" / "finetune", OWN)).ageing is None
 
 
 def test_the_same_evaluation_gives_the_same_bytes(tiny_run, places):
@@ -180,7 +202,9 @@ def test_scans_that_moved_between_splits_are_noticed(tiny_run, places, capsys):
     refused(capsys, "splits")
 
 
-@pytest.mark.parametrize("override", ["score=tootal", "false_positive_rate=10", "voxel_false_alarm_ml=0"])
+@pytest.mark.parametrize(
+    "override", ["by_age=perhaps", "score=tootal", "false_positive_rate=10", "voxel_false_alarm_ml=0"]
+)
 def test_evaluation_mistakes_name_the_key(tiny_run, places, capsys, override):
     assert evaluate.main(["run=tiny", *places, "logger=none", override]) == 2
     refused(capsys, override.split("=")[0])

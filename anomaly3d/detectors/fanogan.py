@@ -55,6 +55,8 @@ class FAnoGAN(Detector):
         smooth: the reconstruction is G(E(x)) after a filter of 1/4, 1/2, 1/4 along each axis. Nearest-neighbour
             upsampling leaves steps between its blocks, lines along the axes in every reconstruction; this filter takes
             out the finest. The generator itself, which the critic sees in phase 1, stays as it is.
+        mirrored: a scan is judged by the mean of two reconstructions, its own and its mirror image's turned back.
+            An encoder's errors on both sides of a head are nearly independent, and heads are nearly symmetric.
         feature_layer: f(x) of eq. 5 is taken after so many of the critic's halvings; None: the last, 4^3.
         contrast: of ``ContrastNet``, which phase 4 teaches to see what was pasted into healthy scans; None: without.
         restored: kinds of ``PASTED`` that training scans of phases 2 and 3 get, of which their reconstruction is to be
@@ -74,12 +76,13 @@ class FAnoGAN(Detector):
         kappa: float = 1.0,
         feature_layer: int | None = None,
         smooth: bool = False,
+        mirrored: bool = False,
         contrast: Mapping[str, Any] | None = None,
         restored: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model = m = model if isinstance(model, ModelConfig) else ModelConfig.of(model)
-        self.kappa, self.feature_layer, self.smooth = kappa, feature_layer, smooth
+        self.kappa, self.feature_layer, self.smooth, self.mirrored = kappa, feature_layer, smooth, mirrored
         self.restored = tuple(restored)
         if m.spatial_dims != self.spatial_dims:
             raise UserError(
@@ -125,6 +128,12 @@ class FAnoGAN(Detector):
         """x~ = G(E(x)): ``(B, 1, D, H, W)`` in [-1, 1] -> the same shape."""
         return self.decode(self.encoder(x))
 
+    def judged_against(self, x: Tensor) -> Tensor:
+        """``reconstruct``, and with ``mirrored`` its mean with the mirror image's, whose third axis from the end runs
+        from left to right as that of ``x`` does; of slices the second."""
+        once = self.reconstruct(x)
+        return (once + self.reconstruct(x.flip(2)).flip(2)) / 2 if self.mirrored else once
+
     def decode(self, z: Tensor) -> Tensor:
         """The reconstruction from a latent vector: ``(B, latent)`` -> ``(B, 1, D, H, W)`` in [-1, 1]."""
         volume = self.generator(z)
@@ -145,9 +154,8 @@ class FAnoGAN(Detector):
         """``image``, ``feature``, ``total``, and ``latent`` = ||E(x) - E(x~)||^2 / dim; after phase 4 logits as the map
         ``contrast``."""
         x = batch["image"]
-        z = self.encoder(x)
-        reconstruction = self.decode(z)
-        latent = image_distance(z, self.encoder(reconstruction))
+        reconstruction = self.judged_against(x)
+        latent = image_distance(self.encoder(x), self.encoder(reconstruction))
         maps = {"contrast": self.contrast(x, reconstruction)} if self.contrast is not None and self.contrasts else {}
         return Findings({**self.distances(x, reconstruction), "latent": latent}, reconstruction, maps)
 

@@ -21,7 +21,7 @@ class FAnoGAN2D(FAnoGAN):
     of the middle the reconstruction is the scan itself.
 
     Args:
-        model, kappa, feature_layer, smooth: as for 3D f-AnoGAN; ``spatial_dims`` is 2.
+        model, kappa, feature_layer, smooth, mirrored: as for 3D f-AnoGAN; ``spatial_dims`` is 2.
         middle: from where to where slices are taken, as shares of the volume's height from below.
         slices: drawn of each volume in a training step.
 
@@ -38,10 +38,11 @@ class FAnoGAN2D(FAnoGAN):
         kappa: float = 1.0,
         feature_layer: int | None = None,
         smooth: bool = False,
+        mirrored: bool = False,
         middle: Sequence[float] = (0.45, 0.7),
         slices: int = 8,
     ) -> None:
-        super().__init__(model, kappa, feature_layer, smooth)
+        super().__init__(model, kappa, feature_layer, smooth, mirrored)
         (low, high), self.slices = middle, slices
         self.middle = low, high
         if not 0 <= low < high <= 1 or not self.levels(self.model.resolution):

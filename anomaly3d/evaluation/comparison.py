@@ -86,7 +86,7 @@ def read_detectors(wanted: Comparison) -> tuple[pd.DataFrame, dict[str, np.ndarr
             rows = table if rows is None else rows
             if list(table.index) != list(rows.index) or (table["label"] != rows["label"]).any():
                 raise UserError(f"{name} was tested on other scans than the first run: compare runs of one cohort")
-            if wanted.score not in table:
+            if wanted.score not in score_names(table):
                 raise UserError(f"score={wanted.score}: {name} has {', '.join(score_names(table))}")
             scores.append(table[wanted.score].to_numpy(float))
         found[detector] = np.stack(scores)

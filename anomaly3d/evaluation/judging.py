@@ -121,10 +121,28 @@ def judge(
         "flow": flow(prepared),
         UNLIKE: share_by_cohort(test, UNLIKE),
     }
-    metrics["notes"] = [*filter(None, notes), *unsaid(test, known, bool(maps[focus.label]), metrics["localization"])]
+    metrics["notes"] = [
+        *filter(None, notes),
+        *ages_told(maps[focus.label], known),
+        *unsaid(test, known, bool(maps[focus.label]), metrics["localization"]),
+    ]
     with written_whole(setting.place / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))
     return Evaluated(setting, out, test, maps[focus.label], known, tables, metrics)
+
+
+def ages_told(maps: list[ScanMaps], learned: Learned) -> list[str]:
+    """That the healthy spread follows age, and for how many scans it cannot, as sentences."""
+    if learned.healthy.ageing is None:
+        return []
+    unknown = sum(scan.age is None for scan in maps)
+    notes = ["The healthy spread follows age."]
+    if unknown:
+        notes.append(
+            f"{unknown} of {len(maps)} test scans are of unknown age: they are judged by the spread at the mean age, "
+            "and what thresholds and p-values promise does not hold for them."
+        )
+    return notes
 
 
 def unsaid(test: pd.DataFrame, learned: Learned, has_maps: bool, located: Mapping[str, Any]) -> list[str]:
@@ -212,8 +230,9 @@ def beyond_ranking(test: pd.DataFrame, learned: Learned) -> dict[str, Any]:
 
 def agreement(ranking: dict[str, float], oracle: dict[str, Any]) -> float | None:
     """Spearman's correlation between the ranking of scores by pasted anomalies and by test labels, if any."""
-    pasted, labelled = [ranking[n] for n in oracle], [oracle[n]["value"] for n in oracle]
-    if len(oracle) < 3 or len(set(pasted)) < 2 or len(set(labelled)) < 2:
+    both = [n for n in oracle if n in ranking]  # an earlier version kept the ranking, perhaps of fewer scores
+    pasted, labelled = [ranking[n] for n in both], [oracle[n]["value"] for n in both]
+    if len(both) < 3 or len(set(pasted)) < 2 or len(set(labelled)) < 2:
         return None
     return round(float(spearmanr(pasted, labelled).statistic), 3)
 

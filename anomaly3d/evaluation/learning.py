@@ -15,7 +15,7 @@ from anomaly3d.data.pseudo_anomalies import base_of
 from anomaly3d.errors import UserError
 from anomaly3d.evaluation.options import Options
 from anomaly3d.runs.folder import Trained
-from anomaly3d.scoring.anomaly_maps import Healthy, maps_of
+from anomaly3d.scoring.anomaly_maps import Ageing, Healthy, maps_of
 from anomaly3d.scoring.calibration import (
     CHOICE,
     OWN,
@@ -24,6 +24,7 @@ from anomaly3d.scoring.calibration import (
     calibrate,
     calibration_folder,
     healthy_file,
+    refuse_unknown_ages,
 )
 from anomaly3d.scoring.inference import Inference
 from anomaly3d.scoring.scan_scores import choose, choose_without_each, of_one_subject, rescore
@@ -142,7 +143,11 @@ def learn(
         return None
     maps = {split: maps_of(data.split(split), folder_of(out, split)) for split in splits}
     reference = REFERENCE if REFERENCE in tables else "validation"
-    healthy = Healthy.measure(maps[reference], tables[reference], detector.parts, options.by_age)
+    healthy = Healthy.measure(maps[reference], tables[reference], detector.parts)
+    if options.by_age and maps[reference]:
+        healthy = replace(healthy, ageing=Ageing.measure(maps[reference], list(tables[reference]["subject_id"])))
+        if "calibration" in tables:
+            refuse_unknown_ages(maps["calibration"])
     measured_on = {}
     if reference == "validation":
         same = of_one_subject(data.split("validation"), maps["validation"])

@@ -108,13 +108,18 @@ def conformal_rates(table: pd.DataFrame, calibration: Calibration) -> list[dict[
     return found
 
 
+def ratio(a: float, b: float) -> float | None:
+    """a / b of two positive numbers, else None."""
+    return float(a / b) if a > 0 and b > 0 else None
+
+
 def site_shift(table: pd.DataFrame, score: str) -> dict[str, Any]:
     """How far healthy scores of other sites lie from those of the site with the most scans.
 
     ``auc`` is the chance that a healthy scan of the other site scores higher: 0.5 where scores do not know the site.
     """
     rows = ranked(table)
-    well = rows[rows["label"] == "0"]
+    well = rows[(rows["label"] == "0") & (rows["site"] != "")]
     counts = well["site"].value_counts()
     if len(counts) < 2:
         return {}
@@ -131,6 +136,6 @@ def site_shift(table: pd.DataFrame, score: str) -> dict[str, Any]:
             "auc": estimate.value,
             "ci95": [estimate.low, estimate.high],
             "n": [len(own), len(other)],
-            "median_ratio": float(np.median(other) / np.median(own)),
+            "median_ratio": ratio(np.median(other), np.median(own)),
         }
     return found

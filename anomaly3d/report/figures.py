@@ -181,19 +181,22 @@ def group_figure(table: pd.DataFrame, score: str = "total", seed: int = 0) -> Fi
     figure, axes = new_axes(max(5.2, 1.1 * len(parts)), 3.6)
     rng = np.random.default_rng(seed)
     healthy = table[table["group"] == "normal"]
-    ticks = []
+    ticks, every = [], table[score].to_numpy(float)
+    positive = every[every > 0]
+    logarithmic = bool(len(positive)) and not (every < 0).any()
+    lowest = positive.min() / 2 if logarithmic else -np.inf  # where a logarithmic axis has its zeros
     for x, (group, name, cohort, rows) in enumerate(parts):
-        values = rows[score].to_numpy(float).clip(1e-12)
+        values = rows[score].to_numpy(float).clip(lowest)
         colour = COLOURS[GROUPS.index(group)]
         axes.scatter(x + rng.uniform(-0.15, 0.15, len(values)), values, s=12, color=colour, alpha=0.7, linewidths=0)
-        axes.plot([x - 0.25, x + 0.25], [10 ** np.median(np.log10(values))] * 2, color="black", linewidth=1.5)
+        axes.plot([x - 0.25, x + 0.25], [np.median(values)] * 2, color="black", linewidth=1.5)
         if group != "normal" and not healthy.empty:
             found = against(healthy, rows, score)
             text = f"{found.value:.2f}\n[{found.low:.2f}, {found.high:.2f}]"
             axes.text(x, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", fontsize=7)
         ticks.append(f"{name}\n{cohort}\nn = {len(rows)}")
     axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
-    axes.set(yscale="log", ylabel=words_of(score), xlim=(-0.6, len(ticks) - 0.4))
+    axes.set(yscale="log" if logarithmic else "linear", ylabel=words_of(score), xlim=(-0.6, len(ticks) - 0.4))
     axes.set_title("AUC against healthy scans", fontsize=8, loc="left", pad=26)
     return figure
 

@@ -167,7 +167,7 @@ def shift(metrics: dict[str, Any]) -> Table:
                 site,
                 s["against"],
                 as_text({**s, "value": s["auc"]}),
-                f"{s['median_ratio']:.2f}",
+                "" if s["median_ratio"] is None else f"{s['median_ratio']:.2f}",
                 f"{s['n'][1]}, {s['n'][0]}",
             )
             for site, s in metrics["site_shift"].items()

@@ -26,7 +26,7 @@ SMOOTHING = 1.0  # voxels, sigma
 POOLED = 1.5  # voxels, sigma, over which healthy mean and spread are pooled
 USUAL = 0.5  # share of healthy scans that have brain at a voxel, from which it counts
 FLOOR = 0.02  # of the healthy spread: 1.2 HU
-AGED = 20  # healthy scans of known age from which the spread follows age
+AGED = 20  # healthy people of known age that it takes to say how the spread follows age
 AT_MOST = 2.0  # standard deviations of their ages: older and younger scans are taken to be so old
 
 
@@ -85,9 +85,8 @@ class Healthy:
     """What is usual in healthy scans that the detector did not learn from: residuals of training scans are too small.
 
     Sums over ``count`` scans at each voxel ``(D, H, W)``: ``brains``, how many have brain there; ``total`` and
-    ``square`` of each raw map inside the brain. ``medians`` are those of the parts of the score. ``ageing`` are by map
-    the sums ``(5,)`` over scans of known age that ``growth`` is a regression on: of 1, t, t^2, m and t m, t the age in
-    years and m the logarithm of the map's mean square in the brain; None: the spread does not follow age.
+    ``square`` of each raw map inside the brain. ``medians`` are those of the parts of the score. ``ageing`` says by map
+    how the spread follows age, None that it does not.
     """
 
     count: int
@@ -95,15 +94,12 @@ class Healthy:
     total: dict[str, np.ndarray]
     square: dict[str, np.ndarray]
     medians: dict[str, float]
-    ageing: dict[str, np.ndarray] | None = None
+    ageing: "dict[str, Ageing] | None" = None
 
     @classmethod
-    def measure(
-        cls, maps: Iterable[ScanMaps], table: pd.DataFrame, parts: Sequence[str], by_age: bool = True
-    ) -> "Healthy":
-        """From the maps and scores of healthy scans; ``by_age``: the spread follows age."""
-        medians = {part: float(table[part].median()) for part in parts}
-        found = cls(0, np.zeros(()), {}, {}, medians, {} if by_age else None)
+    def measure(cls, maps: Iterable[ScanMaps], table: pd.DataFrame, parts: Sequence[str]) -> "Healthy":
+        """From the maps and scores of healthy scans."""
+        found = cls(0, np.zeros(()), {}, {}, {part: float(table[part].median()) for part in parts})
         for scan in maps:
             found = found.plus(scan.read(), 1)
         return found
@@ -111,19 +107,13 @@ class Healthy:
     def plus(self, raw: RawMaps, sign: int) -> "Healthy":
         """With one scan more; ``sign=-1``: without that scan, which is among those it was measured on."""
         inside = {name: np.where(raw.brain, values, 0).astype(np.float64) for name, values in raw.values.items()}
-        squares = {name: values**2 for name, values in inside.items()}
-        ageing = self.ageing
-        if ageing is not None and raw.age is not None and raw.brain.any():
-            level = {name: np.log(square[raw.brain].mean() + FLOOR**2) for name, square in squares.items()}
-            terms = {name: np.array([1, raw.age, raw.age**2, m, raw.age * m]) for name, m in level.items()}
-            ageing = {name: ageing.get(name, 0) + sign * values for name, values in terms.items()}
         return Healthy(
             self.count + sign,
             self.brains + sign * raw.brain.astype(np.float64),
             {name: self.total.get(name, 0) + sign * values for name, values in inside.items()},
-            {name: self.square.get(name, 0) + sign * values for name, values in squares.items()},
+            {name: self.square.get(name, 0) + sign * values**2 for name, values in inside.items()},
             self.medians,
-            ageing,
+            self.ageing,
         )
 
     def without(self, scans: Iterable[ScanMaps]) -> "Healthy":
@@ -151,20 +141,8 @@ class Healthy:
         return found
 
     def growth(self, name: str, age: float | None) -> float:
-        """By what the spread of a map at this age is larger than at the mean age of the healthy scans.
-
-        exp(b (age - mean) / 2), b the slope of the logarithm of the mean square over age: a healthy brain strays the
-        further from the mean the older it is. 1 where the age is unknown or healthy scans of known age are few.
-        """
-        sums = (self.ageing or {}).get(name)
-        if sums is None or age is None or sums[0] < AGED - 0.5:
-            return 1.0
-        mean, square, level, product = sums[1:] / sums[0]
-        variance = square - mean**2
-        if variance < 1:  # years^2: they are all of one age
-            return 1.0
-        most = AT_MOST * np.sqrt(variance)
-        return float(np.exp((product - mean * level) / variance * np.clip(age - mean, -most, most) / 2))
+        """By what the spread of a map at this age is larger than at the mean age; 1 where the age is unknown."""
+        return 1.0 if self.ageing is None or age is None else self.ageing[name].growth(age)
 
     def save(self, path: Path) -> None:
         """Write what ``load`` reads."""
@@ -172,7 +150,7 @@ class Healthy:
         arrays |= {f"median/{n}": np.array(m) for n, m in self.medians.items()}
         arrays = {n: a.astype(np.float32) for n, a in (arrays | {"brains": self.brains}).items()}
         if self.ageing is not None:
-            arrays |= {"by_age": np.array(True)} | {f"ageing/{n}": sums for n, sums in self.ageing.items()}
+            arrays |= {f"ageing/{n}": np.array([a.slope, a.mean, a.spread]) for n, a in self.ageing.items()}
         with written_whole(path) as beside:
             np.savez_compressed(beside, count=np.array(self.count), **arrays)  # type: ignore[arg-type]
 
@@ -195,8 +173,51 @@ class Healthy:
             return {n.removeprefix(f"{kind}/"): a for n, a in arrays.items() if n.startswith(f"{kind}/")}
 
         medians = {n: float(m) for n, m in under("median").items()}
-        ageing = under("ageing") if "by_age" in arrays else None
+        ageing = {n: Ageing(*map(float, numbers)) for n, numbers in under("ageing").items()} or None
         return cls(int(arrays["count"]), arrays["brains"], under("total"), under("square"), medians, ageing)
+
+
+@dataclass(frozen=True)
+class Ageing:
+    """How the spread of a map follows age: a healthy brain strays the further from the mean the older it is.
+
+    ``slope`` is that of the logarithm of a scan's mean square in the brain over its age, a year; ``mean`` and
+    ``spread`` are those of the ages that it was measured on, in years.
+    """
+
+    slope: float
+    mean: float
+    spread: float
+
+    def growth(self, age: float) -> float:
+        """exp(slope (age - mean) / 2), no further from the mean than ``AT_MOST`` spreads."""
+        most = AT_MOST * self.spread
+        return float(np.exp(self.slope / 2 * np.clip(age - self.mean, -most, most)))
+
+    @classmethod
+    def measure(cls, maps: Sequence[ScanMaps], subjects: Sequence[str]) -> "dict[str, Ageing]":
+        """By map, from healthy scans, each subject counting as one.
+
+        Raises:
+            UserError: fewer than ``AGED`` subjects of known age, or they are all of one.
+        """
+        known = [(scan, subject) for scan, subject in zip(maps, subjects, strict=True) if scan.age is not None]
+        there = pd.Series([subject for _, subject in known], dtype=str)
+        ages = np.array([scan.age for scan, _ in known], float)
+        if there.nunique() < AGED or np.ptp(ages) < 1:
+            raise UserError(
+                f"by_age=true takes {AGED} healthy people of different known ages to measure by, and there are "
+                f"{there.nunique()}: fill in the column age of the manifest, or leave by_age=false"
+            )
+        weights = 1 / there.map(there.value_counts()).to_numpy(float)
+        mean = float(np.average(ages, weights=weights))
+        spread = float(np.sqrt(np.average((ages - mean) ** 2, weights=weights)))
+        read = [scan.read() for scan, _ in known]
+        found = {}
+        for name in read[0].values:
+            level = np.array([np.log(np.mean(raw.values[name][raw.brain] ** 2) + FLOOR**2) for raw in read])
+            found[name] = cls(float(np.average((ages - mean) * level, weights=weights)) / spread**2, mean, spread)
+        return found
 
 
 def smooth(raw: np.ndarray, brain: np.ndarray) -> np.ndarray:

@@ -239,6 +239,19 @@ def calibrate(
     return made
 
 
+def refuse_unknown_ages(maps: Sequence[ScanMaps]) -> None:
+    """What is said of scans by their age does not hold for scans of unknown age, nor the other way round.
+
+    Raises:
+        UserError: scans to calibrate with, of which some are of unknown age.
+    """
+    if unknown := [scan.scan_id for scan in maps if scan.age is None]:
+        raise UserError(
+            f"the healthy spread follows age, and {len(unknown)} of {len(maps)} calibration scans have none (the first "
+            f"is {unknown[0]}): give the column age of a manifest, or evaluate the run with by_age=false"
+        )
+
+
 def calibrate_anew(
     site: str,
     scores: list[str],
@@ -255,8 +268,14 @@ def calibrate_anew(
 
     Args:
         table: the detector's own scores.
-        healthy: what was usual without them.
+        healthy: what was usual without them; how the spread follows age stays as it is there, because what differs
+            between sites is not age.
+
+    Raises:
+        UserError: a scan of unknown age, where the spread follows age.
     """
+    if healthy.ageing is not None:
+        refuse_unknown_ages(maps)
     for scan in maps:
         healthy = healthy.plus(scan.read(), 1)
     left_out = of_one_subject(table, maps)

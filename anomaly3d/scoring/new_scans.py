@@ -118,10 +118,8 @@ def score_new(job: ScoringJob) -> NewScans:
 
 
 def with_brain(prepared: PreparedCohort) -> PreparedCohort:
-    """Without rejected scans of whose brain no voxel is left, which have no score."""
-    rejected = set(prepared.with_verdict("rejected")["scan_id"])
-    rows = prepared.table.to_dict("records")
-    kept = [row["scan_id"] not in rejected or bool(voxels(row["brain_mask"]).any()) for row in rows]
+    """Without scans of whose brain no voxel is left, which have no score."""
+    kept = [bool(voxels(path).any()) for path in prepared.table["brain_mask"]]
     return replace(prepared, table=prepared.table.loc[kept].reset_index(drop=True))
 
 
@@ -130,14 +128,16 @@ def judge(new: NewScans, trained: Trained, site: str, workers: Workers, learned:
 
     ``flagged`` holds for one scan; ``discovery`` for the batch: of all discoveries, at most ``FALSE_DISCOVERIES`` are
     expected to be healthy (Benjamini-Hochberg). Scans that quality control rejects have the score alone, because
-    healthy scans like them were not measured, and so have those that the run ``learned`` from.
+    healthy scans like them were not measured, and so have those that the run ``learned`` from and, where the healthy
+    spread follows age, those of unknown age.
     """
     known = load_calibration(trained, site)
     if known is None or new.table.empty:
         return new.table
     healthy, calibration = known
     scores = rescore(new.table, new.maps, healthy, workers, "scores")[calibration.score]
-    inside, flags = new.in_scope() & ~new.table["scan_id"].isin(learned), calibration.flags(scores)
+    inside = new.in_scope() & ~new.table["scan_id"].isin([*learned, *without_age(new, healthy)])
+    flags = calibration.flags(scores)
     p = pd.Series(calibration.p_values(scores.to_numpy(float)), scores.index)
     found = pd.Series(discoveries(p[inside].to_numpy(), FALSE_DISCOVERIES), p.index[inside])
     return new.table.assign(
@@ -148,6 +148,11 @@ def judge(new: NewScans, trained: Trained, site: str, workers: Workers, learned:
         discovery=found.reindex(p.index),
         site=site,
     )
+
+
+def without_age(new: NewScans, healthy: Healthy) -> list[str]:
+    """Scans of unknown age, for which p-values do not hold where the healthy spread follows age."""
+    return [scan.scan_id for scan in new.maps if scan.age is None] if healthy.ageing is not None else []
 
 
 def unlike_training(new: NewScans, stage: Path, job: ScoringJob) -> dict[str, str]:
@@ -178,7 +183,8 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     table[UNLIKE], table[LEARNED_IN] = table[UNLIKE].fillna(""), table["scan_id"].map(learned).fillna("")
     mark_output(out)
     known = load_calibration(job.trained, site)
-    outside = {*new.table.loc[~new.in_scope(), "scan_id"], *learned}
+    ageless = without_age(new, known[0]) if known else []
+    outside = {*new.table.loc[~new.in_scope(), "scan_id"], *learned, *ageless}
     for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
         beside = (known[0], known[1].without_clusters()) if known and scan.scan_id in outside else known
         write_maps(scan, new, job, beside)
@@ -198,6 +204,11 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
         say(
             f"standardised.nii.gz is in healthy spreads: in the median healthy scan, {known[1].voxel_ml:g} ml lie "
             f"beyond {level:.2f}"
+        )
+    if ageless:
+        say(
+            f"the healthy spread follows age, and {len(ageless)} of these scans have none (the first is {ageless[0]}), "
+            "so they get no p-value: name them in manifest=... with a column age"
         )
     if (table[UNLIKE] != "").any():
         say(
@@ -256,7 +267,7 @@ def in_words(row: dict) -> str:
         return f"rejected: {row['reasons']}; {text}, outside of what the detector was made for"
     if row[LEARNED_IN]:
         text += f", no p-value: the run learned from these very voxels, in its {row[LEARNED_IN]} split"
-    elif "p_value" in row:
+    elif pd.notna(row.get("p_value")):
         text += f", p = {row['p_value']:.3f} among healthy scans" + (", flagged" if row["flagged"] is True else "")
     if row["reasons"]:
         text += f"; quality control {row['reasons']}"
@@ -274,8 +285,8 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
         rate: share of them that may be flagged; None: as in the run's evaluation.
 
     Raises:
-        UserError: the run has not been evaluated or has learned from the scans, none is usable, one is labelled 1, or
-            the site's name is that of the run's cohort.
+        UserError: the run has not been evaluated or has learned from the scans, none is usable, one is of unknown age
+            where the spread follows age, or the site's name is that of the run's cohort.
     """
     hush()
     stage = job.trained.folder.path
@@ -296,11 +307,6 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     new = score_new(job)
     if new.table.empty:
         raise UserError(f"no scan can be used: see quality.csv in {new.prepared.folder}")
-    if ill := new.prepared.table.loc[new.prepared.table["label"] == "1", "scan_id"].tolist():
-        raise UserError(
-            f"a threshold comes from healthy scans, and the manifest labels {len(ill)} with 1 (the first is {ill[0]}): "
-            "leave them out"
-        )
     refuse_seen(new.prepared.quality.assign(split="calibration"), job.trained)
     if same := copies(new.prepared.quality):
         raise UserError(f"the same voxels are there under several names: {'; '.join(same)}: keep one file of each")

@@ -18,6 +18,7 @@ from anomaly3d.phases.base import Predicting, freeze
 from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
 from anomaly3d.runs.exported import read_exported
 from anomaly3d.runs.folder import Trained, choose_trained
+from anomaly3d.scans.manifest import wrong_age
 from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, RawMaps, standardised_maps
 from anomaly3d.scoring.calibration import OWN, Calibration, load_calibration
@@ -151,8 +152,15 @@ class Scorer:
         """A scan (NIfTI file or DICOM folder) from reading to p-value and maps.
 
         Args:
-            age: in years, if it is known: older healthy brains stray further from the mean.
+            age: in years, if it is known. It counts where the run's healthy spread follows age (``evaluate
+                by_age=true``); a scan of unknown age has no p-value then.
+
+        Raises:
+            UserError: an age that is none.
         """
+        age = None if age is None or np.isnan(age) else age
+        if age is not None and (fault := wrong_age(str(age))):
+            raise UserError(fault)
         try:
             prepared = self.prepare(path)
         except UnreadableScan as error:
@@ -167,13 +175,14 @@ class Scorer:
         values = one.maps if one.reconstruction is None else {RESIDUAL: one.image - one.reconstruction, **one.maps}
         raw = RawMaps(values, one.brain > 0, age)
         name, score, p, flagged = self.judge(scores, raw)
-        if reasons:
+        ageless = self.known is not None and self.known[0].ageing is not None and age is None
+        if reasons or ageless:
             p = flagged = None
         if self.known:
             one = replace(one, maps=one.maps | standardised_maps(raw, self.known[0]))
         original = read_image(Path(path))
         maps = own_grid_maps(original, one, self.preprocessor)
-        known = self.known and (self.known[1].without_clusters() if reasons else self.known[1])
+        known = self.known and (self.known[1].without_clusters() if reasons or ageless else self.known[1])
         clusters = own_grid_clusters(original, one, maps, known) if known else None
         if clusters:
             maps |= {"clusters": clusters.labels, "anomaly_mask": clusters.mask}

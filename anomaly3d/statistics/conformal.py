@@ -22,7 +22,7 @@ def weights_of(subjects: np.ndarray) -> np.ndarray:
 def p_values(
     calibration: np.ndarray, scores: np.ndarray, weights: Sequence[float] | np.ndarray | None = None
 ) -> np.ndarray:
-    """``(1 + weight of calibration scores >= score) / (1 + weight of all)`` of each score.
+    """``(1 + weight of calibration scores >= score) / (1 + weight of all)`` of each score; NaN of NaN.
 
     Each scan weighs 1 (Vovk et al. 2005; Bates et al. 2023), or, where subjects repeat, ``weights_of`` them: then
     subjects are what must be exchangeable (Lee, Barber, Willett 2023).
@@ -31,7 +31,8 @@ def p_values(
     ordered = (np.ones(len(calibration)) if weights is None else np.asarray(weights))[order]
     at_least = np.r_[np.cumsum(ordered[::-1])[::-1], 0.0]
     place = np.searchsorted(calibration[order], scores, side="left")
-    return (1 + at_least[place]) / (1 + at_least[0])  # no other sum of the weights: rounding must not lead above 1
+    found = (1 + at_least[place]) / (1 + at_least[0])
+    return np.where(np.isnan(scores), np.nan, found)  # no other sum of the weights: rounding must not lead above 1
 
 
 def threshold(calibration: np.ndarray, rate: float, weights: Sequence[float] | np.ndarray | None = None) -> float:

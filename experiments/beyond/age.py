@@ -19,7 +19,7 @@ from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.evaluation.metrics import ranked
 from anomaly3d.evaluation.thresholds import AGES, between
 from anomaly3d.runs.folder import choose_trained
-from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps, maps_of
+from anomaly3d.scoring.anomaly_maps import Ageing, Healthy, ScanMaps, anomaly_maps, maps_of
 from anomaly3d.scoring.inference import prepared_of
 from anomaly3d.scoring.scan_scores import RARE
 from anomaly3d.scoring.writer import read_scores
@@ -50,7 +50,10 @@ def shuffled(maps: dict[str, list[ScanMaps]], rng: np.random.Generator) -> dict[
 
 def judge(table: pd.DataFrame, maps: dict[str, list[ScanMaps]], by_age: bool, what: str) -> tuple[np.ndarray, float]:
     """Scores of the test scans and the threshold from the calibration scans."""
-    healthy = Healthy.measure(maps["validation"], table, (), by_age)
+    healthy = Healthy.measure(maps["validation"], table, ())
+    if by_age:
+        subjects = [scan.scan_id for scan in maps["validation"]]  # a phantom has one scan
+        healthy = replace(healthy, ageing=Ageing.measure(maps["validation"], subjects))
     jobs = [(scan, healthy) for split in ("calibration", "test") for scan in maps[split]]
     scores, count = np.array(list(run_in_threads(exceedance, jobs, WORKERS, what))), len(maps["calibration"])
     return scores[count:], threshold(scores[:count], RATE)

@@ -30,14 +30,13 @@ WHERE = ("auroc", "ap", "dice", "found")
 
 
 def evaluate(run: Path, *more: str) -> None:
-    """Run the command that a user has; ``by_age`` came after the first rows."""
+    """Run the command that a user has."""
     words = [
         f"run={run.name}",
         f"runs_dir={run.parent}",
         "logger=none",
         "images=0",
         "controls=[]",
-        "by_age=false",
         *more,
     ]
     subprocess.run([sys.executable, "-m", "anomaly3d.evaluate", *words], check=True)

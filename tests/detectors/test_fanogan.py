@@ -7,9 +7,9 @@ from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig, smoothed
 from anomaly3d.phases.encoder import EncoderPhase
 
 
-def tiny(smooth):
+def tiny(smooth, **more):
     torch.manual_seed(0)
-    return FAnoGAN(ModelConfig(4, 8, 16, "group", "none", "group", "tanh", 3), smooth=smooth)
+    return FAnoGAN(ModelConfig(4, 8, 16, "group", "none", "group", "tanh", 3), smooth=smooth, **more)
 
 
 def test_the_filter_takes_out_what_alternates_and_keeps_what_is_even():
@@ -38,6 +38,22 @@ def test_a_smooth_detector_compares_with_the_filtered_volume_everywhere():
     torch.testing.assert_close(phase.training_step({"image": x}, 0), losses["total"].mean())
     balance = phase.balance(x[:2], x[2:])["balance"]
     torch.testing.assert_close(torch.tensor(balance), losses["image"][2] / losses["feature"][2])
+
+
+@torch.no_grad()
+def test_a_mirrored_detector_judges_by_the_mean_of_both_sides_and_trains_by_one():
+    x = torch.rand(2, 1, 16, 16, 16) * 2 - 1
+    plain, mirrored = tiny(True).eval(), tiny(True, mirrored=True).eval()
+    other = torch.stack([plain.reconstruct(x[i : i + 1, :, range(15, -1, -1)])[0] for i in range(2)])
+    expected = (plain.reconstruct(x) + other[:, :, range(15, -1, -1)]) / 2
+    assert (expected - plain.reconstruct(x)).abs().max() > 0.01
+    found = mirrored.examine({"image": x})
+    torch.testing.assert_close(found.reconstruction, expected)
+    for name, value in plain.distances(x, expected).items():
+        torch.testing.assert_close(found.scores[name], value)
+    torch.testing.assert_close(mirrored.losses(x)["total"], plain.losses(x)["total"])
+    turned = mirrored.examine({"image": x.flip(2)})
+    torch.testing.assert_close(turned.reconstruction.flip(2), found.reconstruction)
 
 
 def test_the_critic_of_phase_1_sees_the_generator_as_it_is():

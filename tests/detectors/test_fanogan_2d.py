@@ -185,6 +185,15 @@ def test_findings_belong_to_the_scan_and_a_saved_detector_finds_the_same(tmp_pat
         torch.testing.assert_close(alone.scores[name][0], value[2], rtol=1e-4, atol=1e-6)
 
 
+@torch.no_grad()
+def test_a_mirrored_head_has_the_mirrored_reconstruction():
+    x = torch.rand(2, 1, 16, 16, 16)
+    for mirrored in (True, False):
+        detector = tiny(mirrored=mirrored).eval()
+        once, turned = (detector.examine({"image": v}).reconstruction for v in (x, x.flip(2)))
+        assert torch.allclose(turned.flip(2), once, atol=1e-5) == mirrored
+
+
 def test_a_slice_is_smoothed_along_its_two_axes():
     x = torch.full((1, 1, 5, 4), -1.0)
     x[0, 0, 2, 1] = 0.6

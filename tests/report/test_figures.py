@@ -200,17 +200,24 @@ def test_the_groups_scores_are_drawn_as_their_logarithms(few):
     assert [t.get_text() for t in axes.get_xticklabels()] == [
         *("normal\nx\nn = 1", "normal\ny\nn = 2", "tbi\nx\nn = 2", "craniectomy\nx\nn = 1"),
     ]
-    expected = [[1], [-2, -12], [3, 0.5], [5]]  # a score of nothing is as small as can be drawn
+    expected = [[1], [-2, np.log10(0.005)], [3, 0.5], [5]]  # a score of nothing lies below all others
     for place, (drawn, values) in enumerate(zip(axes.collections, expected, strict=True)):
         offsets = drawn.get_offsets()
         np.testing.assert_allclose(np.log10(offsets[:, 1].astype(float)), values)
         assert (np.abs(offsets[:, 0] - place) <= 0.15).all()
         middle = axes.lines[place]
-        np.testing.assert_allclose(np.log10(middle.get_ydata()), np.median(values))
+        np.testing.assert_allclose(middle.get_ydata(), np.median(10.0 ** np.array(values)))
         np.testing.assert_allclose(middle.get_xdata(), [place - 0.25, place + 0.25])
     assert axes.get_yscale() == "log"
     assert axes.get_ylabel() == "A(x)"
     plt.close(figure)
+
+
+def test_scores_below_zero_are_drawn_as_they_are(few):
+    (axes,) = group_figure(few.assign(total=[-3.0, -2.0, -1.0, 0.5, 0.0, 4.0])).axes
+    drawn = np.concatenate([np.asarray(points.get_offsets())[:, 1] for points in axes.collections])
+    assert axes.get_yscale() == "linear"
+    assert sorted(drawn) == [-3, -2, -1, 0, 0.5, 4]
 
 
 def test_the_bands_of_recall_against_volume():

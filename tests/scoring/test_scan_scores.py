@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -5,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from anomaly3d.errors import UserError
-from anomaly3d.scoring.anomaly_maps import AGED, FLOOR, POOLED, Healthy, RawMaps, ScanMaps, anomaly_maps, smooth
-from anomaly3d.scoring.calibration import calibrate
+from anomaly3d.scoring.anomaly_maps import AGED, FLOOR, POOLED, Ageing, Healthy, RawMaps, ScanMaps, anomaly_maps, smooth
+from anomaly3d.scoring.calibration import calibrate, calibrate_anew
 from anomaly3d.scoring.scan_scores import (
     PEAK,
     RARE,
@@ -110,47 +112,65 @@ def test_a_scan_is_judged_by_what_is_usual_in_others(maps):
     assert left["peak"][0] != pytest.approx(among["peak"][0], rel=1e-3)
 
 
-def grown(count, growth, by_age=True):
-    """Healthy scans of 20 to 80 years whose residual has the standard deviation 0.1 exp(growth (age - 50))."""
-    rng, brain = np.random.default_rng(0), np.ones(SHAPE, bool)
-    healthy = Healthy(0, np.zeros(()), {}, {}, {}, {} if by_age else None)
-    for age in np.linspace(20, 80, count):
-        noise = rng.normal(0, 0.1 * np.exp(growth * (age - 50)), SHAPE)
-        healthy = healthy.plus(RawMaps({"residual": noise}, brain, float(age)), 1)
-    return healthy
+@pytest.fixture
+def aged(tmp_path):
+    """Makes healthy scans from 20 to 80 years whose residual is by exp(0.02 (age - 50)) larger."""
+
+    def make(ages):
+        rng, found = np.random.default_rng(0), []
+        for i, age in enumerate(ages):
+            image = rng.normal(0, 0.1 * np.exp(0.02 * ((age or 50) - 50)), SHAPE)
+            volumes = {"image": image, "reconstruction": np.zeros(SHAPE), "brain": np.ones(SHAPE)}
+            for kind, data in volumes.items():
+                nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), tmp_path / f"{kind}-{i}.nii.gz")
+            files = [str(tmp_path / f"{kind}-{i}.nii.gz") for kind in volumes]
+            found.append(ScanMaps(str(i), *files, age=age))
+        return found
+
+    return make
 
 
-def test_the_healthy_spread_follows_age(tmp_path):
-    healthy = grown(40, 0.02)
-    assert healthy.growth("residual", 50) == pytest.approx(1)
-    assert healthy.growth("residual", 60) == pytest.approx(np.exp(0.2), rel=0.05)
-    assert healthy.growth("residual", 130) == healthy.growth("residual", 120)  # beyond two standard deviations
-    assert healthy.growth("residual", None) == 1
+def test_the_healthy_spread_follows_age(aged, tmp_path):
+    scans = aged(np.linspace(20, 80, 30).tolist())
+    ageing = Ageing.measure(scans, [scan.scan_id for scan in scans])
+    assert ageing["residual"].mean == pytest.approx(50)
+    assert ageing["residual"].growth(60) == pytest.approx(np.exp(0.2), rel=0.03)
+    assert ageing["residual"].growth(130) == ageing["residual"].growth(120)  # beyond two standard deviations
+    healthy = replace(usual(0.1), ageing=ageing)
     healthy.save(tmp_path / "healthy.npz")
     assert Healthy.load(tmp_path / "healthy.npz").growth("residual", 60) == healthy.growth("residual", 60)
     raw = {"residual": np.random.default_rng(1).normal(0, 0.1, SHAPE)}, np.ones(SHAPE, bool)
     unknown, old = (anomaly_maps(RawMaps(*raw, age), healthy) for age in (None, 60.0))
     np.testing.assert_allclose(old["standardised"] * np.exp(0.2), unknown["standardised"], rtol=0.05, atol=1e-6)
     np.testing.assert_allclose(old["residual"], unknown["residual"])
+    assert Healthy.load(tmp_path / "healthy.npz").plus(RawMaps(*raw, 90.0), 1).ageing == healthy.ageing
 
 
-def test_few_healthy_scans_of_one_age_or_none_say_nothing_of_age(tmp_path):
-    assert grown(AGED - 1, 0.02).growth("residual", 70) == 1
-    one_age, brain = Healthy(0, np.zeros(()), {}, {}, {}, {}), np.ones(SHAPE, bool)
-    for size in np.linspace(0.1, 0.5, 2 * AGED):
-        one_age = one_age.plus(RawMaps({"residual": size * brain}, brain, 60.0), 1)
-    assert one_age.growth("residual", 70) == 1
-    plain = grown(40, 0.02, by_age=False)
-    plain.save(tmp_path / "healthy.npz")
-    assert plain.growth("residual", 70) == Healthy.load(tmp_path / "healthy.npz").growth("residual", 70) == 1
+def test_scans_of_one_person_count_once_for_age(aged):
+    ages = np.linspace(20, 80, AGED).tolist()
+    once = aged(ages)
+    twice = [*once, *once[:1] * 7]
+    subjects = [scan.scan_id for scan in twice]
+    found, expected = (Ageing.measure(s, subjects[: len(s)])["residual"] for s in (twice, once))
+    assert [found.slope, found.mean, found.spread] == pytest.approx([expected.slope, expected.mean, expected.spread])
 
 
-def test_a_scan_that_is_left_out_leaves_no_trace_in_the_growth():
-    healthy, brain = grown(40, 0.02), np.ones(SHAPE, bool)
-    odd = RawMaps({"residual": 5.0 * brain}, brain, 85.0)
-    with_it = healthy.plus(odd, 1)
-    assert with_it.growth("residual", 70) != pytest.approx(healthy.growth("residual", 70), rel=1e-3)
-    assert with_it.plus(odd, -1).growth("residual", 70) == pytest.approx(healthy.growth("residual", 70))
+@pytest.mark.parametrize("ages", [[*range(20, 20 + AGED - 1), None, None], [60.0] * AGED])
+def test_few_people_of_known_age_or_all_of_one_say_nothing_of_age(aged, ages):
+    scans = aged(ages)
+    with pytest.raises(UserError, match=f"by_age=true takes {AGED} healthy people of different known ages"):
+        Ageing.measure(scans, [scan.scan_id for scan in scans])
+
+
+def test_scans_of_unknown_age_set_no_threshold_where_the_spread_follows_age(maps, aged):
+    scans = aged(np.linspace(20, 80, AGED).tolist())
+    healthy = replace(usual(0.1), ageing=Ageing.measure(scans, [scan.scan_id for scan in scans]))
+    table = distances().assign(subject_id=list("abc"))
+    with pytest.raises(UserError, match=r"3 of 3 calibration scans have none \(the first is a\)"):
+        calibrate_anew("here", ["peak"], table, maps, healthy, 0.5, 0.06, 1)
+    known = [replace(scan, age=50.0) for scan in maps]
+    found, _ = calibrate_anew("here", ["peak"], table, known, healthy, 0.5, 0.06, 1)
+    assert found.ageing == healthy.ageing  # sites do not differ by age alone
 
 
 def test_scans_of_one_subject_are_left_out_together(maps):

@@ -10,19 +10,24 @@ import torch
 import anomaly3d
 from anomaly3d import score, train
 from anomaly3d.detectors.brain import brain_of
+from anomaly3d.errors import UserError
+from anomaly3d.scoring.anomaly_maps import Ageing
 from tests.conftest import TINY
 
 
 def test_a_scan_of_known_age_is_judged_by_the_spread_at_that_age(tiny_run, places):
-    """A spread that doubles every ten years of age, as if measured on 40 healthy scans of 40 to 80 years."""
+    """A spread that doubles every ten years of age, about a mean of 60 years."""
     scan = sorted(tiny_run.parents[1].glob("data/raw/phantom-*/ct/normal*"))[0]
     scorer = anomaly3d.Scorer.from_run(tiny_run, data_dir=places[0].split("=")[1])
     healthy, calibration = scorer.known
-    ages = np.linspace(40, 80, 40)
-    level = 2 * np.log(2) * ages / 10
-    sums = np.array([40, ages.sum(), (ages**2).sum(), level.sum(), (ages * level).sum()])
-    scorer.known = replace(healthy, ageing={"residual": sums}), replace(calibration, score="standardised")
-    unknown, old = (scorer.score(scan, age) for age in (None, 70.0))
+    ageing = {"residual": Ageing(2 * np.log(2) / 10, 60.0, 12.0)}
+    scorer.known = replace(healthy, ageing=ageing), replace(calibration, score="standardised")
+    unknown, old = (scorer.score(scan, age) for age in (float("nan"), 70.0))
+    assert (unknown.p_value, unknown.clusters.empty or unknown.clusters["p_value"].isna().all()) == (None, True)
+    assert 0 < old.p_value <= 1
+    for age in (-5, 6300):
+        with pytest.raises(UserError, match="is not a number of years"):
+            scorer.score(scan, age)
     assert unknown.score == pytest.approx(4**1 * old.score, rel=1e-3)  # 70 is ten years above the mean, z is halved
     z = [r.maps["standardised"].get_fdata() for r in (unknown, old)]
     np.testing.assert_allclose(z[0], 2 * z[1], rtol=1e-3, atol=1e-4)
