@@ -225,5 +225,6 @@ def test_runs_are_compared_on_the_same_scans(tiny_run, places, tmp_path, capsys)
     refused(capsys, "run=nobody")
     assert compare.main([places[1]]) == 2
     refused(capsys, "detectors=")
-    assert compare.main([named, places[1], "score=masked"]) == 2
-    refused(capsys, "masked", "tiny/fanogan/encoder")
+    for no_score in ("masked", "label", "site"):
+        assert compare.main([named, places[1], f"score={no_score}"]) == 2
+        refused(capsys, no_score, "tiny has total" if no_score != "masked" else "tiny/fanogan/encoder")

@@ -117,6 +117,14 @@ def test_scores_of_earlier_calls_are_kept(tiny_run, places, bad_and_good, tmp_pa
     assert set(table["model"]) == {sha256(tiny_run / "fanogan" / "finetune" / "model.pt")[:12]}
 
 
+@pytest.mark.parametrize("ill", ["1,", "0,subdural"])
+def test_a_threshold_is_not_set_by_scans_that_are_not_healthy(tiny_run, places, bad_and_good, tmp_path, capsys, ill):
+    scan = bad_and_good / "good.nii.gz"
+    (tmp_path / "site.csv").write_text(f"scan_id,subject_id,image,label,lesions,split\na,p,{scan},{ill},test\n")
+    assert calibrate.main(["run=tiny", *places, f"manifest={tmp_path}/site.csv", "site=ill"]) == 2
+    refused(capsys, "site.csv", "leave them out")
+
+
 def test_another_scan_of_the_same_name_does_not_overwrite_the_first(tiny_run, places, bad_and_good, tmp_path, capsys):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -59,3 +59,4 @@ def test_rankings_agree_by_their_order_and_not_at_all_where_one_has_none():
     oracle = {name: {"value": value} for name, value in (("a", 0.6), ("b", 0.7), ("c", 0.9))}
     assert agreement({"a": 0.5, "b": 0.8, "c": 0.7}, oracle) == pytest.approx(0.5)
     assert agreement(dict.fromkeys("abc", 0.5), oracle) is None
+    assert agreement({"a": 0.5, "b": 0.8}, oracle) is None  # kept by a version that did not have the third

@@ -134,3 +134,6 @@ def test_a_site_whose_healthy_scans_score_higher_is_seen(table):
     assert found["B"]["against"] == "A"
     assert found["B"]["n"] == [3, 2]
     assert site_shift(table[table["site"] == "A"], "total") == {}
+    assert site_shift(table.assign(site=table["site"].replace("B", "")), "total") == {}  # of unknown site
+    nothing = site_shift(table.assign(total=table["total"].where(table["site"] == "B", 0.0)), "total")
+    assert nothing["B"]["median_ratio"] is None  # and no infinity, which JSON does not have

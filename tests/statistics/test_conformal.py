@@ -128,3 +128,9 @@ def test_scanning_everybody_more_often_changes_nothing(calibration, new, times):
     subjects = np.tile(np.arange(len(calibration)), times)
     again = p_values(np.tile(calibration, times), new, weights_of(subjects))
     np.testing.assert_allclose(again, p_values(calibration, new))
+
+
+def test_what_has_no_score_has_no_p_value():
+    found = p_values(np.array([1.0, 2.0, 3.0]), np.array([np.nan, 2.5]))
+    assert np.isnan(found[0])
+    assert found[1] == 0.5
