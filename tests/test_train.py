@@ -120,7 +120,7 @@ def test_a_run_remembers_what_was_typed_and_names_the_next_command(tiny_run, pla
     typed = [*places, *TINY, "logger=none", "++phase.module.optimizer.lr=1e-3"]
     assert train.main(["+phase=gan", "run=next", *typed]) == 0
     words = next_command(capsys.readouterr().out)
-    assert words == ["python", "-m", "anomaly3d.train", "+phase=encoder", "run=next", places[1], "workers=2"]
+    assert words == ["python", "-m", "anomaly3d.train", "+phase=encoder", "run=next", places[1], "workers=1"]
     assert train.main([*words[3:], "++phase.steps=2"]) == 0
     folder = tiny_run.parent / "next" / "fanogan" / "encoder"
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -234,7 +234,7 @@ def test_a_checkpoint_is_not_kept_for_being_the_worst(tiny_run, places, capsys):
 def test_the_number_of_a_run_is_that_of_the_state_it_keeps(tiny_run, places):
     """Not of its last validation, which at this rate is a worse one."""
     arguments = ["+phase=encoder", "run=kept", f"parent={tiny_run}/fanogan/gan", *places, *TINY, "logger=none"]
-    sizes = ["++phase.steps=8", "++phase.steps_per_epoch=1", "++phase.module.optimizer.lr=0.02"]
+    sizes = ["++phase.steps=4", "++phase.steps_per_epoch=1", "++phase.module.optimizer.lr=0.05"]
     assert train.main([*arguments, *sizes]) == 0
     folder = tiny_run.parent / "kept" / "fanogan" / "encoder"
     losses = pd.read_csv(folder / "training.csv")["val_loss"]
