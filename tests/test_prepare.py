@@ -80,7 +80,7 @@ def test_a_killed_prepare_goes_on_and_gives_the_same_bytes(tiny_run, tmp_path):
     for i in range(3):
         shutil.copy(data / "raw" / lineage["cohort"] / "ct" / f"train-{i:04d}.nii.gz", folder)
     arguments = ["dataset=folder", f"dataset.root={folder}", f"data_dir={tmp_path}/data", "workers=1"]
-    arguments += ["preprocessing.resolution=32", "preprocessing.registration_enough=0"]
+    arguments += [f"preprocessing.{n}" for n in ("resolution=32", "working_spacing=3", "registration_enough=0")]
     with subprocess.Popen(
         [sys.executable, "-m", "anomaly3d.prepare", *arguments], stdout=subprocess.DEVNULL
     ) as process:

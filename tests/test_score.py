@@ -117,7 +117,7 @@ def test_scores_of_earlier_calls_are_kept(tiny_run, places, bad_and_good, tmp_pa
     assert set(table["model"]) == {sha256(tiny_run / "fanogan" / "finetune" / "model.pt")[:12]}
 
 
-@pytest.mark.parametrize("ill", ["1,", "0,subdural"])
+@pytest.mark.parametrize("ill", ["1,", ",subdural"])
 def test_a_threshold_is_not_set_by_scans_that_are_not_healthy(tiny_run, places, bad_and_good, tmp_path, capsys, ill):
     scan = bad_and_good / "good.nii.gz"
     (tmp_path / "site.csv").write_text(f"scan_id,subject_id,image,label,lesions,split\na,p,{scan},{ill},test\n")
