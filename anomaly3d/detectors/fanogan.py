@@ -128,10 +128,10 @@ class FAnoGAN(Detector):
         """x~ = G(E(x)): ``(B, 1, D, H, W)`` in [-1, 1] -> the same shape."""
         return self.decode(self.encoder(x))
 
-    def judged_against(self, x: Tensor) -> Tensor:
-        """``reconstruct``, and with ``mirrored`` its mean with the mirror image's, whose third axis from the end runs
-        from left to right as that of ``x`` does; of slices the second."""
-        once = self.reconstruct(x)
+    def judged_against(self, x: Tensor, z: Tensor) -> Tensor:
+        """The reconstruction from ``z`` = E(x), and with ``mirrored`` its mean with that of the mirror image: the first
+        axis of space runs from left to right."""
+        once = self.decode(z)
         return (once + self.reconstruct(x.flip(2)).flip(2)) / 2 if self.mirrored else once
 
     def decode(self, z: Tensor) -> Tensor:
@@ -154,8 +154,9 @@ class FAnoGAN(Detector):
         """``image``, ``feature``, ``total``, and ``latent`` = ||E(x) - E(x~)||^2 / dim; after phase 4 logits as the map
         ``contrast``."""
         x = batch["image"]
-        reconstruction = self.judged_against(x)
-        latent = image_distance(self.encoder(x), self.encoder(reconstruction))
+        z = self.encoder(x)
+        reconstruction = self.judged_against(x, z)
+        latent = image_distance(z, self.encoder(reconstruction))
         maps = {"contrast": self.contrast(x, reconstruction)} if self.contrast is not None and self.contrasts else {}
         return Findings({**self.distances(x, reconstruction), "latent": latent}, reconstruction, maps)
 

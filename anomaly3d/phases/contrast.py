@@ -78,7 +78,7 @@ class ContrastPhase(Phase):
         count, total, square = (torch.zeros(volumes.shape[1:], device=self.device) for _ in range(3))
         for some, inside in zip(volumes.split(COUNT), brains.split(COUNT), strict=True):
             x, brain = some.to(self.device), inside.to(self.device).float()
-            residual = (x - self.detector.judged_against(x)) * brain
+            residual = (x - self.detector.judged_against(x, self.detector.encoder(x))) * brain
             count, total, square = count + brain.sum(0), total + residual.sum(0), square + residual.square().sum(0)
         count, total, square = (F.avg_pool3d(v, 2 * POOLED + 1, 1, POOLED) for v in (count, total, square))
         mean = total / count.clamp(min=0.5)
@@ -94,7 +94,7 @@ class ContrastPhase(Phase):
     def logits(self, x: Tensor) -> Tensor:
         """``(B, 1, D, H, W)`` -> the same shape."""
         with torch.no_grad():
-            reconstruction = self.detector.judged_against(x)
+            reconstruction = self.detector.judged_against(x, self.detector.encoder(x))
         return self.contrast(x, reconstruction.to(x.dtype))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

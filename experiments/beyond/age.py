@@ -5,8 +5,6 @@ with one that follows age, and, as the control, with one that follows ages shuff
 and the table of ``README.md``.
 """
 
-import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,27 +17,23 @@ from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.evaluation.metrics import ranked
 from anomaly3d.evaluation.thresholds import AGES, between
 from anomaly3d.runs.folder import choose_trained
-from anomaly3d.scoring.anomaly_maps import Ageing, Healthy, ScanMaps, anomaly_maps, maps_of
+from anomaly3d.scoring.anomaly_maps import Ageing, Healthy, ScanMaps, maps_of
 from anomaly3d.scoring.inference import prepared_of
-from anomaly3d.scoring.scan_scores import RARE
 from anomaly3d.scoring.writer import read_scores
 from anomaly3d.statistics.auc import auc, compare_auc, share
 from anomaly3d.statistics.conformal import threshold
-from anomaly3d.system.files import written_whole
 from anomaly3d.system.workers import run_in_threads
+from experiments.beyond.kept import HERE, exceedance, measured
 from experiments.scores.measure import fill, markdown
 
-HERE = Path(__file__).parent
 RATE = 0.1  # of healthy calibration scans that the threshold may flag
 SHUFFLES = 10
 WORKERS = 2
 
 
-def exceedance(scan: ScanMaps, healthy: Healthy) -> float:
-    """Of one scan."""
-    raw = scan.read()
-    z = anomaly_maps(raw, healthy)["standardised"][raw.brain]
-    return float(np.mean((np.abs(z) - RARE).clip(min=0)))
+def score(scan: ScanMaps, healthy: Healthy) -> float:
+    """``exceedance`` of a scan's files."""
+    return exceedance(scan.read(), healthy)
 
 
 def shuffled(maps: dict[str, list[ScanMaps]], rng: np.random.Generator) -> dict[str, list[ScanMaps]]:
@@ -55,7 +49,7 @@ def judge(table: pd.DataFrame, maps: dict[str, list[ScanMaps]], by_age: bool, wh
         subjects = [scan.scan_id for scan in maps["validation"]]  # a phantom has one scan
         healthy = replace(healthy, ageing=Ageing.measure(maps["validation"], subjects))
     jobs = [(scan, healthy) for split in ("calibration", "test") for scan in maps[split]]
-    scores, count = np.array(list(run_in_threads(exceedance, jobs, WORKERS, what))), len(maps["calibration"])
+    scores, count = np.array(list(run_in_threads(score, jobs, WORKERS, what))), len(maps["calibration"])
     return scores[count:], threshold(scores[:count], RATE)
 
 
@@ -126,17 +120,7 @@ def rows_of(name: str, found: dict[str, Any]) -> list[list[str]]:
 
 def main() -> None:
     """Measure what is not in ``age.json`` yet, and fill the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="*", help="DETECTOR=RUN")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    asked = parser.parse_args()
-    path = HERE / "age.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    for name, run in (word.split("=") for word in asked.runs):
-        if name not in found:
-            found[name] = measure(Path(run), name, asked.data_dir)
-            with written_whole(path) as beside:
-                beside.write_text(json.dumps(found, indent=1) + "\n")
+    found = measured(__doc__, "age.json", measure)
     bands = next(iter(found.values()))["one spread"]["flagged"]
     head = ["detector", "healthy spread", "AUC, A", "B", "healthy score over age, Spearman"]
     head += [f"flagged, {band}" for band in bands] + [f"AUC, {band}" for band in bands]

@@ -4,8 +4,6 @@ The same trained networks with ``mirrored`` off and on, on the run's own cohort.
 of ``README.md``.
 """
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,13 @@ import torch
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.runs.folder import choose_trained
-from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, RawMaps, anomaly_maps
+from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, RawMaps
 from anomaly3d.scoring.inference import prepared_of
-from anomaly3d.scoring.scan_scores import RARE
 from anomaly3d.statistics.auc import auc, compare_auc
-from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import track
+from experiments.beyond.kept import HERE, exceedance, measured
 from experiments.scores.measure import fill, markdown
 
-HERE = Path(__file__).parent
 SCORES = ("A(x)", "exceedance")
 
 
@@ -42,11 +38,6 @@ def found(detector: FAnoGAN, data: HeadCTDataModule, split: str, what: str) -> t
         maps.append(RawMaps(raw, brains[i, 0].numpy() > 0, float(age) if age else None))
         totals.append(float(one.scores["total"][0]))
     return maps, np.array(totals)
-
-
-def exceedance(raw: RawMaps, healthy: Healthy) -> float:
-    """Of one scan."""
-    return float(np.mean((np.abs(anomaly_maps(raw, healthy)["standardised"][raw.brain]) - RARE).clip(min=0)))
 
 
 def judge(detector: FAnoGAN, data: HeadCTDataModule, what: str) -> dict[str, np.ndarray]:
@@ -86,17 +77,7 @@ def measure(run: Path, name: str, data_dir: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure what is not in ``mirrored.json`` yet, and fill the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="*", help="DETECTOR=RUN")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    asked = parser.parse_args()
-    path = HERE / "mirrored.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    for name, run in (word.split("=") for word in asked.runs):
-        if name not in kept:
-            kept[name] = measure(Path(run), name, asked.data_dir)
-            with written_whole(path) as beside:
-                beside.write_text(json.dumps(kept, indent=1) + "\n")
+    kept = measured(__doc__, "mirrored.json", measure)
     rows = []
     for name, scores in kept.items():
         for score, sites in scores.items():

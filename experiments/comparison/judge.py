@@ -31,14 +31,7 @@ WHERE = ("auroc", "ap", "dice", "found")
 
 def evaluate(run: Path, *more: str) -> None:
     """Run the command that a user has."""
-    words = [
-        f"run={run.name}",
-        f"runs_dir={run.parent}",
-        "logger=none",
-        "images=0",
-        "controls=[]",
-        *more,
-    ]
+    words = [f"run={run.name}", f"runs_dir={run.parent}", "logger=none", "images=0", "controls=[]", *more]
     subprocess.run([sys.executable, "-m", "anomaly3d.evaluate", *words], check=True)
 
 
