@@ -7,22 +7,16 @@ Coordinates are MNI millimetres, axes right, anterior, superior.
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import edt
-import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from anomaly3d.atlas.mni152 import ORIGIN, SHAPE, SPACING, mni152_map, world_axes
 from anomaly3d.system.memory import release_memory
-
-SPACING = 1.5  # mm, of the head's maps
-ORIGIN = np.array([-111.0, -150.0, -150.0])  # mm, centre of the first voxel
-SHAPE = (149, 181, 181)
 
 AIR, FAT, MUSCLE, CSF, WHITE, GREY, DURA = -1000.0, -90.0, 50.0, 7.0, 28.0, 37.0, 45.0  # HU
 CORTICAL_BONE, DIPLOE, CANCELLOUS_BONE = 1350.0, 600.0, 350.0  # HU
@@ -65,26 +59,6 @@ FACE = (
     Solid((10, 80, -22), (8, 5, 9), AIR, 2.5),  # frontal sinus
     Solid((0, 14, -92), (9, 7, 34), AIR),  # pharynx
 )
-
-
-def world_axes() -> tuple[np.ndarray, ...]:
-    """MNI mm along each axis of the head's maps: ``(149, 1, 1)``, ``(1, 181, 1)``, ``(1, 1, 181)``."""
-    axes = [ORIGIN[i] + SPACING * np.arange(SHAPE[i], dtype=np.float32) for i in range(3)]
-    return np.ix_(*(axis.astype(np.float32) for axis in axes))
-
-
-def mni152_map(name: str) -> np.ndarray:
-    """One of nilearn's maps (``gm``, ``wm``, ``t1``) on the head's grid, in [0, 1]."""
-    nilearn = find_spec("nilearn")  # only its files are wanted: importing it takes 120 MB
-    assert nilearn is not None
-    assert nilearn.origin is not None
-    path = Path(nilearn.origin).parent / "datasets" / "data" / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-    image = nib.nifti1.Nifti1Image.from_filename(path)
-    data = np.asarray(image.dataobj, np.float32)
-    data /= 255
-    to_voxel = np.linalg.inv(image.affine)
-    offset = to_voxel[:3, :3] @ ORIGIN + to_voxel[:3, 3]
-    return ndimage.affine_transform(data, to_voxel[:3, :3] * SPACING, offset, SHAPE, order=1)
 
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:
@@ -173,6 +147,22 @@ class Appearance:
     leukoaraiosis: float = 0.0  # 0 to 1: white matter around the ventricles darkens by up to 9 HU
 
 
+@dataclass(frozen=True)
+class Tissues:
+    """How bright what lies inside the skull is; ``pale``: what leukoaraiosis adds to white matter at its worst,
+    ``per_hu``: how much one HU of what makes persons differ is.
+    """
+
+    csf: float
+    white: float
+    grey: float
+    pale: float
+    per_hu: float = 1.0
+
+
+CT_TISSUES = Tissues(CSF, WHITE, GREY, -9.0)
+
+
 def soft_step(x: Tensor, width: float) -> Tensor:
     """0 to 1 around ``x = 0`` over about ``width`` mm: partial volume at a surface."""
     return (x / width + 0.5).clamp(0, 1)
@@ -195,21 +185,27 @@ def paint_skull(inner_table: Tensor, face: Tensor, height: Tensor, look: Appeara
 
 
 def paint_brain(
-    sampled: Tensor, look: Appearance, widening: Tensor | float = 0.0, sulci: Tensor | float = 1.0
+    sampled: Tensor,
+    look: Appearance,
+    widening: Tensor | float = 0.0,
+    sulci: Tensor | float = 1.0,
+    values: Tissues = CT_TISSUES,
 ) -> tuple[Tensor, Tensor]:
-    """HU inside the inner table and the share of CSF, ``(N,)`` each, from ``HeadMaps.brain`` at N points ``(3, N)``.
+    """``values`` (HU) inside the inner table and the share of CSF, ``(N,)`` each, from ``HeadMaps.brain`` at N points
+    ``(3, N)``.
 
     ``widening`` in mm adds to the ventricles, ``sulci`` multiplies the width of the sulci, at each point.
     """
     grey, white, ventricle = sampled[0].clamp(0, 1), sampled[1].clamp(0, 1), sampled[2]
     fluid = (1 - grey - white).clamp(0, 1)
     fluid = fluid.clamp_min(1e-4) ** (1.6 / (look.sulci * sulci))  # the average brain's sulci are a blur
-    tissue = (grey**1.5 * GREY + white**1.5 * WHITE) / (grey**1.5 + white**1.5).clamp_min(1e-6)
-    tissue = torch.where(grey + white < 0.02, torch.full_like(tissue, CSF), tissue) + look.hu_offset
+    tissue = (grey**1.5 * values.grey + white**1.5 * values.white) / (grey**1.5 + white**1.5).clamp_min(1e-6)
+    tissue = torch.where(grey + white < 0.02, torch.full_like(tissue, values.csf), tissue)
+    tissue = tissue + look.hu_offset * values.per_hu
     inside = soft_step(look.ventricle + widening - ventricle, 1.5)
     wall = (ventricle < 6).float()  # what the unmoved ventricle left inside its new wall is white matter
     fluid = torch.maximum(fluid * (1 - wall), inside)
-    tissue = torch.where((wall > 0) & (grey + white < 0.5), torch.full_like(tissue, WHITE), tissue)
+    tissue = torch.where((wall > 0) & (grey + white < 0.5), torch.full_like(tissue, values.white), tissue)
     if look.leukoaraiosis:
-        tissue = tissue - 9 * look.leukoaraiosis * soft_step(9 - ventricle, 8) * torch.maximum(white, wall)
-    return tissue + (CSF - tissue) * fluid, fluid
+        tissue = tissue + values.pale * look.leukoaraiosis * soft_step(9 - ventricle, 8) * torch.maximum(white, wall)
+    return tissue + (values.csf - tissue) * fluid, fluid

@@ -23,6 +23,12 @@ def smooth_and_resize(
     return resample(Volume(smooth, volume.affine), affine, (resolution,) * 3, fill=fill)
 
 
+def resize_mask(inside: np.ndarray, from_affine: np.ndarray, affine: np.ndarray, resolution: int) -> np.ndarray:
+    """A mask, or shares of one, on the small grid: uint8, 1 where more than half lies inside."""
+    share = smooth_and_resize(Volume(inside.astype(np.float32), from_affine), affine, resolution, 0.0)
+    return (share > 0.5).astype(np.uint8)
+
+
 def to_unit_range(hu: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """The window's ends to -1 and 1: -20 HU -> -1, 40 HU -> 0, 100 HU -> 1."""
     low, high = window

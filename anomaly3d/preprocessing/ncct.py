@@ -10,12 +10,12 @@ import numpy as np
 from scipy import ndimage
 
 from anomaly3d.atlas import template
-from anomaly3d.errors import UnreadableScan, UserError
+from anomaly3d.errors import UnreadableScan
 from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
 from anomaly3d.preprocessing.brain_mask import RIM, distance, intracranial_core, what_is_left
-from anomaly3d.preprocessing.crop import Box, bounding_box
+from anomaly3d.preprocessing.crop import box_of, check_crop, working_grid
 from anomaly3d.preprocessing.inner_table import FINEST, Tissue, tissue_inside, tissue_of_mask
-from anomaly3d.preprocessing.intensity import fill_outside, smooth_and_resize, to_unit_range
+from anomaly3d.preprocessing.intensity import fill_outside, resize_mask, smooth_and_resize, to_unit_range
 from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
 from anomaly3d.preprocessing.quality import REASONS, measure
 from anomaly3d.preprocessing.registration import Registration, register, score
@@ -25,15 +25,6 @@ from anomaly3d.scans.volume import Volume, no_finer, outlined, resample
 
 NO_BRAIN = "no brain was found: is this a head CT?"
 PREVIEW = (-60.0, 140.0)  # HU, black and white
-WORKING_LOW, WORKING_HIGH = np.array([-84.0, -118.5, -73.5]), np.array([84.0, 85.5, 94.5])  # MNI mm: 6 beyond all masks
-
-
-def working_grid(spacing: float) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Affine and shape of the isotropic MNI grid on which masks are found."""
-    affine = np.diag([spacing, spacing, spacing, 1.0])
-    affine[:3, 3] = WORKING_LOW
-    nx, ny, nz = (np.ceil((WORKING_HIGH - WORKING_LOW) / spacing).astype(int) + 1).tolist()
-    return affine, (nx, ny, nz)
 
 
 @lru_cache(maxsize=1)
@@ -96,10 +87,9 @@ class NCCT(Preprocessor):
         self.registration_spacing, self.registration_enough = registration_spacing, registration_enough
         self.mask_command, self.correct_rim = mask_command, correct_rim
         self.stripped, self.smoothing = stripped, smoothing
-        self.template = template.NAME
+        self.template = template.NAMES["ct"]
         self._template_path: Path | None = None
-        if crop not in ("template", "scan"):
-            raise UserError(f"preprocessing.crop must be 'template' or 'scan', not {crop!r}")
+        check_crop(crop)
         if mask_command:
             check_mask_command(mask_command)
 
@@ -131,7 +121,7 @@ class NCCT(Preprocessor):
         mask = tissue.mask
         depth = distance(mask, self.working_spacing)
         quality = measure(scan, hu, mask, depth, self.working_spacing, inner_table, to_scan, found.score)
-        small = self.crop_box(mask, affine, inner_table).grid(self.resolution)
+        small = box_of(self.crop, self.crop_margin, mask, affine, inner_table).grid(self.resolution)
 
         def shrink(hu: np.ndarray, own: Tissue) -> np.ndarray:
             if self.correct_rim:
@@ -142,8 +132,7 @@ class NCCT(Preprocessor):
             )
 
         def shrink_mask(inside: np.ndarray) -> np.ndarray:
-            share = smooth_and_resize(Volume(inside.astype(np.float32), affine), small, self.resolution, 0.0)
-            return (share > 0.5).astype(np.uint8)
+            return resize_mask(inside, affine, small, self.resolution)
 
         extra = {n: shrink_mask(resample(m, affine, shape, to_scan) > 0.5) for n, m in companions.masks.items()}
         if companions.twin is not None:
@@ -204,10 +193,3 @@ class NCCT(Preprocessor):
         if not core.any():
             raise UnreadableScan(NO_BRAIN)
         return core
-
-    def crop_box(self, mask: np.ndarray, affine: np.ndarray, inner_table: Volume) -> Box:
-        """Step 4: the box around the scan's own mask, or the same for all scans around the template's brain."""
-        if self.crop == "scan":
-            return bounding_box(mask, affine)
-        z = inner_table.affine[2, 3] + inner_table.affine[2, 2] * np.arange(inner_table.data.shape[2])
-        return bounding_box((inner_table.data < 0) & (z > -70), inner_table.affine, self.crop_margin)

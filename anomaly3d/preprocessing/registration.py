@@ -1,7 +1,8 @@
-"""Step 1: the affine from MNI space to the scan, by least squares between the template's HU and the scan's.
+"""Step 1: the affine from MNI space to the scan, by least squares between the template's values and the scan's.
 
 CT numbers mean the same in every scan, so intensities are compared directly; mutual information, made for images whose
-intensities do not correspond, costs ten times as much here and is no better (``experiments/preprocessing``).
+intensities do not correspond, costs ten times as much here and is no better (``experiments/preprocessing``). On MR,
+whose values mean nothing by themselves, it refines what is found here.
 """
 
 from collections.abc import Iterable
@@ -15,13 +16,30 @@ from scipy.spatial.transform import Rotation
 from anomaly3d.errors import UnreadableScan
 from anomaly3d.scans.volume import Volume, block_means
 
-Curve = tuple[tuple[float, ...], tuple[float, ...]]  # HU, and what becomes of them
+Curve = tuple[tuple[float, ...], tuple[float, ...]]  # values, and what becomes of them
 
-# HU -> [0, 1]: a third of the range for soft tissue, so that ventricles and falx count beside the skull
-TONE: Curve = ((-150.0, 0.0, 60.0, 800.0), (0.0, 0.1, 0.4, 1.0))
-# what a pose is judged by: the inner table alone, sharply, because soft tissue and the bone's density differ by person
-SKULL: Curve = ((60.0, 200.0), (0.0, 1.0))
-BONE = 1200.0  # HU; clipped before voxels are averaged, so that teeth and metal do not glare
+
+@dataclass(frozen=True)
+class Contrast:
+    """What of a modality's values counts: ``tone`` to [0, 1] while a pose is sought, ``judged`` when it is scored.
+
+    ``top`` clips before voxels are averaged, so that teeth and metal do not glare; a head is what is above ``air``.
+    """
+
+    tone: Curve
+    judged: Curve
+    top: float
+    air: float
+
+
+CT = Contrast(
+    # a third of the range for soft tissue, so that ventricles and falx count beside the skull
+    tone=((-150.0, 0.0, 60.0, 800.0), (0.0, 0.1, 0.4, 1.0)),
+    # the inner table alone, sharply, because soft tissue and the bone's density differ by person
+    judged=((60.0, 200.0), (0.0, 1.0)),
+    top=1200.0,
+    air=-100.0,
+)
 CENTRE = np.array([0.0, -18.0, 8.0])  # MNI mm: rotations and stretches are about the brain's middle
 LENGTH = 50.0  # mm that shift as much as a radian or a doubling, roughly
 HEAD_BELOW_VERTEX = 150.0  # mm: what lies lower is neck
@@ -125,20 +143,20 @@ def fit(level: Level, pose: np.ndarray) -> np.ndarray:
     return found.x
 
 
-def shrink(volume: Volume, spacing: float) -> Volume:
-    """HU up to ``BONE``, averaged over blocks of voxels of about ``spacing`` mm."""
+def shrink(volume: Volume, spacing: float, top: float = CT.top) -> Volume:
+    """Values up to ``top``, averaged over blocks of voxels of about ``spacing`` mm."""
     factor = np.maximum(np.rint(spacing / volume.spacing).astype(int), 1)
-    return block_means(Volume(np.minimum(volume.data, BONE), volume.affine), factor)
+    return block_means(Volume(np.minimum(volume.data, top), volume.affine), factor)
 
 
-def tone(hu: np.ndarray, curve: Curve = TONE) -> np.ndarray:
-    """HU through a curve, by default ``TONE``."""
-    return np.interp(hu, *curve).astype(np.float32)
+def tone(values: np.ndarray, curve: Curve) -> np.ndarray:
+    """Values through a curve."""
+    return np.interp(values, *curve).astype(np.float32)
 
 
-def head_centre(volume: Volume) -> np.ndarray:
+def head_centre(volume: Volume, air: float) -> np.ndarray:
     """World mm of the middle of the head above the neck: ``(3,)``; the largest thing that is not air is the head."""
-    parts, count = ndimage.label(ndimage.binary_opening(volume.data > -100))
+    parts, count = ndimage.label(ndimage.binary_opening(volume.data > air))
     if count == 0:
         raise UnreadableScan("the scan shows nothing but air")
     sizes = np.bincount(parts.ravel())
@@ -148,14 +166,14 @@ def head_centre(volume: Volume) -> np.ndarray:
     return world[world[:, 2] > world[:, 2].max() - HEAD_BELOW_VERTEX].mean(0)
 
 
-def as_seen(template: Volume, spacing: np.ndarray) -> Volume:
+def as_seen(template: Volume, spacing: np.ndarray, top: float = CT.top) -> Volume:
     """The template blurred as a scan's voxels blur the head: bone that fills half of one makes it look like bone."""
-    hu = np.minimum(template.data, BONE)
-    return Volume(ndimage.gaussian_filter(hu, BOX * spacing / template.spacing), template.affine)
+    values = np.minimum(template.data, top)
+    return Volume(ndimage.gaussian_filter(values, BOX * spacing / template.spacing), template.affine)
 
 
 def make_level(
-    scan: Volume, template: Volume, inner_table: Volume, sigma: float, reach: float, count: int, curve: Curve = TONE
+    scan: Volume, template: Volume, inner_table: Volume, sigma: float, reach: float, count: int, curve: Curve = CT.tone
 ) -> Level:
     """A level of about ``count`` points up to ``reach`` mm outside the inner table of a template ``as_seen``."""
     voxels = np.argwhere(inner_table.data < reach)
@@ -169,7 +187,9 @@ def make_level(
     return Level(np.c_[points, np.ones(len(points))].T, fixed[tuple(voxels.T)], maps, to_voxel)
 
 
-def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float, enough: float) -> Registration:
+def register(
+    scan: Volume, template: Volume, inner_table: Volume, spacing: float, enough: float, contrast: Contrast = CT
+) -> Registration:
     """Find the affine from MNI space to the scan.
 
     Affine at once on a coarse level, then on a fine one; a rigid start would lose small heads to their own necks. Where
@@ -177,19 +197,19 @@ def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float
     degrees and turned by quarter and half turns, rigid at first; the best start wins.
 
     Args:
-        scan, template: in HU; ``inner_table`` is the template's signed distance in mm.
+        scan, template: in values of ``contrast``; ``inner_table`` is the template's signed distance in mm.
         spacing: mm of the scan's voxels during optimisation.
 
     Raises:
         UnreadableScan: nothing but air.
     """
-    small = shrink(scan, spacing)
-    seen = as_seen(template, small.spacing)
-    coarse = make_level(small, seen, inner_table, *COARSE)
-    fine = make_level(small, seen, inner_table, *FINE)
-    judged = make_level(small, seen, inner_table, *JUDGED, SKULL)
-    template_centre = head_centre(shrink(template, spacing)) - CENTRE
-    scan_centre = head_centre(small)
+    small = shrink(scan, spacing, contrast.top)
+    seen = as_seen(template, small.spacing, contrast.top)
+    coarse = make_level(small, seen, inner_table, *COARSE, contrast.tone)
+    fine = make_level(small, seen, inner_table, *FINE, contrast.tone)
+    judged = make_level(small, seen, inner_table, *JUDGED, contrast.judged)
+    template_centre = head_centre(shrink(template, spacing, contrast.top), contrast.air) - CENTRE
+    scan_centre = head_centre(small, contrast.air)
 
     def rigid(rotation: Rotation) -> np.ndarray:
         offset = scan_centre - rotation.apply(template_centre)
@@ -216,10 +236,17 @@ def register(scan: Volume, template: Volume, inner_table: Volume, spacing: float
     return best([first, *map(refine, others[:REFINED])])
 
 
-def score(scan: Volume, template: Volume, inner_table: Volume, spacing: float, mni_to_scan: np.ndarray) -> float:
+def score(
+    scan: Volume,
+    template: Volume,
+    inner_table: Volume,
+    spacing: float,
+    mni_to_scan: np.ndarray,
+    contrast: Contrast = CT,
+) -> float:
     """The score of any affine: correlation of scan and template near the brain, arguments as for ``register``."""
-    small = shrink(scan, spacing)
-    judged = make_level(small, as_seen(template, small.spacing), inner_table, *JUDGED, SKULL)
+    small = shrink(scan, spacing, contrast.top)
+    judged = make_level(small, as_seen(template, small.spacing, contrast.top), inner_table, *JUDGED, contrast.judged)
     return judged.correlation(mni_to_scan @ shift(CENTRE))
 
 

@@ -33,7 +33,7 @@ from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import say, track
 
 CLUSTERS = "clusters.csv"  # beside them, where clusters are told apart: name, ml, p_value, peak ..., and x, y, z in mm
-COLUMNS = {"name": "Cluster", "ml": "ml", "p_value": "p", "peak": "peak, healthy spreads", "mean_hu": "mean HU"}
+COLUMNS = {"name": "Cluster", "ml": "ml", "p_value": "p", "peak": "peak, healthy spreads", "mean_value": "mean value"}
 PICTURES = "viewer.json"  # beside a scan's maps: what the page shows of it
 VOXELS = 1.5e6  # of a scan in the page, which makes thin slices thicker
 NO_MASKS = {"lesion_mask": "", "mass_effect_mask": ""}  # of new scans nothing true is known

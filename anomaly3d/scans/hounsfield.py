@@ -49,8 +49,8 @@ def check_head_ct(scan: Volume, stripped: bool = False) -> None:
         raise UnreadableScan(f"not in HU: most tissue is at {usual:.0f} HU, and water is 0: is there an offset?")
 
 
-def check_finite(scan: Volume) -> None:
-    """Refuse voxels without a value.
+def check_finite(scan: Volume, nothing: str = "air, -1024 HU,") -> None:
+    """Refuse voxels without a value; ``nothing`` is what should stand there instead.
 
     Raises:
         UnreadableScan: says how many.
@@ -58,9 +58,7 @@ def check_finite(scan: Volume) -> None:
     if np.isfinite([scan.data.min(), scan.data.max()]).all():
         return
     if missing := int(scan.data.size - np.isfinite(scan.data).sum()):
-        raise UnreadableScan(
-            f"{missing} voxels are NaN or infinite: replace them by air, -1024 HU, where nothing was seen"
-        )
+        raise UnreadableScan(f"{missing} voxels are NaN or infinite: replace them by {nothing} where nothing was seen")
 
 
 def check_units(scan: Volume) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from anomaly3d.errors import UnreadableScan
 from anomaly3d.scans.dicom import read_dicom, read_dicom_files
 from anomaly3d.scans.dicom_headers import find_dicom, is_dicom
-from anomaly3d.scans.hounsfield import check_head_ct, without_background
+from anomaly3d.scans.hounsfield import check_finite, check_head_ct, check_units, without_background
 from anomaly3d.scans.image_files import SUFFIXES, load_image
 from anomaly3d.scans.recipe import is_recipe, read_recipe
 from anomaly3d.scans.volume import Volume
@@ -117,6 +117,26 @@ def read_ct(path: Path, stripped: bool = False) -> Volume:
         scan = without_background(scan)
     check_head_ct(scan, stripped)
     np.clip(scan.data, HU_MIN, HU_MAX, out=scan.data)  # in place: thin slices of a head are 300 MB
+    return scan
+
+
+def read_mr(path: Path) -> Volume:
+    """A head MR with its signal, which is never negative; not from DICOM.
+
+    Raises:
+        UnreadableScan: as ``read_scan``, or it is a CT or shows nothing.
+    """
+    if is_dicom(path) if path.is_file() else find_dicom(path):
+        raise UnreadableScan("DICOM of MR is not read yet: convert the series to NIfTI, for example by dcm2niix")
+    scan = read_scan(path)
+    check_finite(scan, "0")
+    check_units(scan)
+    low, high = float(scan.data.min()), float(scan.data.max())
+    if low < -500:
+        raise UnreadableScan(f"values reach down to {low:.0f}, as a CT in HU does: is preprocessing=ncct meant?")
+    if high <= max(low, 0.0):
+        raise UnreadableScan("it shows nothing: no value is above 0")
+    np.clip(scan.data, 0, None, out=scan.data)  # interpolation leaves a little below 0
     return scan
 
 

@@ -16,7 +16,7 @@ from anomaly3d.scoring.way_back import Found
 
 SMALLEST_ML = 0.3
 COLUMNS = (
-    *("cluster", "name", "side", "region", "ml", "p_value", "mass", "peak", "mean_z", "mean_hu", "mean_difference"),
+    *("cluster", "name", "side", "region", "ml", "p_value", "mass", "peak", "mean_z", "mean_value", "mean_difference"),
     *("mni_x", "mni_y", "mni_z", "x", "y", "z"),
 )
 
@@ -27,8 +27,8 @@ class Clusters:
 
     Columns: ``cluster``, its label; ``name``, ``side``, ``region`` of ``atlas.regions``; ``ml`` on the scan's own grid;
     ``p_value``, how often healthy scans have a cluster of this mass; ``mass``; ``peak`` and ``mean_z`` in healthy
-    spreads, signed; ``mean_hu`` of the scan, ``mean_difference`` to its reconstruction, in the scan's unit; its centre
-    in MNI mm and in the scan's mm.
+    spreads, signed; ``mean_value`` of the scan as it is stored, of CT in HU; ``mean_difference`` to its reconstruction
+    in the preprocessor's unit; its centre in MNI mm and in the scan's mm.
     """
 
     labels: nib.nifti1.Nifti1Image
@@ -81,7 +81,7 @@ def own_grid_clusters(
     image = nib.nifti1.Nifti1Image(number[drawn], original.affine, header)
     depth = edt.edt(found.brain > 0, anisotropy=tuple(map(float, prepared.spacing)), parallel=1)
     rare = calibration.cluster_p_values(name, mass)
-    physical = {"mean_hu": np.asarray(original.dataobj, np.float32)}
+    physical = {"mean_value": np.asarray(original.dataobj, np.float32)}
     if "residual" in own:
         physical["mean_difference"] = np.asarray(own["residual"].dataobj)
     rows = []

@@ -17,7 +17,8 @@ from scipy.stats import wasserstein_distance
 from anomaly3d.cohorts.phantom.cohort import plan
 from anomaly3d.cohorts.phantom.generate import generate
 from anomaly3d.preprocessing.brain_mask import erode
-from anomaly3d.preprocessing.ncct import NCCT, working_grid
+from anomaly3d.preprocessing.crop import working_grid
+from anomaly3d.preprocessing.ncct import NCCT
 from anomaly3d.scans.readers import HU_MIN, read_ct
 from anomaly3d.scans.volume import Volume, resample
 from experiments.preprocessing.measure import HEADS, as_read, ncct_of_conf

@@ -30,7 +30,8 @@ from anomaly3d.cohorts.phantom.scanner import Scan
 from anomaly3d.cohorts.phantom.versions import LATEST
 from anomaly3d.preprocessing.base import Companions
 from anomaly3d.preprocessing.brain_mask import FORAMEN_MAGNUM
-from anomaly3d.preprocessing.ncct import NCCT, working_grid, working_template
+from anomaly3d.preprocessing.crop import working_grid
+from anomaly3d.preprocessing.ncct import NCCT, working_template
 from anomaly3d.preprocessing.outcome import Sources
 from anomaly3d.preprocessing.registration import register
 from anomaly3d.preprocessing.scan import prepare_scan

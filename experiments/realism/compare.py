@@ -17,7 +17,8 @@ from anomaly3d.cohorts.phantom.generate import generate
 from anomaly3d.cohorts.phantom.versions import LATEST
 from anomaly3d.preprocessing.base import Companions
 from anomaly3d.preprocessing.brain_mask import distance
-from anomaly3d.preprocessing.ncct import NCCT, thick_slices, working_grid
+from anomaly3d.preprocessing.crop import working_grid
+from anomaly3d.preprocessing.ncct import NCCT, thick_slices
 from anomaly3d.preprocessing.rim import corrected
 from anomaly3d.scans.readers import HU_MIN, read_ct
 from anomaly3d.scans.volume import Volume, no_finer, resample

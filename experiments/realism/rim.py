@@ -21,7 +21,8 @@ from anomaly3d.cohorts.phantom.subject import draw_subject
 from anomaly3d.cohorts.phantom.versions import VERSIONS
 from anomaly3d.preprocessing.base import Companions
 from anomaly3d.preprocessing.brain_mask import distance
-from anomaly3d.preprocessing.ncct import NCCT, thick_slices, working_grid
+from anomaly3d.preprocessing.crop import working_grid
+from anomaly3d.preprocessing.ncct import NCCT, thick_slices
 from anomaly3d.preprocessing.rim import corrected
 from anomaly3d.scans.readers import HU_MIN, read_ct
 from anomaly3d.scans.volume import Volume, no_finer, resample
@@ -76,7 +77,7 @@ def thin_blood(index: int, thickness: float, ncct: NCCT) -> dict[str, float]:
     blood = ExtraAxial(direction, thickness, 40.0, True, 62.0, 0.0, film=False)
     painted = [paint(subject, lesions, scan) for lesions in ([blood], [])]
     with_blood, without = (
-        as_read(acquire(p.hu, scan, np.random.default_rng((SEED, index, 2))), scan.affine) for p in painted
+        as_read(acquire(p.values, scan, np.random.default_rng((SEED, index, 2))), scan.affine) for p in painted
     )
     excess = float((painted[0].hu - painted[1].hu).sum()) * with_blood.voxel_ml
     prepared = ncct.prepare(with_blood, Companions(twin=without))
@@ -135,7 +136,7 @@ def main() -> None:
             streams = [np.random.default_rng((SEED, 100 + index, k)) for k in range(3)]
             subject = draw_subject(streams[0], VERSIONS[3])
             scan = draw_scan(streams[1], subject.scale, VERSIONS[3].sites["AB"[index % 2]], 256, 36)
-            hu = acquire(paint(subject, [], scan).hu, scan, streams[2])
+            hu = acquire(paint(subject, [], scan).values, scan, streams[2])
             keep("heads", f"phantom-{index}", rim_of(as_read(hu, scan.affine), ncct, plain))
     for thickness in THICK:
         if str(thickness) not in table["thin_blood"]:

@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from anomaly3d.preprocessing.brain_mask import distance, intracranial_core
+from anomaly3d.preprocessing.crop import working_grid
 from anomaly3d.preprocessing.inner_table import Tissue, tissue_inside, tissue_of_mask
-from anomaly3d.preprocessing.ncct import working_grid
 from anomaly3d.preprocessing.rim import corrected
 from anomaly3d.scans.volume import Volume, no_finer, resample
 

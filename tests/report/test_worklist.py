@@ -160,7 +160,7 @@ def test_clusters_are_listed_with_their_place_in_the_scan_that_is_shown(tmp_path
     file = tmp_path / "clusters.csv"
     assert cluster_rows(file, None) == []
     x, y, z = (OBLIQUE @ [3, 2, 1, 1])[:3]
-    names = "cluster,name,ml,p_value,peak,mean_hu,x,y,z"
+    names = "cluster,name,ml,p_value,peak,mean_value,x,y,z"
     file.write_text(
         f'{names}\n1,"left frontal, extra-axial",12.489,,6.1,70.04,{x},{y},{z}\n2,brainstem,1,0.2,-3,9,900,0,0\n'
     )

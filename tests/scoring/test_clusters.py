@@ -89,7 +89,7 @@ def test_clusters_lie_on_the_scan_with_their_names_volumes_and_p_values(scan):
         np.testing.assert_allclose(row[["mni_x", "mni_y", "mni_z"]].astype(float), centre, atol=1.0)
         assert row["ml"] == pytest.approx(4 / 3 * np.pi * radius**3 / 1000, rel=0.35)
         assert row["ml"] == pytest.approx((labels == label).sum() * 1.5 * 1.5 * 5 / 1000, abs=0.001)
-        assert row["mean_hu"] == 34
+        assert row["mean_value"] == 34
     assert table["peak"].tolist() == [6, -5]
     assert 12 < table["mean_difference"][1] <= 18  # 0.05 * 6 * 60 HU, less at the rim
     assert -15 <= table["mean_difference"][2] < -9

@@ -1,7 +1,7 @@
 """A cohort of phantoms on disk with its manifest. Each scan has a seed of its own, whatever the order of the work."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pandas as pd
 from anomaly3d.cohorts.base import Cohort
 from anomaly3d.cohorts.phantom.faults import FAULTS
 from anomaly3d.cohorts.phantom.files import Recipe, write_phantom, write_recipes
-from anomaly3d.cohorts.phantom.lesions import OTHERS, TYPES
+from anomaly3d.cohorts.phantom.generate import MODALITIES
+from anomaly3d.cohorts.phantom.lesions import OTHERS
 from anomaly3d.cohorts.phantom.postoperative import KINDS
 from anomaly3d.cohorts.phantom.versions import LATEST, version_of
 from anomaly3d.errors import UserError
@@ -57,34 +58,62 @@ PARTS = {
 }
 
 
-def plan(counts: dict[str, int], seed: int, purpose: str = "dev", **size: Any) -> list[tuple[Part, Recipe]]:
-    """The scans of a cohort. Kinds of bleed take turns; some scans have a second one.
+def check_parts(counts: dict[str, int], modality: str, version: int) -> None:
+    """Refuse parts that there are not, or not of this modality or version.
 
     Raises:
-        UserError: an unknown part or purpose.
+        UserError: names one.
     """
     if unknown := [name for name in counts if name not in PARTS]:
         raise UserError(f"dataset.counts: unknown part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    look = MODALITIES[modality]
+    shown = (None, "wrong_registration", *look.findings, *look.faults, *look.postoperative)
+    for name in (name for name, count in counts.items() if count):
+        part = PARTS[name]
+        if not {part.finding, part.fault, part.postoperative} <= {*shown}:
+            raise UserError(f"dataset.counts: the phantom of modality {modality} has no {name!r}: set it to 0")
+        if part.site not in look.sites(version_of(version)):
+            raise UserError(
+                f"dataset.counts: {name!r} is of a site that version {version} of the phantom has not on {modality}"
+            )
+
+
+def plan(
+    counts: dict[str, int], seed: int, purpose: str = "dev", modality: str = "ct", **size: Any
+) -> list[tuple[Part, Recipe]]:
+    """The scans of a cohort. A modality's kinds of lesion take turns; some scans have a second one.
+
+    Raises:
+        UserError: as ``check_parts``, or an unknown purpose.
+    """
+    check_parts(counts, modality, size.get("version", LATEST))
     if purpose not in PURPOSES:
         raise UserError(f"dataset.purpose must be one of {', '.join(PURPOSES)}, not {purpose!r}")
-    scans = []
+    scans, look = [], MODALITIES[modality]
     for name, part in PARTS.items():
         for i in range(counts.get(name, 0)):
             scan_seed = (PURPOSES[purpose], seed, part.code, i)
             kinds: tuple[str, ...] = (part.finding,) if part.finding else ()
             if part.bleeds:
                 rng = np.random.default_rng((*scan_seed, 99))
-                first = TYPES[i % len(TYPES)]
-                others = [kind for kind in TYPES if kind != first]
+                first = look.in_turn[i % len(look.in_turn)]
+                others = [kind for kind in look.in_turn if kind != first]
                 kinds = (first, str(rng.choice(others))) if rng.random() < SECOND else (first,)
             purpose_name = name.removeprefix("b_").removeprefix("c_").removeprefix("test_").removeprefix("labelled_")
             finding = "-".join(kinds) or purpose_name.replace("_", "-")
             place = "" if part.site == "A" else f"{part.site.lower()}-"
             place += "labelled-" if part.split == "labelled" else ""
             recipe = Recipe(
-                f"{place}{finding}-{i:04d}", scan_seed, kinds, part.site, part.postoperative, part.fault, **size
+                f"{place}{finding}-{i:04d}",
+                scan_seed,
+                kinds,
+                part.site,
+                part.postoperative,
+                part.fault,
+                modality=modality,
+                **size,
             )
-            scans.append((part, recipe))
+            scans.append((replace(part, group=look.group) if part.bleeds else part, recipe))
     return scans
 
 
@@ -96,10 +125,11 @@ class PhantomCohort(Cohort):
         purpose: of ``PURPOSES``.
         twins: also scan every test head once more without its lesions, for the control that knows them.
         version: of ``versions.VERSIONS``.
+        modality: of ``generate.MODALITIES``; of one seed, all show the same heads and the same kinds of finding alike.
         keep_raw: False writes recipes in place of volumes, and whoever reads one makes the phantom.
 
     Raises:
-        UserError: an unknown part, purpose or version.
+        UserError: an unknown part, purpose, version or modality, or one that has no such part.
     """
 
     synthetic = True
@@ -115,16 +145,16 @@ class PhantomCohort(Cohort):
         twins: bool = False,
         keep_raw: bool = True,
         version: int = LATEST,
+        modality: str = "ct",
     ) -> None:
         self.name, self.keep_raw = name, keep_raw
-        sites = version_of(version).sites
-        if absent := [n for n, count in counts.items() if count and n in PARTS and PARTS[n].site not in sites]:
-            raise UserError(f"dataset.counts: {absent[0]!r} is of a site that version {version} of the phantom has not")
-        scans = plan(counts, seed, purpose, matrix=matrix, slices=slices, version=version)
+        if modality not in MODALITIES:
+            raise UserError(f"dataset.modality must be one of {', '.join(MODALITIES)}, not {modality!r}")
+        scans = plan(counts, seed, purpose, modality, matrix=matrix, slices=slices, version=version)
         self.scans = [(p, replace(r, twin=twins and p.split == "test")) for p, r in scans]
 
     def key(self) -> str:
-        text = json.dumps([self.name, [asdict(recipe) for _, recipe in self.scans]], sort_keys=True)
+        text = json.dumps([self.name, [recipe.settings() for _, recipe in self.scans]], sort_keys=True)
         return text + ("" if self.keep_raw else " recipes")
 
     def manifest(self, data_dir: Path, workers: Workers) -> Path:
@@ -133,7 +163,7 @@ class PhantomCohort(Cohort):
 
     def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
         """Makes the volumes that are missing."""
-        say(f"phantom cohort: {len(self.scans)} head CTs in {folder}")
+        say(f"phantom cohort: {len(self.scans)} heads in {folder}")
         if self.keep_raw:
             for _ in run_parallel(write_phantom, [(folder, recipe) for _, recipe in self.scans], workers, "phantom"):
                 pass
@@ -153,7 +183,7 @@ def describe(folder: Path, name: str, part: Part, recipe: Recipe, person: dict[s
         "subject_id": recipe.scan_id,
         "cohort": name if part.site == "A" else f"{name}-{part.site.lower()}",
         "site": part.site,
-        "image": file("ct"),
+        "image": file(recipe.modality),
         "brain_mask": "",
         "lesion_mask": file("lesion"),
         "mass_effect_mask": file("mass_effect"),

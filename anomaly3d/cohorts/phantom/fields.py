@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from anomaly3d.atlas.head import ORIGIN, SHAPE, SPACING
+from anomaly3d.atlas.mni152 import ORIGIN, SHAPE, SPACING
 
 LATTICE = 6.0  # mm between nodes
 

@@ -37,26 +37,31 @@ class Recipe:
     slices: int = 36
     twin: bool = False
     version: int = LATEST
+    modality: str = "ct"
 
     def kinds(self) -> list[str]:
-        """The volumes that belong to this phantom."""
-        blood = ["lesion", "mass_effect"] if self.lesions else []
-        return ["ct", *blood, *(["twin"] if self.twin else [])]
+        """The volumes that belong to this phantom, the scan first."""
+        lesion = ["lesion", "mass_effect"] if self.lesions else []
+        return [self.modality, *lesion, *(["twin"] if self.twin else [])]
+
+    def settings(self) -> dict[str, Any]:
+        """The fields; ``modality`` only where it is not CT, so that what was made before there were others stays."""
+        return {k: v for k, v in asdict(self).items() if k != "modality" or v != "ct"}
 
 
 def make(recipe: Recipe) -> tuple[PhantomScan, dict[str, nib.nifti1.Nifti1Image]]:
     """A phantom and its volumes by kind, each on its scan's grid."""
     torch.set_num_threads(1)
-    size = {"site": recipe.site, "matrix": recipe.matrix, "slices": recipe.slices, "version": recipe.version}
-    phantom = generate(recipe.seed, recipe.lesions, postoperative=recipe.postoperative, **size)  # type: ignore[arg-type]
+    size = {name: getattr(recipe, name) for name in ("site", "matrix", "slices", "version", "modality")}
+    phantom = generate(recipe.seed, recipe.lesions, postoperative=recipe.postoperative, **size)
     hu, affine = phantom.hu, phantom.affine
     if recipe.fault in FAULTS:
         hu, affine = FAULTS[recipe.fault](hu, affine, np.random.default_rng((*recipe.seed, FAULT)))
-    volumes = {"ct": (hu, affine)}
+    volumes = {recipe.modality: (hu, affine)}
     if recipe.lesions:
         volumes |= {"lesion": (phantom.lesion, phantom.affine), "mass_effect": (phantom.mass_effect, phantom.affine)}
     if recipe.twin:
-        volumes["twin"] = (generate(recipe.seed, [], twin=True, **size).hu, phantom.affine)  # type: ignore[arg-type]
+        volumes["twin"] = (generate(recipe.seed, [], twin=True, **size).hu, phantom.affine)
     return phantom, {kind: nib.nifti1.Nifti1Image(*volume) for kind, volume in volumes.items()}
 
 
@@ -89,7 +94,7 @@ def write_phantom(folder: Path, recipe: Recipe) -> dict[str, object]:
         "midline_shift_mm": round(phantom.midline_shift(), 2),
         "lesion_hu": [round(lesion.hu, 1) for lesion in phantom.lesions],
         "mni_to_scan": best_affine(phantom.subject, phantom.scan).tolist(),
-        "recipe": asdict(recipe),
+        "recipe": recipe.settings(),
         "scan": {k: v for k, v in asdict(phantom.scan).items() if k not in ("affine", "pose")},
     }
     with written_whole(truth_path) as path:
@@ -100,7 +105,7 @@ def write_phantom(folder: Path, recipe: Recipe) -> dict[str, object]:
 def write_recipes(folder: Path, recipe: Recipe) -> dict[str, object]:
     """Write a file a volume that says how ``make_volume`` makes it; returns ``age`` and ``sex``."""
     for kind in recipe.kinds():
-        write_recipe(folder / kind / f"{recipe.scan_id}{SUFFIX}", MAKER, kind=kind, phantom=asdict(recipe))
+        write_recipe(folder / kind / f"{recipe.scan_id}{SUFFIX}", MAKER, kind=kind, phantom=recipe.settings())
     write_fault(folder, recipe)
     subject = draw_subject(np.random.default_rng((*recipe.seed, PERSON)), version_of(recipe.version))
     return {"age": subject.age, "sex": subject.sex}
@@ -113,7 +118,7 @@ def make_once(recipe: Recipe) -> dict[str, nib.nifti1.Nifti1Image]:
 
 
 def make_volume(kind: str, phantom: dict[str, Any]) -> nib.nifti1.Nifti1Image:
-    """One volume of a phantom, from ``asdict`` of its recipe."""
+    """One volume of a phantom, from the ``settings`` of its recipe."""
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in phantom.items()}
     recipe = Recipe(**plain)
     check_size((recipe.matrix, recipe.matrix, recipe.slices))  # of a recipe that came with somebody's scans

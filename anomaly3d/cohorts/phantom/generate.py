@@ -1,4 +1,4 @@
-"""From a seed to a head CT: person, lesions and scanner are drawn and painted on the scan's voxels."""
+"""From a seed to a scan of a head: person, lesions and scanner are drawn and painted on the scan's voxels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,12 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anomaly3d.atlas.head import AIR, CSF, head_maps, paint_brain, paint_skull, soft_step
+from anomaly3d.atlas.head import AIR, head_maps, paint_brain, paint_skull, soft_step
+from anomaly3d.atlas.spin_echo import SEQUENCES
+from anomaly3d.cohorts.phantom.ct import CT
 from anomaly3d.cohorts.phantom.fields import sample_field
 from anomaly3d.cohorts.phantom.folds import fold
 from anomaly3d.cohorts.phantom.lesions import Lesion, Place, draw_lesion
+from anomaly3d.cohorts.phantom.modality import Inside, Modality
+from anomaly3d.cohorts.phantom.mr import MR
 from anomaly3d.cohorts.phantom.postoperative import Surgery, draw_postoperative
-from anomaly3d.cohorts.phantom.scanner import Scan, acquire, draw_scan
+from anomaly3d.cohorts.phantom.scanner import Scan, draw_scan
 from anomaly3d.cohorts.phantom.subject import Subject, draw_subject
 from anomaly3d.cohorts.phantom.versions import LATEST, version_of
 
@@ -24,13 +28,15 @@ SLACK = 8.0  # mm by which the distance to it may be off between the coarse node
 DISPLACED = 2.0  # mm: tissue that moved further is in the mass-effect mask
 SEPTUM = torch.tensor([[0.0, 10.0, 12.0], [0.0, 0.0, 18.0], [0.0, -10.0, 20.0]])  # MNI mm: where midline shift is read
 PERSON, SCANNER, BLEED, SURGERY, NOISE, TWIN_NOISE = range(6)  # streams of random numbers of one seed
+COMPUTED = CT()
+MODALITIES: dict[str, Modality] = {"ct": COMPUTED, **{name: MR(sequence) for name, sequence in SEQUENCES.items()}}
 
 
 @dataclass(frozen=True)
 class Painted:
-    """Noise-free volumes on a scan's voxels: HU, and masks of blood, intracranial space and displaced tissue."""
+    """Noise-free volumes on a scan's voxels: values, and masks of lesion, intracranial space and displaced tissue."""
 
-    hu: np.ndarray
+    values: np.ndarray
     blood: np.ndarray
     intracranial: np.ndarray
     displaced: np.ndarray
@@ -40,7 +46,7 @@ class Painted:
 class PhantomScan:
     """A scan with what only a phantom knows. Volumes share shape and affine."""
 
-    hu: np.ndarray  # int16
+    hu: np.ndarray  # int16; of MR the signal
     lesion: np.ndarray  # uint8
     mass_effect: np.ndarray  # uint8: tissue that moved by more than 2 mm, outside the lesion
     intracranial: np.ndarray  # uint8
@@ -100,30 +106,26 @@ def best_affine(subject: Subject, scan: Scan, points: int = 4000) -> np.ndarray:
     return solution.T
 
 
-def beam_hardening(points: Tensor, depth: Tensor, scan: Scan) -> Tensor:
-    """HU that beam hardening adds: more near the skull (cupping), dark and bright bars between the petrous bones."""
-    x, y, z = points.unbind(1)
-    right, front = scan.lean
-    more = (1 + right * x / 70 + front * (y + 18) / 85).clamp_min(0)
-    cupping = scan.cupping * (more * torch.exp(-depth.clamp_min(0) / 8) - 0.12)
-    between = torch.exp(-(((z + 38) / 6) ** 2) - (x / 32) ** 2 - ((y + 25) / 30) ** 2)
-    return cupping - scan.bar * between * torch.cos((y + 25) / 9)
-
-
-def paint(subject: Subject, lesions: Sequence[Lesion], scan: Scan, surgery: Surgery | None = None) -> Painted:
+def paint(
+    subject: Subject,
+    lesions: Sequence[Lesion],
+    scan: Scan,
+    surgery: Surgery | None = None,
+    modality: Modality = COMPUTED,
+) -> Painted:
     """A head on the scan's voxels, without noise; a few slices at a time, which bounds the memory."""
     starts = range(0, scan.shape[2], SLAB)
     slabs = [range(start, min(start + SLAB, scan.shape[2])) for start in starts]
     whole = Painted(np.empty(scan.shape, np.float32), *(np.empty(scan.shape, bool) for _ in range(3)))
     for slab in slabs:
-        part = paint_slices(subject, lesions, scan, surgery, slab)
+        part = paint_slices(subject, lesions, scan, surgery, modality, slab)
         for name, values in vars(part).items():
             getattr(whole, name)[..., slab.start : slab.stop] = values
     return whole
 
 
 def paint_slices(
-    subject: Subject, lesions: Sequence[Lesion], scan: Scan, surgery: Surgery | None, slab: range
+    subject: Subject, lesions: Sequence[Lesion], scan: Scan, surgery: Surgery | None, modality: Modality, slab: range
 ) -> Painted:
     """Some slices of a head."""
     maps, look = head_maps(), subject.look
@@ -131,9 +133,9 @@ def paint_slices(
     grid = (2 * len(slab), *scan.shape[:2])
     inner_table, face = maps.sample(maps.skull, skull_points)
     inner_table = subject.anatomy.thicken(inner_table + texture[:, 0] * (inner_table.abs() < 15), skull_points)
-    hu = torch.full_like(face, AIR)
+    values = torch.full_like(face, modality.air)
     head = torch.nonzero((inner_table < REACH) | (face > AIR + 1))[:, 0]
-    hu[head] = paint_skull(inner_table[head], face[head], skull_points[head, 2], look)
+    values[head] = modality.outside(paint_skull(inner_table[head], face[head], skull_points[head, 2], look))
 
     inside = torch.nonzero(inner_table < 1.0)[:, 0]
     points, depth, fields = skull_points[inside], -inner_table[inside], texture[inside]
@@ -146,26 +148,23 @@ def paint_slices(
     sulci = fields[:, 2].clamp(0.4, 1.8) * (1 - 0.5 * effaced)
     if subject.folds is not None:
         sampled, sulci = fold(subject.folds, look.sulci * subject.sulcal, sulci, sampled, origin, depth)
-    tissue, fluid = paint_brain(sampled, look, widening, sulci)
-    below = soft_step(-20 - origin[:, 2], 10) * soft_step(-25 - origin[:, 1], 10)
-    grey = sampled[0] / (sampled[0] + sampled[1]).clamp_min(1e-3)
-    tissue = tissue + (fields[:, 1] + subject.cortex * (grey - 0.5) + subject.fossa * below) * (1 - fluid)
-    tissue = subject.anatomy.paint(tissue, origin, depth)
+    tissue, fluid = paint_brain(sampled, look, widening, sulci, modality.tissues)
+    tissue = modality.healthy(tissue, subject, Inside(origin, depth, sampled, fields[:, 1], fluid))
     oedema = torch.zeros_like(depth)
     for lesion in lesions:
         oedema = torch.maximum(oedema, lesion.oedema(points, depth))
-    tissue = tissue - (tissue - CSF).clamp_min(0) * 0.4 * oedema
+    tissue = modality.swollen(tissue, oedema)
     place = Place(points, depth, fluid, sampled[2] - look.ventricle - widening)
     blood = torch.zeros_like(depth)
     for lesion in lesions:
         fraction = lesion.fraction(place)
-        tissue = tissue + (lesion.hu - tissue) * fraction
+        tissue = tissue + (modality.value_of(lesion) - tissue) * fraction
         blood = torch.maximum(blood, fraction)
-    tissue = tissue + beam_hardening(points, depth, scan) + scan.offset
+    tissue = modality.scanned(tissue, points, depth, scan)
     share = soft_step(depth, 1.0)
-    hu[inside] = hu[inside] + (tissue - hu[inside]) * share
+    values[inside] = values[inside] + (tissue - values[inside]) * share
     if surgery:
-        hu[head] = surgery.paint(hu[head], skull_points[head], inner_table[head])
+        values[head] = surgery.paint(values[head], skull_points[head], inner_table[head])
 
     def slices(where: Tensor, values: Tensor, elsewhere: float = 0.0) -> np.ndarray:
         full = torch.full(grid, elsewhere)
@@ -173,7 +172,8 @@ def paint_slices(
         return np.ascontiguousarray(full.view(-1, 2, *grid[1:]).mean(1).permute(1, 2, 0).numpy())
 
     limits = ((blood, 0.5), (share, 0.5), (moved * share, DISPLACED))
-    return Painted(slices(near, hu, AIR), *(slices(near[inside], values) > limit for values, limit in limits))
+    masks = (slices(near[inside], values) > limit for values, limit in limits)
+    return Painted(slices(near, values, modality.air), *masks)
 
 
 def generate(
@@ -187,11 +187,13 @@ def generate(
     warped: bool = True,
     change_scan: Callable[[Scan], Scan] = lambda scan: scan,
     version: int = LATEST,
+    modality: str = "ct",
 ) -> PhantomScan:
-    """The phantom of one seed.
+    """The phantom of one seed; of one seed, all modalities show the same head and lesions.
 
     Args:
         lesion_types: of ``lesions.TYPES`` or ``lesions.OTHERS``, none for a healthy head.
+        modality: of ``MODALITIES``.
         site: of the version's; ``slices`` is their usual number.
         postoperative: one of ``postoperative.KINDS``.
         twin: the same head in the same scanner without its lesions, scanned once more (with other noise).
@@ -199,17 +201,17 @@ def generate(
         change_scan: another examination of the same head.
     """
     streams = [np.random.default_rng((*seed, stream)) for stream in range(6)]
-    look = version_of(version)
+    look, kind = version_of(version), MODALITIES[modality]
     subject = draw_subject(streams[PERSON], look)
-    scan = change_scan(draw_scan(streams[SCANNER], subject.scale, look.sites[site], matrix, slices))
+    scan = change_scan(draw_scan(streams[SCANNER], subject.scale, kind.sites(look)[site], matrix, slices))
     lesions = [] if twin else [draw_lesion(kind, streams[BLEED], look, subject.reserve) for kind in lesion_types]
     surgery = draw_postoperative(postoperative, streams[SURGERY]) if postoperative else None
     if not warped:
         still = torch.zeros_like
         subject = replace(subject, skull_warp=still(subject.skull_warp), brain_warp=still(subject.brain_warp))
-    painted = paint(subject, lesions, scan, surgery)
+    painted = paint(subject, lesions, scan, surgery, kind)
     return PhantomScan(
-        acquire(painted.hu, scan, streams[TWIN_NOISE if twin else NOISE]),
+        kind.acquire(painted.values, scan, streams[TWIN_NOISE if twin else NOISE]),
         painted.blood.astype(np.uint8),
         (painted.displaced & ~painted.blood).astype(np.uint8),
         painted.intracranial.astype(np.uint8),

@@ -20,7 +20,7 @@ from anomaly3d.cohorts.phantom.versions import Version
 BRAIN_CENTRE = torch.tensor([0.0, -18.0, 8.0])  # MNI mm
 HALF_WIDTH = 75.0  # mm from there to the skull
 TYPES = ("epidural", "subdural", "intraparenchymal", "contusion", "subarachnoid", "intraventricular")
-OTHERS = ("infarct", "tumour")
+OTHERS = ("infarct", "tumour", "white_matter")
 
 
 @dataclass(frozen=True)
@@ -237,6 +237,28 @@ class Infarct:
         return torch.zeros_like(depth)
 
 
+@dataclass(frozen=True)
+class WhiteMatter:
+    """Patches of damaged white matter: balls of ``radii`` mm around ``centres``; grey matter and fluid stay."""
+
+    centres: tuple[tuple[float, float, float], ...]
+    radii: tuple[float, ...]
+    hu: float
+
+    def fraction(self, place: Place) -> Tensor:
+        share = torch.zeros_like(place.depth)
+        for centre, radius in zip(self.centres, self.radii, strict=True):
+            off = (place.points - torch.tensor(centre, dtype=torch.float32)).norm(dim=1)
+            share = torch.maximum(share, soft_step(radius - off, 2.0))
+        return share * (1 - place.fluid) * (place.ventricle > 0) * (place.depth > 4)
+
+    def push(self, points: Tensor, depth: Tensor) -> Tensor:
+        return torch.zeros_like(points)
+
+    def oedema(self, points: Tensor, depth: Tensor) -> Tensor:
+        return torch.zeros_like(depth)
+
+
 def draw_volume(rng: np.random.Generator, median: float, spread: float) -> float:
     """A volume in mm^3 from a lognormal in ml, between 0.5 and 150 ml."""
     return 1000 * float(np.clip(rng.lognormal(np.log(median), spread), 0.5, 150))
@@ -373,6 +395,19 @@ def draw_tumour(rng: np.random.Generator, reserve: float) -> Intraparenchymal:
     return replace(mass, oedema_width=float(rng.uniform(8, 22)), hu=float(rng.uniform(26, 52)), mass_effect=1 - reserve)
 
 
+def draw_white_matter(rng: np.random.Generator, reserve: float) -> WhiteMatter:
+    """Six to thirty patches of 2 to 7 mm radius, most of them beside the ventricles."""
+    count = int(rng.integers(6, 31))
+    centres: list[tuple[float, float, float]] = []
+    while len(centres) < count:
+        x, y, z = (float(v) for v in rng.uniform((-45, -75, -5), (45, 50, 50)))
+        point = torch.tensor([[x, y, z]], dtype=torch.float32)
+        _, white, ventricle = head_maps().sample(head_maps().brain, point)[:, 0].tolist()
+        if white > 0.8 and rng.random() < np.exp(-max(ventricle, 0) / 8):
+            centres.append((x, y, z))
+    return WhiteMatter(tuple(centres), tuple(rng.uniform(2, 7, count).tolist()), float(rng.uniform(16, 23)))
+
+
 DRAW: dict[str, Callable[[np.random.Generator, float], Lesion]] = {
     "epidural": draw_epidural,
     "subdural": draw_subdural,
@@ -382,6 +417,7 @@ DRAW: dict[str, Callable[[np.random.Generator, float], Lesion]] = {
     "intraventricular": draw_intraventricular,
     "infarct": draw_infarct,
     "tumour": draw_tumour,
+    "white_matter": draw_white_matter,
 }
 
 

@@ -1,0 +1,317 @@
+"""Structural head MR, T1- or T2-weighted: as for CT, in z-scores of the scan's own brain in place of HU."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from anomaly3d.atlas import template
+from anomaly3d.atlas.mni152 import ORIGIN, SPACING, mni152_map
+from anomaly3d.errors import UnreadableScan, UserError
+from anomaly3d.preprocessing import mutual_information
+from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
+from anomaly3d.preprocessing.brain_mask import FORAMEN_MAGNUM, ball, dilate, distance, erode, largest_part
+from anomaly3d.preprocessing.crop import box_of, check_crop, working_grid
+from anomaly3d.preprocessing.intensity import fill_outside, resize_mask, smooth_and_resize, to_unit_range
+from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
+from anomaly3d.preprocessing.quality import DEEP, coverage, noise, turn
+from anomaly3d.preprocessing.registration import Contrast, Registration, register, score
+from anomaly3d.scans.readers import read_mr
+from anomaly3d.scans.volume import Volume, block_means, no_finer, outlined, resample
+
+NO_BRAIN = "no brain was found: is this a head MR?"
+WEIGHTINGS = {  # values over white matter's: of the template's tissues up to fluid or fat
+    "t1w": Contrast(((0.0, 1.6), (0.0, 1.0)), ((0.0, 1.6), (0.0, 1.0)), 2.0, 0.25),
+    "t2w": Contrast(((0.0, 3.0), (0.0, 1.0)), ((0.0, 3.0), (0.0, 1.0)), 3.6, 0.25),
+}
+ROUNDS = 2  # of registration, because the scan's gain is known better each time
+SURE = -8.0  # mm: that far inside the template's inner table there is brain
+REACH = 6.0  # mm beyond it that a head's own may lie
+COMPARED = 3.0  # mm beyond it that mutual information looks, so that scalp and fat count for nothing
+SKULL = 0.45  # of the brain's median signal: cortical bone is darker, and so is air
+NECK = 4.0  # mm: what hangs on the brain by less falls off
+FIELD_SPACING = 4.5  # mm of the grid on which the bias field is found
+FIELD_ROUNDS = (15, 15)  # iterations at each finer level of its splines
+PURE = 0.8  # share of grey and white matter in the template from which a voxel says how bright tissue is
+SPREAD = (16.0, 84.0)  # percentiles that lie two standard deviations apart
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured on one scan; z: in standard deviations of its own brain."""
+
+    registration: float  # correlation with the template
+    turn_deg: float  # rotation between the header's axes and the head's
+    coverage: float  # share of the template's brain inside the field of view
+    brain_ml: float
+    grey_z: float  # how much brighter grey matter is than white: below 0 on T1, above on T2
+    noise_z: float  # standard deviation of voxel noise in the brain
+    bias: float  # how far the bias field's 95th and 5th percentile lie apart, as a share
+    slice_mm: float
+    slices: int
+
+
+REASONS = {
+    "registration": "registration to the template is poor, correlation",
+    "turn_deg": "the head is turned against what the header says, in degrees",
+    "coverage": "the field of view cuts the brain, share covered",
+    "brain_ml": "implausible brain volume in ml",
+    "grey_z": "grey over white matter is not as in this weighting, in z",
+    "noise_z": "noisy, standard deviation in z",
+    "bias": "the bias field is strong, share",
+    "slice_mm": "slice spacing in mm",
+    "slices": "number of slices",
+}
+
+
+@lru_cache(maxsize=1)
+def tissue_maps(spacing: float) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of grey and white matter of the MNI152 average on the working grid."""
+    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
+    affine[:3, 3] = ORIGIN
+    grey, white = (resample(Volume(mni152_map(name), affine), *working_grid(spacing)) for name in ("gm", "wm"))
+    return grey, white
+
+
+def head_level(values: np.ndarray) -> float:
+    """Median of what is not background, by Otsu's threshold below the brightest 1 %.
+
+    Raises:
+        UnreadableScan: nothing stands out.
+    """
+    values = np.minimum(values, np.percentile(values, 99)).astype(np.float32)
+    threshold = sitk.OtsuThresholdImageFilter()
+    threshold.Execute(sitk.GetImageFromArray(values))
+    head = values[values > threshold.GetThreshold()]
+    if not len(head):
+        raise UnreadableScan("the scan shows nothing: all of it is equally bright")
+    return float(np.median(head))
+
+
+def bias_field(signal: np.ndarray, mask: np.ndarray, spacing: float) -> np.ndarray:
+    """What coils add to a signal ``(X, Y, Z)``, 1 on average over the mask, by N4 (Tustison et al. 2010).
+
+    Args:
+        spacing: mm of the isotropic grid.
+    """
+    step = max(round(FIELD_SPACING / spacing), 1)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    small, inside = (block_means(Volume(x.astype(np.float32), affine), np.full(3, step)) for x in (signal, mask))
+    image = mutual_information.as_itk(small)
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetNumberOfThreads(1)
+    n4.SetMaximumNumberOfIterations(list(FIELD_ROUNDS))
+    n4.Execute(image, mutual_information.as_itk(inside) > 0.5)
+    logarithm = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
+    field = np.exp(resample(Volume(logarithm, small.affine), affine, signal.shape))
+    return field / field[mask].mean()
+
+
+class MR(Preprocessor):
+    """``conf/preprocessing/t1w.yaml`` and ``t2w.yaml``; z and mm.
+
+    z: a voxel's distance to the median of the scan's own brain tissue, in half of what lies between its 16th and 84th
+    percentile, after the bias field is taken out.
+
+    Args:
+        weighting: of ``WEIGHTINGS``.
+        window: z that become -1 and 1.
+        crop, crop_margin, working_spacing, registration_spacing, registration_enough, mask_command, smoothing: as of
+            ``NCCT``.
+        bias_field: take it out.
+        stripped: the scans hold the brain only, another tool has removed the skull.
+
+    Raises:
+        UserError: an impossible value.
+    """
+
+    unit = "z"
+    version = 1
+    reasons = REASONS
+
+    def __init__(
+        self,
+        resolution: int,
+        weighting: str,
+        window: Sequence[float],
+        crop: str,
+        crop_margin: float,
+        working_spacing: float,
+        registration_spacing: float,
+        registration_enough: float,
+        bias_field: bool,
+        mask_command: str | None,
+        quality: Mapping[str, Any],
+        stripped: bool = False,
+        smoothing: float = 0.5,
+    ) -> None:
+        super().__init__(resolution, quality)
+        if weighting not in WEIGHTINGS:
+            raise UserError(f"preprocessing.weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
+        low, high = window
+        self.weighting, self.window = weighting, (float(low), float(high))
+        self.crop, self.crop_margin = crop, crop_margin
+        self.working_spacing = working_spacing
+        self.registration_spacing, self.registration_enough = registration_spacing, registration_enough
+        self.bias_field, self.mask_command = bias_field, mask_command
+        self.stripped, self.smoothing = stripped, smoothing
+        self.template = template.NAMES[weighting]
+        self._template_path: Path | None = None
+        check_crop(crop)
+        if mask_command:
+            check_mask_command(mask_command)
+
+    def setup(self, data_dir: Path) -> None:
+        self._template_path = template.build_template(data_dir, self.weighting)
+
+    def read(self, path: Path) -> Volume:
+        return read_mr(path)
+
+    def to_physical(self, x: np.ndarray) -> np.ndarray:
+        low, high = self.window
+        return (x + 1) * ((high - low) / 2) + low
+
+    def fixed(self) -> tuple[Volume, Volume]:
+        """What scans are registered to: the template, of stripped scans its brain alone, and mm to its inner table."""
+        assert self._template_path is not None, "setup comes first"
+        head, inner_table = template.load_template(self._template_path)
+        if self.stripped:
+            head = Volume(np.where(inner_table.data < 0, head.data, 0), head.affine)
+        return head, inner_table
+
+    def prepare(self, scan: Volume, companions: Companions) -> Prepared:
+        """Steps 1 to 7 on a scan's signal.
+
+        Raises:
+            UnreadableScan: registration failed, or no brain was found.
+        """
+        _, inner_table = self.fixed()
+        averaged = no_finer(scan, self.working_spacing)
+        found = self.register(averaged, companions.transform_fault)
+        to_scan = found.mni_to_scan
+        affine, shape = working_grid(self.working_spacing)
+        signal = resample(averaged, affine, shape, to_scan)
+        mask = self.mask(scan, signal, companions.brain_mask, to_scan)
+        z, field = self.standardised(signal, mask)
+        small = box_of(self.crop, self.crop_margin, mask, affine, inner_table).grid(self.resolution)
+
+        def shrink(z: np.ndarray) -> np.ndarray:
+            filled = Volume(fill_outside(z, mask, self.window), affine)
+            resized = smooth_and_resize(filled, small, self.resolution, self.window[0], self.smoothing)
+            return to_unit_range(resized, self.window)
+
+        def shrink_mask(inside: np.ndarray) -> np.ndarray:
+            return resize_mask(inside, affine, small, self.resolution)
+
+        extra = {n: shrink_mask(resample(m, affine, shape, to_scan) > 0.5) for n, m in companions.masks.items()}
+        if companions.twin is not None:
+            twin = resample(no_finer(companions.twin, self.working_spacing), affine, shape, to_scan)
+            extra["twin"] = shrink(self.standardised(twin, mask)[0])
+        quality = self.measure(scan, z, mask, field, inner_table, found)
+        low, high = self.window
+        preview = outlined((z - low) / (high - low), mask, np.full(3, self.working_spacing))
+        return Prepared(shrink(z), shrink_mask(mask), extra, small, to_scan, asdict(quality), preview)
+
+    def register(self, scan: Volume, fault: np.ndarray | None) -> Registration:
+        """Step 1: least squares, again with the gain that the first pose shows, then mutual information; spoiled by
+        ``fault`` where there is one."""
+        head, inner_table = self.fixed()
+        contrast = WEIGHTINGS[self.weighting]
+        brain = inner_table.data < SURE
+        wanted, gain = float(np.median(head.data[brain])), head_level(head.data) / head_level(scan.data)
+        for _ in range(ROUNDS):
+            level = Volume(scan.data * np.float32(gain), scan.affine)
+            found = register(level, head, inner_table, self.registration_spacing, self.registration_enough, contrast)
+            seen = resample(scan, head.affine, head.data.shape, found.mni_to_scan)[brain]
+            gain = wanted / max(float(np.median(seen)), 1e-6)
+        compared = inner_table.data < COMPARED
+        mni_to_scan = mutual_information.refine(scan, head, compared, found.mni_to_scan)
+        if fault is not None:
+            mni_to_scan = mni_to_scan @ fault
+        level = Volume(scan.data * np.float32(gain), scan.affine)
+        return Registration(
+            mni_to_scan, score(level, head, inner_table, self.registration_spacing, mni_to_scan, contrast)
+        )
+
+    def mask(self, scan: Volume, signal: np.ndarray, given: Volume | None, to_scan: np.ndarray) -> np.ndarray:
+        """Step 3 on the working grid: by the given mask, a command's, what is left of a stripped head, or ours.
+
+        Raises:
+            UnreadableScan: no brain was found.
+        """
+        if given is None and self.mask_command:
+            given = run_mask_command(self.mask_command, scan)
+        grid = working_grid(self.working_spacing)
+        if given is not None:
+            mask = resample(given, *grid, to_scan) > 0.5
+        elif self.stripped:
+            mask = ndimage.binary_fill_holes(largest_part(ndimage.binary_opening(signal > 0)))
+        else:
+            mask = self.inside_skull(signal)
+        if not mask.any():
+            raise UnreadableScan(NO_BRAIN)
+        return mask
+
+    def inside_skull(self, signal: np.ndarray) -> np.ndarray:
+        """What is brighter than bone and hangs together with the brain, near the template's: ``(X, Y, Z)`` bool."""
+        affine, shape = working_grid(self.working_spacing)
+        inner_table = resample(self.fixed()[1], affine, shape, fill=30.0)
+        height = (affine[2, 3] + self.working_spacing * np.arange(shape[2]))[None, None]
+        level = SKULL * float(np.median(signal[inner_table < SURE]))
+        near = (inner_table < REACH) & (height > FORAMEN_MAGNUM)
+        allowed = near & (ndimage.gaussian_filter(signal, 0.6) > level) | (inner_table < SURE)
+        core = largest_part(erode(allowed, NECK, self.working_spacing))
+        grown = dilate(core, NECK + self.working_spacing, self.working_spacing) & allowed
+        grown = largest_part(ndimage.binary_opening(grown, ball(2 * self.working_spacing, self.working_spacing)))
+        closed = erode(dilate(grown, 2 * NECK, self.working_spacing), 2 * NECK, self.working_spacing)  # dark sulci
+        return ndimage.binary_fill_holes(closed & (near | grown))
+
+    def standardised(self, signal: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """z of a signal on the working grid, and the bias field that was taken out.
+
+        Raises:
+            UnreadableScan: the brain shows no contrast.
+        """
+        field = np.ones_like(signal)
+        if self.bias_field:
+            field = bias_field(signal, mask, self.working_spacing)
+        even = signal / field
+        grey, white = tissue_maps(self.working_spacing)
+        tissue = even[mask & (grey + white > PURE)]
+        if not len(tissue):
+            raise UnreadableScan(NO_BRAIN)
+        low, middle, high = np.percentile(tissue, (SPREAD[0], 50.0, SPREAD[1]))
+        if high <= low:
+            raise UnreadableScan("its brain is equally bright all over")
+        return ((even - middle) / ((high - low) / 2)).astype(np.float32), field
+
+    def measure(
+        self,
+        scan: Volume,
+        z: np.ndarray,
+        mask: np.ndarray,
+        field: np.ndarray,
+        inner_table: Volume,
+        found: Registration,
+    ) -> Quality:
+        """Step 2, see ``Quality``."""
+        spacing, to_scan = self.working_spacing, found.mni_to_scan
+        slice_axis = int(scan.spacing.argmax())
+        grey, white = (float(np.median(z[mask & (share > PURE)])) for share in tissue_maps(spacing))
+        low, high = np.percentile(field[mask], (5, 95))
+        return Quality(
+            registration=round(found.score, 4),
+            turn_deg=round(turn(to_scan), 1),
+            coverage=round(coverage(scan, inner_table, to_scan), 4),
+            brain_ml=round(float(mask.sum() * spacing**3 / 1000 * abs(np.linalg.det(to_scan[:3, :3]))), 1),
+            grey_z=round(grey - white, 3),
+            noise_z=round(noise(z, distance(mask, spacing) > DEEP), 3),
+            bias=round(float(high - low), 3),
+            slice_mm=round(float(scan.spacing[slice_axis]), 3),
+            slices=int(scan.data.shape[slice_axis]),
+        )
