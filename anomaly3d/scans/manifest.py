@@ -61,10 +61,11 @@ FAULTS = (
     "streaks",
     "artefact",
 )  # of scans
+SHOWN = 6  # rows that a message names
 LESIONS = (
     *("epidural", "subdural", "intraparenchymal", "contusion", "subarachnoid", "intraventricular"),  # the paper's
     *("axonal_injury", "fracture", "pneumocephalus", "oedema", "midline_shift", "mass_effect", "herniation"),
-    *("infarct", "tumour", "hydrocephalus", "atrophy", "calcification", "malformation", "other"),
+    *("infarct", "tumour", "white_matter", "hydrocephalus", "atrophy", "calcification", "malformation", "other"),
     *("craniectomy", "craniotomy", "shunt", "drain", "implant"),  # after operations
     *FAULTS,
 )
@@ -225,13 +226,19 @@ def located(text: str, folder: Path) -> Path:
         return folder / text
 
 
+def numbered(index: pd.Index) -> str:
+    """The rows of a table as numbers in its file, the first ``SHOWN`` of them."""
+    more = len(index) - SHOWN
+    return ", ".join(str(i + 2) for i in index[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
     """Everything wrong with a manifest's rows, each with its row number and remedy; ``files`` as for
     ``read_manifest``."""
     problems = []
 
     def rows(where: pd.Series) -> str:
-        return ", ".join(str(i + 2) for i in table.index[where])
+        return numbered(table.index[where])
 
     for column in ("scan_id", "subject_id", "image"):
         if (empty := table[column] == "").any():
@@ -239,7 +246,7 @@ def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
     for scan_id, same in repeated(table, "scan_id"):
         if scan_id:
             problems.append(
-                f"row {', '.join(str(i + 2) for i in same.index)}: duplicate scan_id {same['scan_id'].iloc[0]}"
+                f"row {numbered(same.index)}: duplicate scan_id {same['scan_id'].iloc[0]}"
             )
     plain = table["scan_id"].str.fullmatch(r"[A-Za-z0-9._-]*")
     unsafe = (table["scan_id"] != "") & ~(plain & table["scan_id"].map(is_name))
@@ -259,15 +266,14 @@ def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
             problems.append(f"row {rows(wrong)}: {column} {value!r} must be one of {names}{hint}")
     faults = table["age"].map(wrong_age)
     problems += [f"row {rows(faults == fault)}: {fault}" for fault in faults.unique() if fault]
-    for index, found in table["lesions"].items():
-        for name in filter(None, found.split(";")):
-            if name not in LESIONS:
-                meant = OTHER_NAMES.get(name) or near(name, LESIONS)
-                hint = f"did you mean {meant}?" if meant else f"known are {', '.join(LESIONS)}"
-                problems.append(f"row {int(str(index)) + 2}: unknown lesion {name!r}: {hint}")
+    named = table["lesions"].str.split(";").explode()
+    for name, where in named[~named.isin([*LESIONS, ""])].groupby(named, sort=False).groups.items():
+        meant = OTHER_NAMES.get(str(name)) or near(str(name), LESIONS)
+        hint = f"did you mean {meant}?" if meant else f"known are {', '.join(LESIONS)}"
+        problems.append(f"row {numbered(where)}: unknown lesion {name!r}: {hint}")
     for _, same in repeated(table, "subject_id"):
         if same["split"].nunique() > 1:
-            where = ", ".join(str(i + 2) for i in same.index)
+            where = numbered(same.index)
             subject, splits = same["subject_id"].iloc[0], " and ".join(sorted(set(same["split"])))
             problems.append(
                 f"row {where}: subject {subject} is in the splits {splits}; all scans of a person belong to one split"
