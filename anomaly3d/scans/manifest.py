@@ -266,17 +266,17 @@ def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
             problems.append(f"row {rows(wrong)}: {column} {value!r} must be one of {names}{hint}")
     faults = table["age"].map(wrong_age)
     problems += [f"row {rows(faults == fault)}: {fault}" for fault in faults.unique() if fault]
-    named = table["lesions"].str.split(";").explode()
-    for name, where in named[~named.isin([*LESIONS, ""])].groupby(named, sort=False).groups.items():
-        meant = OTHER_NAMES.get(str(name)) or near(str(name), LESIONS)
+    named = table["lesions"].map(lambda found: found.split(";")).explode()
+    for name in named[~named.isin([*LESIONS, ""])].unique():
+        meant = OTHER_NAMES.get(name) or near(name, LESIONS)
         hint = f"did you mean {meant}?" if meant else f"known are {', '.join(LESIONS)}"
-        problems.append(f"row {numbered(where)}: unknown lesion {name!r}: {hint}")
+        problems.append(f"row {numbered(named.index[named == name].unique())}: unknown lesion {name!r}: {hint}")
     for _, same in repeated(table, "subject_id"):
         if same["split"].nunique() > 1:
-            where = numbered(same.index)
             subject, splits = same["subject_id"].iloc[0], " and ".join(sorted(set(same["split"])))
             problems.append(
-                f"row {where}: subject {subject} is in the splits {splits}; all scans of a person belong to one split"
+                f"row {numbered(same.index)}: subject {subject} is in the splits {splits}; all scans of a person "
+                "belong to one split"
             )
     both = (table["label"] == "0") & (table["lesions"] != "")
     if both.any():
