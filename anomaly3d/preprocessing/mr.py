@@ -35,8 +35,9 @@ REACH = 6.0  # mm beyond it that a head's own may lie
 COMPARED = 3.0  # mm beyond it that mutual information looks, so that scalp and fat count for nothing
 SKULL = 0.45  # of the brain's median signal: cortical bone is darker, and so is air
 NECK = 4.0  # mm: what hangs on the brain by less falls off
-FIELD_SPACING = 4.5  # mm of the grid on which the bias field is found
-FIELD_ROUNDS = (15, 15)  # iterations at each finer level of its splines
+FIELD_SPACING = 6.0  # mm of the grid on which the bias field is found
+FIELD_ROUNDS = (50, 50, 50)  # iterations at most at each finer level of its splines
+TISSUE = 0.7  # share of grey and white matter in the template from which a voxel says what the field is
 PURE = 0.8  # share of grey and white matter in the template from which a voxel says how bright tissue is
 SPREAD = (16.0, 84.0)  # percentiles that lie two standard deviations apart
 
@@ -94,7 +95,7 @@ def head_level(values: np.ndarray) -> float:
 
 
 def bias_field(signal: np.ndarray, mask: np.ndarray, spacing: float) -> np.ndarray:
-    """What coils add to a signal ``(X, Y, Z)``, 1 on average over the mask, by N4 (Tustison et al. 2010).
+    """How unevenly coils see ``(X, Y, Z)``, 1 on average over the mask, by N4 (Tustison et al. 2010).
 
     Args:
         spacing: mm of the isotropic grid.
@@ -278,13 +279,13 @@ class MR(Preprocessor):
             UnreadableScan: the brain shows no contrast.
         """
         field = np.ones_like(signal)
-        if self.bias_field:
-            field = bias_field(signal, mask, self.working_spacing)
-        even = signal / field
-        grey, white = tissue_maps(self.working_spacing)
-        tissue = even[mask & (grey + white > PURE)]
-        if not len(tissue):
+        brain = sum(tissue_maps(self.working_spacing))
+        if not (mask & (brain > PURE)).any():
             raise UnreadableScan(NO_BRAIN)
+        if self.bias_field:
+            field = bias_field(signal, mask & (brain > TISSUE), self.working_spacing)
+        even = signal / field
+        tissue = even[mask & (brain > PURE)]
         low, middle, high = np.percentile(tissue, (SPREAD[0], 50.0, SPREAD[1]))
         if high <= low:
             raise UnreadableScan("its brain is equally bright all over")

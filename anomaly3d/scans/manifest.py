@@ -245,9 +245,7 @@ def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
             problems.append(f"row {rows(empty)}: {column} is empty")
     for scan_id, same in repeated(table, "scan_id"):
         if scan_id:
-            problems.append(
-                f"row {numbered(same.index)}: duplicate scan_id {same['scan_id'].iloc[0]}"
-            )
+            problems.append(f"row {numbered(same.index)}: duplicate scan_id {same['scan_id'].iloc[0]}")
     plain = table["scan_id"].str.fullmatch(r"[A-Za-z0-9._-]*")
     unsafe = (table["scan_id"] != "") & ~(plain & table["scan_id"].map(is_name))
     if unsafe.any():

@@ -1,0 +1,193 @@
+"""MR heads: bias field, z, mask and pose by known answers, and a phantom's whole way."""
+
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from scipy.spatial.transform import Rotation
+
+from anomaly3d.atlas.template import build_template, load_template
+from anomaly3d.cli import CONF
+from anomaly3d.cohorts.phantom.faults import transform_fault
+from anomaly3d.cohorts.phantom.generate import best_affine, generate
+from anomaly3d.errors import UnreadableScan, UserError
+from anomaly3d.preprocessing import mr
+from anomaly3d.preprocessing.base import Companions
+from anomaly3d.preprocessing.crop import working_grid
+from anomaly3d.preprocessing.mutual_information import refine
+from anomaly3d.scans.readers import read_mr
+from anomaly3d.scans.volume import Volume, resample
+from anomaly3d.system.instantiate import build
+
+COARSE = {"resolution": 32, "working_spacing": 3.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("mr")
+
+
+@pytest.fixture(scope="module")
+def made(folder):
+    """A preprocessor of the config with changes, ready to be used."""
+
+    def make(weighting, **changes):
+        config = yaml.safe_load((Path(CONF) / "preprocessing" / f"{weighting}.yaml").read_text())
+        preprocessor = build({**config, **COARSE, **changes}, "preprocessing config")
+        preprocessor.setup(folder)
+        return preprocessor
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def phantoms():
+    """The same head with a tumour, by weighting."""
+    return {w: generate((8, 1), ["tumour"], matrix=96, slices=40, modality=w) for w in ("t1w", "t2w")}
+
+
+def read(folder, phantom):
+    """As ``read_mr`` reads it."""
+    path = folder / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(phantom.hu, phantom.affine), path)
+    return read_mr(path)
+
+
+def off_by(found, true):
+    """Mean mm over the corners of a box in the brain."""
+    corners = np.array(np.meshgrid((-60, 60), (-90, 60), (-40, 60), (1,))).reshape(4, -1)
+    return np.linalg.norm(((found - true) @ corners)[:3], axis=0).mean()
+
+
+@pytest.mark.parametrize("weighting", ["t1w", "t2w"])
+def test_a_head_on_mr_comes_out_in_mni_space_without_its_skull(folder, made, phantoms, weighting):
+    preprocessor, phantom = made(weighting), phantoms[weighting]
+    lesion = Volume(phantom.lesion.astype(np.float32), phantom.affine)
+    prepared = preprocessor.prepare(read(folder, phantom), Companions(masks={"lesion_mask": lesion}))
+    assert preprocessor.judge(prepared.quality) == []
+    assert off_by(prepared.mni_to_scan, best_affine(phantom.subject, phantom.scan)) < 7
+    inside, tumour = prepared.brain_mask > 0, prepared.extra["lesion_mask"] > 0
+    cavity = Volume(phantom.intracranial.astype(np.float32), phantom.affine)
+    true = resample(cavity, prepared.affine, (32, 32, 32), prepared.mni_to_scan) > 0.5
+    assert 2 * (inside & true).sum() / (inside.sum() + true.sum()) > 0.9
+    assert (prepared.image[~inside] < -0.4).mean() > 0.95  # nothing but smoothing outside
+    z = preprocessor.to_physical(prepared.image)
+    darker = z[tumour].mean() - np.median(z[inside])
+    assert darker < -0.4 if weighting == "t1w" else darker > 0.4
+
+
+def test_the_wrong_weighting_is_noticed(folder, made, phantoms):
+    found = made("t1w").prepare(read(folder, phantoms["t2w"]), Companions())
+    assert any("weighting" in reason or "registration" in reason for reason in made("t1w").judge(found.quality))
+
+
+def test_a_wrong_pose_is_noticed(folder, made, phantoms):
+    preprocessor, scan = made("t1w"), read(folder, phantoms["t1w"])
+    fault = transform_fault(np.random.default_rng(3))
+    wrong = preprocessor.prepare(scan, Companions(transform_fault=fault)).quality
+    right = preprocessor.prepare(scan, Companions()).quality
+    assert wrong["registration"] < right["registration"] - 0.1
+    assert preprocessor.judge(right) == []
+    assert preprocessor.judge(wrong)
+
+
+def test_z_is_the_distance_to_the_median_in_half_of_what_lies_between_two_percentiles(made):
+    preprocessor = made("t1w", bias_field=False)
+    grey, white = mr.tissue_maps(3.0)
+    mask = np.zeros(grey.shape, bool)
+    mask[10:-10, 10:-10, 10:-10] = True
+    tissue = mask & (grey + white > 0.8)
+    signal = np.full(grey.shape, 5000.0)  # what is no tissue does not count
+    signal[tissue] = np.linspace(100, 300, tissue.sum())
+    z, field = preprocessor.standardised(signal, mask)
+    assert (field == 1).all()
+    np.testing.assert_allclose(z[tissue], (signal[tissue] - 200) / 68, atol=1e-3)  # 200 -+ 68 are 16 % and 84 %
+    with pytest.raises(UnreadableScan, match="equally bright all over"):
+        preprocessor.standardised(np.ones(grey.shape), mask)
+    with pytest.raises(UnreadableScan, match="is this a head MR"):
+        preprocessor.standardised(signal, np.zeros(grey.shape, bool))
+
+
+def test_the_bias_field_is_found():
+    grey, white = mr.tissue_maps(3.0)
+    mask = grey + white > 0.5
+    x = np.linspace(-1, 1, grey.shape[0])[:, None, None]
+    true = np.exp(0.3 * x - 0.2 * x**2) * np.ones(grey.shape)
+    signal = 400 * (white + 0.8 * grey) * true
+    found = mr.bias_field(signal.astype(np.float32), mask, 3.0)
+    assert found[mask].mean() == pytest.approx(1)
+    assert (found / true)[mask].std() < 0.04  # 0.17 before
+
+
+def test_mutual_information_finds_the_last_millimetres(folder):
+    template, inner_table = load_template(build_template(folder, "t1w"))
+    known = np.eye(4)
+    known[:3, :3] = Rotation.from_rotvec((3, -2, 4), degrees=True).as_matrix() * 1.02
+    known[:3, 3] = 4, -3, 2
+    affine = np.diag([2.0, 2, 3, 1])
+    affine[:3, 3] = -100, -140, -90
+    scan = Volume(1000 - 300 * resample(template, affine, (100, 130, 65), np.linalg.inv(known)), affine)
+    assert off_by(np.eye(4), known) > 6
+    assert off_by(refine(scan, template, inner_table.data < 3, np.eye(4)), known) < 1.5  # of inverted contrast
+
+
+def test_masks_may_be_given_or_left_by_stripping(folder, made, phantoms):
+    phantom = phantoms["t1w"]
+    whole = read(folder, phantom)
+    brain = resample(Volume(phantom.intracranial.astype(np.float32), phantom.affine), whole.affine, whole.data.shape)
+    own = made("t1w")
+    half = Volume((brain > 0.5) * np.float32(1), whole.affine)
+    half.data[: half.data.shape[0] // 2] = 0
+    given = own.prepare(whole, Companions(brain_mask=half))
+    free = own.prepare(whole, Companions())
+    assert given.brain_mask.sum() < 0.65 * free.brain_mask.sum()
+    left = Volume(whole.data * (brain > 0.5), whole.affine)
+    stripped = made("t1w", stripped=True).prepare(left, Companions())
+    assert off_by(stripped.mni_to_scan, best_affine(phantom.subject, phantom.scan)) < 9
+    both = (stripped.brain_mask > 0) & (free.brain_mask > 0)
+    assert 2 * both.sum() / (stripped.brain_mask.sum() + free.brain_mask.sum()) > 0.88
+
+
+def save(path, data, spacing=3.0):
+    nib.save(nib.Nifti1Image(data, np.diag([spacing, spacing, spacing, 1])), path)
+    return path
+
+
+def test_what_is_no_mr_is_told(tmp_path):
+    noise = np.random.default_rng(0).random((60, 70, 50)).astype(np.float32)
+    said = {
+        "is preprocessing=ncct meant": noise * 2000 - 1000,
+        "no value is above 0": np.zeros_like(noise),
+        "NaN or infinite: replace them by 0": np.where(noise > 0.9, np.nan, noise),
+    }
+    for words, data in said.items():
+        with pytest.raises(UnreadableScan, match=words):
+            read_mr(save(tmp_path / "scan.nii.gz", data))
+    with pytest.raises(UnreadableScan, match="millimetres"):
+        read_mr(save(tmp_path / "scan.nii.gz", noise, 0.05))
+    assert read_mr(save(tmp_path / "scan.nii.gz", noise - 0.1)).data.min() == 0
+
+
+def test_dicom_of_mr_is_told_to_be_converted(scans):
+    with pytest.raises(UnreadableScan, match="convert the series to NIfTI"):
+        read_mr(scans / "ge_tilted_dicom")
+
+
+def test_impossible_settings_are_named(made):
+    config = yaml.safe_load((Path(CONF) / "preprocessing" / "t1w.yaml").read_text())
+    for words, change in {"t1w, t2w, not 'flair'": {"weighting": "flair"}, "not 'box'": {"crop": "box"}}.items():
+        with pytest.raises(UserError, match=words):
+            build({**config, **change}, "preprocessing config")
+    assert made("t1w").hash() != made("t2w").hash() != made("t2w", bias_field=False).hash()
+
+
+def test_the_tissues_lie_on_the_working_grid():
+    affine, shape = working_grid(3.0)
+    grey, white = mr.tissue_maps(3.0)
+    assert grey.shape == white.shape == shape
+    voxel = partial(np.linalg.solve, affine)
+    i, j, k = np.rint(voxel([26.0, -20.0, 30.0, 1.0])[:3]).astype(int)  # the corona radiata
+    assert white[i, j, k] > 0.8 > 0.2 > grey[i, j, k]
