@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from anomaly3d.arguments import COMMANDS, CONF, completed
 from anomaly3d.cli import keys, refuse_unknown_keys
+from anomaly3d.preprocessing import mr
 from anomaly3d.scans.manifest import GROUPS, LESIONS, OPTIONAL, REQUIRED, SPLITS
 from anomaly3d.scoring.familiarity import UNLIKE
 from anomaly3d.scoring.new_scans import JUDGED
@@ -152,6 +153,10 @@ def test_every_column_of_a_table_is_explained(tiny_run):
         known = {name for name in named("columns.md", section) if not name.startswith("MAP_")}
         assert there <= known | also, (path.name, there - known - also)
         assert known <= there, (path.name, known - there)
+
+
+def test_every_quality_number_of_mr_is_explained():
+    assert named("columns.md", "quality.csv of MR") == {*mr.REASONS} - named("columns.md", "quality.csv")
 
 
 def test_every_file_is_explained(tiny_run):
