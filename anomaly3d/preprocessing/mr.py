@@ -33,8 +33,9 @@ ROUNDS = 2  # of registration, because the scan's gain is known better each time
 SURE = -8.0  # mm: that far inside the template's inner table there is brain
 REACH = 6.0  # mm beyond it that a head's own may lie
 COMPARED = 3.0  # mm beyond it that mutual information looks, so that scalp and fat count for nothing
-SKULL = 0.45  # of the brain's median signal: cortical bone is darker, and so is air
-NECK = 4.0  # mm: what hangs on the brain by less falls off
+SKULL = {"t1w": 0.45, "t2w": 0.6}  # of the brain's median signal: bone is darker; fluid is dark on T1 and bright on T2
+NECK = 8.0  # mm: what hangs on the brain by less falls off
+CLOSED = 8.0  # mm: narrower gaps in the mask are sulci
 FIELD_SPACING = 6.0  # mm of the grid on which the bias field is found
 FIELD_ROUNDS = (50, 50, 50)  # iterations at most at each finer level of its splines
 TISSUE = 0.7  # share of grey and white matter in the template from which a voxel says what the field is
@@ -263,13 +264,13 @@ class MR(Preprocessor):
         affine, shape = working_grid(self.working_spacing)
         inner_table = resample(self.fixed()[1], affine, shape, fill=30.0)
         height = (affine[2, 3] + self.working_spacing * np.arange(shape[2]))[None, None]
-        level = SKULL * float(np.median(signal[inner_table < SURE]))
+        level = SKULL[self.weighting] * float(np.median(signal[inner_table < SURE]))
         near = (inner_table < REACH) & (height > FORAMEN_MAGNUM)
         allowed = near & (ndimage.gaussian_filter(signal, 0.6) > level) | (inner_table < SURE)
         core = largest_part(erode(allowed, NECK, self.working_spacing))
         grown = dilate(core, NECK + self.working_spacing, self.working_spacing) & allowed
         grown = largest_part(ndimage.binary_opening(grown, ball(2 * self.working_spacing, self.working_spacing)))
-        closed = erode(dilate(grown, 2 * NECK, self.working_spacing), 2 * NECK, self.working_spacing)  # dark sulci
+        closed = erode(dilate(grown, CLOSED, self.working_spacing), CLOSED, self.working_spacing)
         return ndimage.binary_fill_holes(closed & (near | grown))
 
     def standardised(self, signal: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

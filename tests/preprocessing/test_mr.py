@@ -46,7 +46,7 @@ def made(folder):
 @pytest.fixture(scope="module")
 def phantoms():
     """The same head with a tumour, by weighting."""
-    return {w: generate((8, 1), ["tumour"], matrix=96, slices=40, modality=w) for w in ("t1w", "t2w")}
+    return {w: generate((8, 8), ["tumour"], matrix=96, slices=40, modality=w) for w in ("t1w", "t2w")}
 
 
 def read(folder, phantom):
