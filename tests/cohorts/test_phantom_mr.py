@@ -107,7 +107,6 @@ def test_what_mr_cannot_show_is_named():
 def test_findings_of_mr_take_turns():
     scans = plan({"test_lesion": 6}, 0, modality="t2w")
     assert {kind for _, recipe in scans for kind in recipe.lesions} == {"infarct", "tumour", "white_matter"}
-    assert {part.group for part, _ in scans} == {"other"}
     assert scans[0][1].kinds()[0] == "t2w"
 
 

@@ -113,7 +113,7 @@ def plan(
                 modality=modality,
                 **size,
             )
-            scans.append((replace(part, group=look.group) if part.bleeds else part, recipe))
+            scans.append((part, recipe))
     return scans
 
 

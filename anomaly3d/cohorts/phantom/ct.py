@@ -21,7 +21,7 @@ class CT(Modality):
 
     air = AIR
     tissues = CT_TISSUES
-    in_turn, group = TYPES, "tbi"
+    in_turn = TYPES
     findings = (*TYPES, *OTHERS)
     faults = tuple(FAULTS)
     postoperative = KINDS

@@ -41,7 +41,6 @@ class Modality(ABC):
     air: float
     tissues: Tissues
     in_turn: tuple[str, ...]  # kinds of lesion that abnormal scans have in turn
-    group: str  # of these scans
     findings: tuple[str, ...]  # all kinds that it can show
     faults: tuple[str, ...]  # of ``faults.FAULTS``
     postoperative: tuple[str, ...] = ()

@@ -32,7 +32,6 @@ class MR(Modality):
 
     air = 0.0
     findings = in_turn = ("infarct", "tumour", "white_matter")
-    group = "other"
     faults = ("truncated", "wrong_orientation")
 
     def __init__(self, sequence: SpinEcho) -> None:
