@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from anomaly3d.scans.manifest import LESIONS
 from anomaly3d.statistics.auc import (
     Estimate,
     auc,
@@ -15,9 +16,6 @@ from anomaly3d.statistics.auc import (
     compare_auc,
     holm,
 )
-
-LESIONS = ("epidural", "subdural", "intraparenchymal", "contusion", "subarachnoid", "intraventricular")
-
 
 LAYERED, LAYERED_NAME = "layered", "layered_name"  # the score that was chosen for a detector without labels; its name
 
@@ -46,6 +44,12 @@ def of_lesion(table: pd.DataFrame, lesion: str) -> pd.DataFrame:
     """All normals, and the abnormal scans that show a lesion of this type, whatever else they show."""
     shows = table["lesions"].str.split(";").map(lambda found: lesion in found)
     return table[(table["label"] == "0") | shows]
+
+
+def kinds_in(table: pd.DataFrame) -> list[str]:
+    """The kinds of finding that the rows name, the paper's first."""
+    named = {kind for found in table["lesions"] for kind in found.split(";")}
+    return [kind for kind in LESIONS if kind in named]
 
 
 def auc_of(table: pd.DataFrame, column: str = "total") -> Estimate:
@@ -96,7 +100,7 @@ def summarise(
         parts: columns of scores that stand beside ``total``.
     """
     table = ranked(table)
-    lesions = {lesion: rows for lesion in LESIONS if both_classes(rows := of_lesion(table, lesion))}
+    lesions = {lesion: rows for lesion in kinds_in(table) if both_classes(rows := of_lesion(table, lesion))}
     results: dict[str, Any] = {
         "all": result(table),
         "selected": {**(result(table, selected) or {}), "score": selected}

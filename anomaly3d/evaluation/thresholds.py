@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anomaly3d.evaluation.metrics import LESIONS, both_classes, labels_and_scores, of_lesion, ranked
+from anomaly3d.evaluation.metrics import both_classes, kinds_in, labels_and_scores, of_lesion, ranked
 from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.statistics.auc import auc, share
 from anomaly3d.statistics.operating import at_threshold, f1_threshold, youden_threshold
@@ -70,10 +70,8 @@ def recall_by(table: pd.DataFrame, calibration: Calibration) -> dict[str, Any]:
     ill = rows[rows["label"] == "1"]
     flagged = ill[calibration.score] >= calibration.threshold
     found: dict[str, Any] = {"lesion": {}, "volume": {}}
-    for lesion in LESIONS:
-        shows = of_lesion(ill, lesion)
-        if len(shows):
-            found["lesion"][lesion] = share_of(shows, flagged)
+    for lesion in kinds_in(ill):
+        found["lesion"][lesion] = share_of(of_lesion(ill, lesion), flagged)
     for band, members in ill.groupby(between(ill["lesion_ml"], VOLUMES, "ml"), sort=False):
         if band:
             found["volume"][str(band)] = share_of(members, flagged)

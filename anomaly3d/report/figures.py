@@ -17,10 +17,10 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from anomaly3d.evaluation.metrics import (
     LAYERED,
     LAYERED_NAME,
-    LESIONS,
     ap_of,
     auc_of,
     both_classes,
+    kinds_in,
     labels_and_scores,
     of_lesion,
     ranked,
@@ -122,7 +122,7 @@ def lesion_figure(table: pd.DataFrame, score: str = "total") -> Figure:
     """Fig. 5: precision against recall for each lesion type, against all normals; the AP of chance as dotted lines."""
     figure, axes = new_axes()
     table = ranked(table)
-    for colour, lesion in zip(COLOURS, LESIONS, strict=False):
+    for (colour, line), lesion in zip(LINES, kinds_in(table), strict=False):
         rows = of_lesion(table, lesion)
         if not both_classes(rows):
             continue
@@ -130,7 +130,7 @@ def lesion_figure(table: pd.DataFrame, score: str = "total") -> Figure:
         precision, recall, _ = precision_recall_curve(labels, scores)
         estimate = ap_of(rows, score)
         label = f"{lesion}: {estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}], n = {estimate.n_abnormal}"
-        axes.step(recall, precision, where="post", color=colour, linewidth=1.6, label=label)
+        axes.step(recall, precision, where="post", color=colour, linestyle=line, linewidth=1.6, label=label)
         axes.axhline(labels.mean(), color=colour, linewidth=0.8, linestyle=":")
     axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1.01), ylim=(0, 1.02))
     figure.legend(

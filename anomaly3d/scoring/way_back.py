@@ -48,14 +48,14 @@ def own_grid_maps(
     Outside of the prepared volume input and reconstruction have the lowest value there is, the others 0; ``residual``
     is 0 outside of the brain mask too, where a score's distances may look but a reader should not.
     """
-    lowest = float(preprocessor.to_physical(np.array(-1.0)))
+    lowest, stored = float(preprocessor.to_physical(np.array(-1.0))), preprocessor.stored
     volumes: dict[str, tuple[np.ndarray, float, type[np.generic]]] = {
-        "input": (preprocessor.to_physical(found.image), lowest, np.int16)
+        "input": (preprocessor.to_physical(found.image), lowest, stored)
     }
     if found.reconstruction is not None:
         residual = (found.image - found.reconstruction) * preprocessor.per_unit
-        volumes["reconstruction"] = (preprocessor.to_physical(found.reconstruction), lowest, np.int16)
-        volumes["residual"] = (residual, 0.0, np.int16)
+        volumes["reconstruction"] = (preprocessor.to_physical(found.reconstruction), lowest, stored)
+        volumes["residual"] = (residual, 0.0, stored)
     volumes["brain_mask"] = (found.brain.astype(np.float32), 0.0, np.uint8)
     volumes |= {name: (data, 0.0, np.float32) for name, data in found.maps.items()}
     made = {
@@ -63,6 +63,6 @@ def own_grid_maps(
         for name, (data, fill, dtype) in volumes.items()
     }
     if "residual" in made:
-        inside = np.asarray(made["residual"].dataobj) * np.asarray(made["brain_mask"].dataobj).astype(np.int16)
+        inside = np.asarray(made["residual"].dataobj) * np.asarray(made["brain_mask"].dataobj).astype(stored)
         made["residual"] = nib.nifti1.Nifti1Image(inside, original.affine, made["residual"].header)
     return made

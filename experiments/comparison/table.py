@@ -12,7 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from anomaly3d.evaluation.metrics import LESIONS, ap_of, as_text, auc_of, of_lesion, ranked
+from anomaly3d.cohorts.phantom.lesions import TYPES
+from anomaly3d.evaluation.metrics import ap_of, as_text, auc_of, of_lesion, ranked
 from anomaly3d.report.figures import LINES, draw_roc, new_axes
 from anomaly3d.statistics.auc import compare_auc, holm
 from experiments.comparison.judge import HERE, KEPT, SCANS
@@ -61,8 +62,8 @@ def row_of(name: str, trainings: list[tuple[dict[str, Any], pd.DataFrame]]) -> d
         "chosen": told["chosen"],
         "pseudo_auc": told["pseudo_auc"],
         "ap": ap_of(a, "chosen").as_json(),
-        "by_lesion": {kind: auc_of(of_lesion(a, kind), "chosen").as_json() for kind in LESIONS},
-        "by_lesion_own_score": {kind: auc_of(of_lesion(a, kind), "own").as_json() for kind in LESIONS},
+        "by_lesion": {kind: auc_of(of_lesion(a, kind), "chosen").as_json() for kind in TYPES},
+        "by_lesion_own_score": {kind: auc_of(of_lesion(a, kind), "own").as_json() for kind in TYPES},
         "by_volume": {
             f"{low:g}-{high:g} ml": auc_of(a[(a["label"] == "0") | ((ml >= low) & (ml < high))], "chosen").as_json()
             for low, high in BANDS
@@ -143,7 +144,7 @@ def main() -> None:
         for name, row in rows.items()
     ]
     fill(HERE / "README.md", "table", markdown(head, main_rows))
-    strata = [*LESIONS, *(f"{low:g}-{high:g} ml" for low, high in BANDS)]
+    strata = [*TYPES, *(f"{low:g}-{high:g} ml" for low, high in BANDS)]
     kinds = [
         [name, *(f"{({**row['by_lesion'], **row['by_volume']})[s]['value']:.2f}" for s in strata)]
         for name, row in rows.items()

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.data.module import HeadCTDataModule
-from anomaly3d.evaluation.metrics import LESIONS, of_lesion, ranked
+from anomaly3d.evaluation.metrics import of_lesion, ranked
 from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scoring.inference import Inference, prepared_of
 from anomaly3d.scoring.writer import read_scores
@@ -43,7 +44,7 @@ def ranks(table: pd.DataFrame) -> dict[str, Any]:
     def of(part: pd.DataFrame) -> float:
         return auc(part["label"].astype(int).to_numpy(), part["total"].to_numpy(float)).value
 
-    return {"A": of(rows), "by_lesion": {kind: of(of_lesion(rows, kind)) for kind in LESIONS}}
+    return {"A": of(rows), "by_lesion": {kind: of(of_lesion(rows, kind)) for kind in TYPES}}
 
 
 def supervised(run: Path, teacher: Path, data_dir: Path) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def over_cohorts(found: list[dict[str, Any]]) -> dict[str, Any]:
         "mean": round(float(np.mean(values)), 3),
         "range": [round(min(values), 3), round(max(values), 3)],
         "cohorts": len(values),
-        "by_lesion": {kind: round(float(np.mean([f["by_lesion"][kind] for f in found])), 3) for kind in LESIONS},
+        "by_lesion": {kind: round(float(np.mean([f["by_lesion"][kind] for f in found])), 3) for kind in TYPES},
     }
 
 
@@ -109,7 +110,7 @@ def main() -> None:
                 *(f"{v:.2f}" for v in values["by_lesion"].values()),
             ]
         )
-    head = ["detector", "own score: AUC, mean (range), cohorts", "bound", "chosen score", *LESIONS]
+    head = ["detector", "own score: AUC, mean (range), cohorts", "bound", "chosen score", *TYPES]
     fill(HERE / "README.md", "difficulty", markdown(head, lines))
 
 

@@ -19,10 +19,11 @@ from scipy import ndimage
 from scipy.stats import spearmanr
 
 from anomaly3d.cli import CONF
+from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.data.module import PSEUDO, HeadCTDataModule
 from anomaly3d.data.pseudo_anomalies import base_of
 from anomaly3d.evaluation.localization import locate_scan
-from anomaly3d.evaluation.metrics import LESIONS, of_lesion, ranked
+from anomaly3d.evaluation.metrics import of_lesion, ranked
 from anomaly3d.runs.folder import Trained, choose_trained, find_trained
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.scoring import anomaly_maps
@@ -155,7 +156,7 @@ def ranks(table: pd.DataFrame, values: np.ndarray) -> dict[str, Any]:
     return {
         "A": of(a),
         "B": of(b),
-        "by_lesion": {kind: round(of(of_lesion(a, kind))["value"], 3) for kind in LESIONS},
+        "by_lesion": {kind: round(of(of_lesion(a, kind))["value"], 3) for kind in TYPES},
         "by_volume": {name: round(of(a[(a["label"] == "0") | band])["value"], 3) for name, band in bands.items()},
         "B_above_A": shift.as_json(),
     }
@@ -302,7 +303,7 @@ def fill_readme(runs: list[dict[str, Any]]) -> None:
     ]
     head = ["detector", "own score", "chosen", "which", "`peak`", "best on the test, oracle", "B, own", "B, chosen"]
     fill(HERE / "README.md", "scores", markdown([*head, "Spearman"], rows))
-    strata = [*LESIONS, *next(iter(runs[0].values()))["scores"]["total"]["by_volume"]]
+    strata = [*TYPES, *next(iter(runs[0].values()))["scores"]["total"]["by_volume"]]
     rows = []
     for label in of:
         before, after = ([{**s["by_lesion"], **s["by_volume"]} for s in both] for both in whole(of[label]))
