@@ -29,7 +29,7 @@ def read() -> dict[str, list[tuple[dict[str, Any], pd.DataFrame]]]:
     """What was told of each training of a method, and its scores of the test scans."""
     scans = pd.read_csv(SCANS, dtype={"label": str}, keep_default_na=False)
     found: dict[str, list[tuple[dict[str, Any], pd.DataFrame]]] = {}
-    for file in sorted(KEPT.glob("*.json")):
+    for file in sorted(KEPT.glob("race-*.json")):
         table = ranked(pd.concat([scans, pd.read_csv(file.with_suffix(".csv"))], axis=1))
         name = file.stem.removeprefix("race-").rpartition("-")[0]
         found.setdefault(name, []).append((json.loads(file.read_text()), table))
