@@ -19,7 +19,6 @@ COHORT = [
     *(setting for setting in TINY if not setting.startswith("dataset.counts")),
     "dataset.matrix=96",
     "dataset.slices=40",
-    "preprocessing.registration_enough=0.4",
     "preprocessing.quality.registration=[0.3,null]",  # coarse heads score lower
     "logger=none",
 ]
