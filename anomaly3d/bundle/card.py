@@ -18,17 +18,19 @@ from anomaly3d.runs.tracking import scrub
 from anomaly3d.system.files import sha256
 
 INTENDED = (
-    "Research on unsupervised anomaly detection in non-contrast head CT: an anomaly score of a scan, how rare it is "
-    "among healthy scans, and where the scan differs from a healthy one."
+    "Research on unsupervised anomaly detection in {scans}: an anomaly score of a scan, how rare it is among healthy "
+    "scans, and where the scan differs from a healthy one."
 )
 NOT = (
     "Not a medical device, not for diagnosis, triage or any decision about a patient. A high score says that a scan is "
     "unlike the healthy scans below, which another scanner, age or position can be the reason for; a low score says "
-    "nothing of what the method cannot see. Not for contrast-enhanced CT, MR, or heads of other ages than those below."
+    "nothing of what the method cannot see. Not for scans of another kind, with contrast agent, or of other ages than "
+    "those below."
 )
 REFERENCE = "Simarro Viana et al., Unsupervised 3D Brain Anomaly Detection, BrainLes 2020"
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 LICENSE = "https://www.apache.org/licenses/LICENSE-2.0"
+FORMAT_OF = {"CT": "hounsfield", "MR": "magnitude"}  # MONAI's words for what goes in
 PACKAGES = ("torch", "lightning", "monai", "numpy", "python")
 FORMATS = {".json": "application/json", ".md": "text/markdown", ".yaml": "application/yaml"}
 
@@ -53,6 +55,11 @@ class Facts:
     def title(self) -> str:
         """Of the method."""
         return str(self.trained.lineage["title"])
+
+    @property
+    def intended(self) -> str:
+        """What it is for."""
+        return INTENDED.format(scans=self.preprocessor.scans)
 
     @property
     def scans(self) -> str:
@@ -118,7 +125,7 @@ def model_card(facts: Facts) -> str:
     graphs = "\n".join(f"- `{graph.file}`: {graph_words(graph, facts.tested_on)}" for graph in facts.graphs)
     return f"""# {facts.title}, exported by anomaly3d {anomaly3d.__version__}
 
-{INTENDED}
+{facts.intended}
 
 **What it is not.** {NOT}
 
@@ -182,7 +189,7 @@ def monai_metadata(facts: Facts) -> dict[str, Any]:
     volume = {
         "type": "image",
         "format": "reconstruction",
-        "modality": "CT",
+        "modality": facts.preprocessor.modality,
         "num_channels": 1,
         "spatial_shape": [size, size, size],
         "dtype": "float32",
@@ -199,19 +206,19 @@ def monai_metadata(facts: Facts) -> dict[str, Any]:
         "numpy_version": made["numpy"],
         "required_packages_version": {"anomaly3d": anomaly3d.__version__},
         "name": facts.title,
-        "task": "unsupervised anomaly detection in non-contrast head CT",
-        "description": INTENDED,
+        "task": f"unsupervised anomaly detection in {facts.preprocessor.scans}",
+        "description": facts.intended,
         "authors": "the authors of anomaly3d",
         "copyright": "Apache-2.0",
         "data_source": facts.scans,
         "data_type": "NIfTI or DICOM",
-        "image_classes": f"prepared head CT in [-1, 1], see {PREPROCESSING}",
+        "image_classes": f"prepared {facts.preprocessor.scans} in [-1, 1], see {PREPROCESSING}",
         "pred_classes": "the healthy head nearest to it, in [-1, 1]",
         "eval_metrics": {name: {kind: r[kind]["value"] for kind in ("auc", "ap")} for name, r in results_of(facts)},
-        "intended_use": f"{INTENDED} {NOT}",
+        "intended_use": f"{facts.intended} {NOT}",
         "references": [REFERENCE],
         "network_data_format": {
-            "inputs": {"image": {**volume, "format": "hounsfield"}},
+            "inputs": {"image": {**volume, "format": FORMAT_OF.get(facts.preprocessor.modality, "image")}},
             "outputs": {"pred": {**volume, "channel_def": {"0": "reconstruction"}}},
         },
     }
@@ -237,7 +244,9 @@ def croissant(facts: Facts, folder: Path, files: Iterable[str]) -> dict[str, Any
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": f"anomaly3d-{facts.trained.name}",
-        "description": f"{facts.title}, trained on {facts.scans}. {INTENDED} Counts of the cohort, no data of anybody.",
+        "description": (
+            f"{facts.title}, trained on {facts.scans}. {facts.intended} Counts of the cohort, no data of anybody."
+        ),
         "license": LICENSE,
         "citeAs": REFERENCE,
         "version": facts.trained.lineage["version"],

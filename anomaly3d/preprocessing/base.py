@@ -63,6 +63,8 @@ class Preprocessor(ABC):
     """
 
     unit = "HU"
+    modality = "CT"  # as DICOM names it
+    scans = "head scans"  # for the model card
     stored: type[np.generic] = np.float32  # of volumes in this unit on a scan's own grid
     version = 1
     reasons: Mapping[str, str] = {}  # quality number -> what it means when it is out of its limits

@@ -133,6 +133,8 @@ class MR(Preprocessor):
     """
 
     unit = "z"
+    modality = "MR"
+    scans = "T1- or T2-weighted head MR"
     version = 1
     reasons = REASONS
 

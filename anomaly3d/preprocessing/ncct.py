@@ -61,6 +61,7 @@ class NCCT(Preprocessor):
         UserError: an impossible value.
     """
 
+    scans = "non-contrast head CT"
     stored = np.int16  # whole HU, as scanners do
     version = 9
     reasons = REASONS

@@ -106,7 +106,7 @@ def flow(metrics: dict[str, Any]) -> Table:
 def unlike(metrics: dict[str, Any]) -> Table:
     return Table(
         "Unlike the training scans",
-        "Test scans whose noise, slices, HU by depth or fit to the template lie outside of what was trained with: "
+        "Test scans whose noise, slices, values by depth or fit to the template lie outside of what was trained with: "
         "their scores tell of the scanner rather than of the head. The table of scans says in what they differ.",
         ("Cohort", "Scans"),
         [(cohort, percent(found)) for cohort, found in metrics.get("unlike_training", {}).items()],
