@@ -31,7 +31,7 @@ class Control(Detector):
 class BrightVolume(Control):
     """Share of voxels brighter than ``level``, where clotted blood starts."""
 
-    title = "volume brighter than 55 HU"
+    title = "bright volume"
 
     def __init__(self, level: float) -> None:
         super().__init__()
