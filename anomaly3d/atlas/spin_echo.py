@@ -56,7 +56,9 @@ class SpinEcho:
         return Tissues(self.signal(CSF), 1.0, self.signal(GREY), self.signal(PALE) - 1, per_hu=0.01)
 
     def outside(self, hu: Tensor) -> Tensor:
-        """Signal ``(N,)`` of what lies outside the brain, from its HU; a mixture of two is no brighter than either."""
+        """Signal ``(N,)`` of what lies outside the brain, from its HU.
+
+        A mixture takes the signal of the tissue that has its HU: where air softly meets muscle, a film as of fat."""
         marrow = self.signal(MARROW)
         values = (0.0, self.signal(FATTY), self.signal(MUSCLES), marrow, marrow, 0.0)
         by_hu = np.interp(hu.numpy(), (-300.0, FAT, MUSCLE, CANCELLOUS_BONE, DIPLOE, CORTICAL_BONE), values)

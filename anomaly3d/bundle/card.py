@@ -211,7 +211,7 @@ def monai_metadata(facts: Facts) -> dict[str, Any]:
         "authors": "the authors of anomaly3d",
         "copyright": "Apache-2.0",
         "data_source": facts.scans,
-        "data_type": "NIfTI or DICOM",
+        "data_type": "NIfTI or DICOM" if facts.preprocessor.modality == "CT" else "NIfTI",
         "image_classes": f"prepared {facts.preprocessor.scans} in [-1, 1], see {PREPROCESSING}",
         "pred_classes": "the healthy head nearest to it, in [-1, 1]",
         "eval_metrics": {name: {kind: r[kind]["value"] for kind in ("auc", "ap")} for name, r in results_of(facts)},

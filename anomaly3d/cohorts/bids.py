@@ -1,7 +1,7 @@
-"""A BIDS data set (Gorgolewski et al. 2016) with head CTs: ``sub-01/[ses-1/]ct/sub-01_ct.nii.gz``, people in a table.
+"""A BIDS data set (Gorgolewski et al. 2016): ``sub-01/[ses-1/]ct/sub-01_ct.nii.gz``, people in a table.
 
-CT has no place in the standard yet; any image whose suffix or folder is ``ct`` counts. Masks of lesions are looked for
-among the derivatives: ``*_label-lesion_mask.nii.gz`` of the same subject and session.
+CT has no place in the standard yet; any image whose suffix or folder is ``suffix`` counts. Masks of lesions are looked
+for among the derivatives: ``*_label-lesion_mask.nii.gz`` of the same subject and session.
 """
 
 import logging
@@ -22,11 +22,12 @@ class BIDS(Cohort):
 
     Args:
         root: the data set's folder.
+        suffix: of the images, ``ct``; of MR ``T1w`` or ``T2w``.
         label_column: None: nothing is known, all are tested.
         healthy: values of that column.
 
     Raises:
-        UserError: no such data set or column, no CT in it, or pybids is not installed.
+        UserError: no such data set or column, no such image in it, or pybids is not installed.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class BIDS(Cohort):
         label_column: str | None,
         healthy: list[str],
         shares: Mapping[str, float],
+        suffix: str = "ct",
     ) -> None:
+        self.suffix = suffix
         self.name, self.label_column, self.shares = name, label_column, dict(shares)
         self.healthy = [str(value).lower() for value in healthy]
         self.root = existing(root)
@@ -50,9 +53,13 @@ class BIDS(Cohort):
         derivatives = self.root / "derivatives"
         layout = BIDSLayout(self.root, validate=False, derivatives=derivatives if derivatives.is_dir() else False)
         images = layout.get(extension=[".nii", ".nii.gz"], scope="raw")
-        scans = [image for image in images if "ct" in (image.entities.get("suffix"), image.entities.get("datatype"))]
+        scans = [
+            image for image in images if self.suffix in (image.entities.get("suffix"), image.entities.get("datatype"))
+        ]
         if not scans:
-            raise UserError(f"{self.root} holds no image with the suffix or in a folder 'ct'")
+            raise UserError(
+                f"{self.root} holds no image with the suffix or in a folder {self.suffix!r}: see dataset.suffix"
+            )
         people = self.participants()
         masks = layout.get(suffix="mask", extension=[".nii", ".nii.gz"])
         rows = [self.row(scan, people, masks) for scan in scans]

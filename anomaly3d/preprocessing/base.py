@@ -105,6 +105,18 @@ class Preprocessor(ABC):
     def to_physical(self, x: np.ndarray) -> np.ndarray:
         """Values of [-1, 1] in ``unit``; an affine map, the same for all scans."""
 
+    def air(self, scan: Volume) -> float:
+        """What of a scan as ``read`` gives it is darker is no head."""
+        return -500.0
+
+    def comparable(self, stored: np.ndarray, there: np.ndarray, prepared: np.ndarray) -> np.ndarray:
+        """A scan as it is stored, in values like a prepared volume's, to be shown beside it.
+
+        Args:
+            stored: any shape; ``there`` are its values at some places of the brain, ``prepared`` what they became.
+        """
+        return (stored - self.to_physical(np.array(0.0))) / self.per_unit
+
     @property
     def per_unit(self) -> float:
         """How much of ``unit`` a difference of 1 is."""

@@ -26,7 +26,7 @@ def check_mask_command(command: str) -> None:
 
 
 def run_mask_command(command: str, scan: Volume) -> Volume:
-    """The mask that ``command`` finds on a scan in HU: 0 outside, 1 inside, on any grid of the same world.
+    """The mask that ``command`` finds on a scan: 0 outside, 1 inside, on any grid of the same world.
 
     Raises:
         UnreadableScan: the command failed or wrote no mask.

@@ -29,6 +29,10 @@ WEIGHTINGS = {  # values over white matter's: of the template's tissues up to fl
     "t1w": Contrast(((0.0, 1.6), (0.0, 1.0)), ((0.0, 1.6), (0.0, 1.0)), 2.0, 0.25),
     "t2w": Contrast(((0.0, 3.0), (0.0, 1.0)), ((0.0, 3.0), (0.0, 1.0)), 3.6, 0.25),
 }
+WORDS = {"t1w": "T1-weighted", "t2w": "T2-weighted"}
+AIR = 0.25  # of what is usual in a head
+SCALP = (12.0, 25.0)  # mm outside the template's inner table
+EMPTY = 0.9  # share of exact zeros there from which somebody has taken the scalp away
 ROUNDS = 2  # of registration, because the scan's gain is known better each time
 SURE = -8.0  # mm: that far inside the template's inner table there is brain
 REACH = 6.0  # mm beyond it that a head's own may lie
@@ -53,7 +57,7 @@ class Quality:
     brain_ml: float
     grey_z: float  # how much brighter grey matter is than white: below 0 on T1, above on T2
     noise_z: float  # standard deviation of voxel noise in the brain
-    bias: float  # how far the bias field's 95th and 5th percentile lie apart, as a share
+    bias: float  # how far the bias field's 95th and 5th percentile lie apart, as a share; 0 where it is not sought
     slice_mm: float
     slices: int
 
@@ -134,7 +138,6 @@ class MR(Preprocessor):
 
     unit = "z"
     modality = "MR"
-    scans = "T1- or T2-weighted head MR"
     version = 1
     reasons = REASONS
 
@@ -170,11 +173,23 @@ class MR(Preprocessor):
         if mask_command:
             check_mask_command(mask_command)
 
+    @property
+    def scans(self) -> str:  # type: ignore[override]
+        return f"{WORDS[self.weighting]} head MR"
+
     def setup(self, data_dir: Path) -> None:
         self._template_path = template.build_template(data_dir, self.weighting)
 
     def read(self, path: Path) -> Volume:
         return read_mr(path)
+
+    def air(self, scan: Volume) -> float:
+        return AIR * head_level(scan.data)
+
+    def comparable(self, stored: np.ndarray, there: np.ndarray, prepared: np.ndarray) -> np.ndarray:
+        """By the line through what the brain's values became; the bias field stays in."""
+        slope, offset = np.polyfit(there, prepared, 1)
+        return stored * slope + offset
 
     def to_physical(self, x: np.ndarray) -> np.ndarray:
         low, high = self.window
@@ -200,7 +215,12 @@ class MR(Preprocessor):
         to_scan = found.mni_to_scan
         affine, shape = working_grid(self.working_spacing)
         signal = resample(averaged, affine, shape, to_scan)
-        mask = self.mask(scan, signal, companions.brain_mask, to_scan)
+        seen = resample(Volume(np.ones_like(averaged.data), averaged.affine), affine, shape, to_scan) > 0.5
+        if not self.stripped:
+            self.check_scalp(signal[seen], seen)
+        mask = self.mask(scan, signal, companions.brain_mask, to_scan) & seen
+        if not mask.any():
+            raise UnreadableScan(NO_BRAIN)
         z, field = self.standardised(signal, mask)
         small = box_of(self.crop, self.crop_margin, mask, affine, inner_table).grid(self.resolution)
 
@@ -243,11 +263,7 @@ class MR(Preprocessor):
         )
 
     def mask(self, scan: Volume, signal: np.ndarray, given: Volume | None, to_scan: np.ndarray) -> np.ndarray:
-        """Step 3 on the working grid: by the given mask, a command's, what is left of a stripped head, or ours.
-
-        Raises:
-            UnreadableScan: no brain was found.
-        """
+        """Step 3 on the working grid: by the given mask, a command's, what is left of a stripped head, or ours."""
         if given is None and self.mask_command:
             given = run_mask_command(self.mask_command, scan)
         grid = working_grid(self.working_spacing)
@@ -257,9 +273,24 @@ class MR(Preprocessor):
             mask = ndimage.binary_fill_holes(largest_part(ndimage.binary_opening(signal > 0)))
         else:
             mask = self.inside_skull(signal)
-        if not mask.any():
-            raise UnreadableScan(NO_BRAIN)
         return mask
+
+    def check_scalp(self, signal: np.ndarray, seen: np.ndarray) -> None:
+        """Refuse a head whose skull somebody has removed.
+
+        Args:
+            signal: of the voxels of the working grid that the scan shows; ``seen (X, Y, Z)``: which these are.
+
+        Raises:
+            UnreadableScan: with the remedy.
+        """
+        inner_table = resample(self.fixed()[1], *working_grid(self.working_spacing), fill=30.0)[seen]
+        scalp = signal[(inner_table > SCALP[0]) & (inner_table < SCALP[1])]
+        if len(scalp) and (scalp <= 0).mean() > EMPTY:
+            raise UnreadableScan(
+                "the head has no scalp, it seems to be stripped already: give the whole head, or set "
+                "preprocessing.stripped=true for a study of such scans"
+            )
 
     def inside_skull(self, signal: np.ndarray) -> np.ndarray:
         """What is brighter than bone and hangs together with the brain, near the template's: ``(X, Y, Z)`` bool."""

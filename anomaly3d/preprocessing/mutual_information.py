@@ -23,7 +23,8 @@ def as_itk(volume: Volume) -> sitk.Image:
 
 
 def refine(scan: Volume, template: Volume, inside: np.ndarray, mni_to_scan: np.ndarray) -> np.ndarray:
-    """The affine near ``mni_to_scan`` with the most mutual information (Mattes et al. 2003) between scan and template.
+    """The affine near ``mni_to_scan`` with the most mutual information (Mattes et al. 2003) between scan and template;
+    ``mni_to_scan`` itself where it lies so far off that there is nothing to compare.
 
     Args:
         inside: ``(X, Y, Z)`` bool, where on the template's grid the two are compared.
@@ -45,7 +46,10 @@ def refine(scan: Volume, template: Volume, inside: np.ndarray, mni_to_scan: np.n
     method.SetShrinkFactorsPerLevel([SHRINK])
     method.SetSmoothingSigmasPerLevel([SMOOTHING])
     method.SetInitialTransform(pose, inPlace=True)
-    method.Execute(as_itk(template), as_itk(small))
+    try:
+        method.Execute(as_itk(template), as_itk(small))
+    except RuntimeError:  # ITK: all samples lie outside of the scan
+        return mni_to_scan
     found = np.eye(4)
     found[:3, :3] = np.reshape(pose.GetMatrix(), (3, 3))
     found[:3, 3] = np.array(pose.GetTranslation()) + CENTRE - found[:3, :3] @ CENTRE

@@ -71,7 +71,7 @@ def prepare_anew(sources: Sources, source: str, out: Path, preprocessor: Preproc
         source,
         ml.get("lesion_mask"),
         scan.read_as,
-        digest_of(scan),
+        digest_of(scan, preprocessor.stored),
         files,
         sources.digest(),
         ml.get("segmentation"),
@@ -84,9 +84,10 @@ def read_companions(sources: Sources, scan: Volume, preprocessor: Preprocessor) 
     Raises:
         UnreadableScan: names the file.
     """
+    air = preprocessor.air(scan)
     return Companions(
-        brain_mask=read_mask(Path(sources.brain_mask), scan) if sources.brain_mask else None,
-        masks={name: read_mask(Path(p), scan) for name in MASKS if (p := getattr(sources, name))},
+        brain_mask=read_mask(Path(sources.brain_mask), scan, air) if sources.brain_mask else None,
+        masks={name: read_mask(Path(p), scan, air) for name in MASKS if (p := getattr(sources, name))},
         twin=preprocessor.read(Path(sources.twin)) if sources.twin else None,
         transform_fault=load_affine(Path(sources.transform_fault)) if sources.transform_fault else None,
     )
@@ -125,9 +126,9 @@ def read_transform(folder: Path, scan_id: str) -> np.ndarray:
     return np.array(json.loads((folder / "transform" / f"{scan_id}.json").read_text())["mni_to_scan"])
 
 
-def digest_of(scan: Volume) -> str:
-    """16 hex digits of the voxels, rounded to whole numbers."""
+def digest_of(scan: Volume, stored: type[np.generic] = np.int16) -> str:
+    """16 hex digits of the voxels; where ``stored`` are whole numbers, rounded to such."""
     found = hashlib.sha256(repr(scan.data.shape).encode())
     for part in scan.data:
-        found.update(np.rint(part).astype("<i2").tobytes())
+        found.update((np.rint(part).astype("<i2") if stored is np.int16 else part.astype("<f4")).tobytes())
     return found.hexdigest()[:16]

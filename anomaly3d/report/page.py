@@ -179,7 +179,7 @@ def render(path: Path, template: str, volumes: dict[str, dict[str, Any]], view: 
         unit=view.unit,
         level=round(4 * view.level) / 4,
         deviations=DEVIATION_LIMIT,
-        limit=f"{RESIDUAL_LIMIT * half:.0f}",
+        limit=f"{RESIDUAL_LIMIT * half:g}",
         colours=(BLUE, RED),
         data=script_safe(json.dumps(data)),
         niivue=script_safe((files("nilearn") / "_assets/js/niivue.umd.js").read_text("utf-8")),

@@ -24,7 +24,9 @@ from anomaly3d.report.page import render
 from anomaly3d.report.viewer import BUDGET, SCANS, Shown, eight_bits, pack, thumbnail
 from anomaly3d.runs.folder import Trained
 from anomaly3d.scans.manifest import read_text
+from anomaly3d.scans.nifti import voxels
 from anomaly3d.scans.readers import read_image
+from anomaly3d.scans.volume import Volume, resample
 from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.scoring.familiarity import UNLIKE
 from anomaly3d.scoring.learned_from import LEARNED_IN
@@ -86,7 +88,10 @@ def pack_on_scan(
     small = mni_to_scan @ np.vstack([packed["affine"], [0, 0, 0, 1]])
     upright = nib.as_closest_canonical(original)  # NiiVue counts voxels along the axes so
     values, affine = coarser(np.asarray(upright.dataobj, np.float32), upright.affine)
-    unit = (values - preprocessor.to_physical(np.array(0.0))) / preprocessor.per_unit
+    image, grid = voxels(shown.row["image"]), np.vstack([packed["affine"], [0, 0, 0, 1]])
+    there = resample(Volume(values, affine), grid, image.shape, mni_to_scan)
+    inside = (voxels(shown.row["brain_mask"]) > 0) & (np.abs(image) < 1)  # the window's ends stand for more
+    unit = preprocessor.comparable(values, there[inside], image[inside])
     data = gzip.compress(eight_bits(unit).tobytes(order="F"), 9, mtime=0)
     place = nib.affines.apply_affine(np.linalg.inv(affine) @ small, packed["finding"])
     own = {

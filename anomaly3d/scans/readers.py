@@ -11,7 +11,7 @@ import numpy as np
 from anomaly3d.errors import UnreadableScan
 from anomaly3d.scans.dicom import read_dicom, read_dicom_files
 from anomaly3d.scans.dicom_headers import find_dicom, is_dicom
-from anomaly3d.scans.hounsfield import check_finite, check_head_ct, check_units, without_background
+from anomaly3d.scans.hounsfield import AIR, check_finite, check_head_ct, check_units, without_background
 from anomaly3d.scans.image_files import SUFFIXES, load_image
 from anomaly3d.scans.recipe import is_recipe, read_recipe
 from anomaly3d.scans.volume import Volume
@@ -21,6 +21,7 @@ HU_MIN, HU_MAX = -1024.0, 3071.0
 LARGEST_ARCHIVE = 4e9  # bytes when unpacked
 PACKED = 100  # times smaller than what it holds an archive of scans may be; CT packs to a half or a third ...
 SMALL = 100e6  # ... and less than so many bytes fill no disk
+NEGATIVE = 0.05  # share of an MR's voxels that interpolation may leave below 0
 INSIDE = 0.9  # share of a mask that must lie in the head
 
 
@@ -121,30 +122,34 @@ def read_ct(path: Path, stripped: bool = False) -> Volume:
 
 
 def read_mr(path: Path) -> Volume:
-    """A head MR with its signal, which is never negative; not from DICOM.
+    """A head MR with its signal; what little interpolation leaves below 0 becomes 0. Not from DICOM.
 
     Raises:
-        UnreadableScan: as ``read_scan``, or it is a CT or shows nothing.
+        UnreadableScan: as ``read_scan``, or it is a CT, shows nothing or was changed to z-scores.
     """
     if is_dicom(path) if path.is_file() else find_dicom(path):
         raise UnreadableScan("DICOM of MR is not read yet: convert the series to NIfTI, for example by dcm2niix")
     scan = read_scan(path)
     check_finite(scan, "0")
     check_units(scan)
-    low, high = float(scan.data.min()), float(scan.data.max())
-    if low < -500:
-        raise UnreadableScan(f"values reach down to {low:.0f}, as a CT in HU does: is preprocessing=ncct meant?")
-    if high <= max(low, 0.0):
+    if scan.data.max() <= 0:
         raise UnreadableScan("it shows nothing: no value is above 0")
-    np.clip(scan.data, 0, None, out=scan.data)  # interpolation leaves a little below 0
+    if (scan.data < AIR).mean() > NEGATIVE:
+        raise UnreadableScan("values are negative in the background, as in a CT in HU: is preprocessing=ncct meant?")
+    if (negative := float((scan.data < -0.02 * np.percentile(scan.data, 99)).mean())) > NEGATIVE:
+        raise UnreadableScan(
+            f"{negative:.0%} of its values are negative, as after a change to z-scores: give the scanner's own signal"
+        )
+    np.clip(scan.data, 0, None, out=scan.data)
     return scan
 
 
-def read_mask(path: Path, scan: Volume | None = None) -> Volume:
+def read_mask(path: Path, scan: Volume | None = None, air: float = AIR) -> Volume:
     """A mask file in its scan's world: 0 outside, 1 inside.
 
     Args:
-        scan: in HU; the mask must lie on it: on its grid, or on another with nearly all of it in the head.
+        scan: the mask must lie on it: on its grid, or on another with nearly all of it in the head.
+        air: what of the scan is darker is no head.
 
     Raises:
         UnreadableScan: not a volume, or elsewhere.
@@ -159,12 +164,12 @@ def read_mask(path: Path, scan: Volume | None = None) -> Volume:
     inside = np.asarray(image.dataobj) > 0
     mask = Volume(inside.astype(np.float32), np.asarray(image.affine, float))
     if scan is not None:
-        check_place(mask, scan, path.name)
+        check_place(mask, scan, path.name, air)
     return mask
 
 
-def check_place(mask: Volume, scan: Volume, name: str) -> None:
-    """Refuse a mask that does not lie on its scan.
+def check_place(mask: Volume, scan: Volume, name: str, air: float) -> None:
+    """Refuse a mask that does not lie on its scan, where it is brighter than ``air``.
 
     Raises:
         UnreadableScan: says what to do.
@@ -185,6 +190,6 @@ def check_place(mask: Volume, scan: Volume, name: str) -> None:
     there = np.rint(world @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
     seen = ((there >= 0) & (there < scan.data.shape)).all(1)
     in_head = np.zeros(len(there), bool)
-    in_head[seen] = scan.data[tuple(there[seen].T)] > -500
+    in_head[seen] = scan.data[tuple(there[seen].T)] > air
     if in_head.mean() < INSIDE:
         raise UnreadableScan(f"its mask {name} does not lie on the scan: {in_head.mean():.0%} of it are in the head")

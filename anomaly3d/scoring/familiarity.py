@@ -22,7 +22,7 @@ from anomaly3d.system.workers import Workers, run_in_threads
 
 UNLIKE = "unlike_training"  # the column that says in what a scan differs from all that the detector was trained with
 INPUTS = "inputs.json"  # beside the calibrations
-POSITION = ("coverage", "turn_deg", "air_hu", "slices")  # quality numbers that no detector sees
+POSITION = ("coverage", "turn_deg", "air_hu", "bias", "slices")  # quality numbers that no detector sees
 LAYERS = (("rim", 0.0, 4.0), ("below_rim", 4.0, 10.0), ("deep", 10.0, np.inf))  # mm inside the prepared brain
 CENTRAL = (0.01, 0.99)  # quantiles of the training scans
 WIDER = 0.5  # of their distance is allowed beyond them

@@ -39,9 +39,9 @@ class Result:
     is the one called ``score_name`` that thresholds belong to, ``p_value`` how rare it is among healthy scans,
     ``flagged`` whether it reaches the threshold; None where the run has no calibration or too small a one, and of
     rejected scans: no healthy scans like them were measured. ``maps`` are images on the scan's own grid: ``input``,
-    ``reconstruction``, ``residual`` in the scan's unit, ``brain_mask``, the detector's own maps, and where the run has
-    a calibration ``standardised``, in units of the spread of healthy scans, and of its clusters ``clusters`` and
-    ``anomaly_mask``; ``clusters`` has a row for each (``scoring.clusters``).
+    ``reconstruction``, ``residual`` in the preprocessing's unit, ``brain_mask``, the detector's own maps, and where the
+    run has a calibration ``standardised``, in units of the spread of healthy scans, and of its clusters ``clusters``
+    and ``anomaly_mask``; ``clusters`` has a row for each (``scoring.clusters``).
     """
 
     verdict: str

@@ -12,6 +12,7 @@ import yaml
 
 from anomaly3d import prepare
 from anomaly3d.cli import CONF
+from anomaly3d.cohorts.bids import BIDS
 from anomaly3d.cohorts.physionet_ctich import demographics
 from tests.conftest import TINY, refused
 from tests.writers import small_head, write_series
@@ -192,6 +193,8 @@ def test_bids_with_participants_sessions_and_lesion_masks(tmp_path):
     assert table["age"].tolist() == ["40", "61"]
     assert float(table["lesion_ml"].iloc[1]) > 1
     assert table["lesion_mask"].iloc[0] == ""
+    of_mr = BIDS("mr", str(root), None, [], {"train": 1.0}, suffix="T1w")
+    assert of_mr.rows(tmp_path, 1)["scan_id"].tolist() == ["sub-02_ses-1_T1w"]
 
 
 def test_a_dicom_tree(tmp_path):

@@ -18,7 +18,8 @@ from anomaly3d.preprocessing import mr
 from anomaly3d.preprocessing.base import Companions
 from anomaly3d.preprocessing.crop import working_grid
 from anomaly3d.preprocessing.mutual_information import refine
-from anomaly3d.scans.readers import read_mr
+from anomaly3d.preprocessing.scan import digest_of
+from anomaly3d.scans.readers import read_mask, read_mr
 from anomaly3d.scans.volume import Volume, resample
 from anomaly3d.system.instantiate import build
 
@@ -80,8 +81,51 @@ def test_a_head_on_mr_comes_out_in_mni_space_without_its_skull(folder, made, pha
 
 
 def test_the_wrong_weighting_is_noticed(folder, made, phantoms):
+    quality = made("t1w").prepare(read(folder, phantoms["t1w"]), Companions()).quality
+    assert quality["grey_z"] < -0.5  # grey matter is darker than white
+    wrong = {**quality, "grey_z": 0.5}
+    assert made("t1w").judge(wrong) == [
+        "grey over white matter is not as in this weighting, in z: 0.5, wanted at most -0.2"
+    ]
     found = made("t1w").prepare(read(folder, phantoms["t2w"]), Companions())
-    assert any("weighting" in reason or "registration" in reason for reason in made("t1w").judge(found.quality))
+    assert made("t1w").judge(found.quality)
+
+
+def test_what_the_scan_does_not_show_is_no_brain(folder, made, phantoms):
+    phantom = phantoms["t1w"]
+    whole = read(folder, phantom)
+    keep = int(whole.data.shape[2] * 0.8)  # the vertex is cut off
+    cut = made("t1w").prepare(Volume(whole.data[..., :keep], whole.affine), Companions())
+    voxels = np.argwhere(cut.brain_mask > 0)
+    world = nib.affines.apply_affine(cut.mni_to_scan @ cut.affine, voxels)
+    height = nib.affines.apply_affine(np.linalg.inv(whole.affine), world)[:, 2]
+    step = np.linalg.norm(cut.affine[:3, 2]) / whole.spacing[2]
+    assert height.max() < keep + step
+    assert np.median(cut.image[cut.brain_mask > 0]) > -0.6
+
+
+def test_a_pose_beside_the_scan_is_left_as_it_is(folder):
+    template, inner_table = load_template(build_template(folder, "t1w"))
+    far = np.eye(4)
+    far[:3, 3] = 5000
+    np.testing.assert_array_equal(refine(template, template, inner_table.data < 3, far), far)
+
+
+def test_scans_of_small_values_are_told_apart():
+    noise = np.random.default_rng(0).random((2, 9, 9, 9)).astype(np.float32) * 0.4
+    one, two = (digest_of(Volume(data, np.eye(4)), np.float32) for data in noise)
+    assert one != two
+    assert digest_of(Volume(noise[0], np.eye(4))) == digest_of(Volume(noise[1], np.eye(4)))  # as whole HU they are one
+
+
+def test_a_mask_in_the_air_is_refused(folder, made, phantoms):
+    scan = read(folder, phantoms["t1w"])
+    corner = np.zeros(np.array(scan.data.shape) // 2, np.uint8)
+    corner[:3, :3, :3] = 1
+    affine = scan.affine @ np.diag([2, 2, 2, 1])
+    nib.save(nib.Nifti1Image(corner, affine), folder / "mask.nii.gz")
+    with pytest.raises(UnreadableScan, match=r"does not lie on the scan: .*% of it are in the head"):
+        read_mask(folder / "mask.nii.gz", scan, made("t1w").air(scan))
 
 
 def test_a_wrong_pose_is_noticed(folder, made, phantoms):
@@ -145,6 +189,8 @@ def test_masks_may_be_given_or_left_by_stripping(folder, made, phantoms):
     free = own.prepare(whole, Companions())
     assert given.brain_mask.sum() < 0.65 * free.brain_mask.sum()
     left = Volume(whole.data * (brain > 0.5), whole.affine)
+    with pytest.raises(UnreadableScan, match=r"set preprocessing\.stripped=true"):
+        own.prepare(left, Companions())
     stripped = made("t1w", stripped=True).prepare(left, Companions())
     assert off_by(stripped.mni_to_scan, best_affine(phantom.subject, phantom.scan)) < 9
     both = (stripped.brain_mask > 0) & (free.brain_mask > 0)
@@ -160,6 +206,7 @@ def test_what_is_no_mr_is_told(tmp_path):
     noise = np.random.default_rng(0).random((60, 70, 50)).astype(np.float32)
     said = {
         "is preprocessing=ncct meant": noise * 2000 - 1000,
+        "as after a change to z-scores": noise - 0.1,
         "no value is above 0": np.zeros_like(noise),
         "NaN or infinite: replace them by 0": np.where(noise > 0.9, np.nan, noise),
     }
@@ -168,7 +215,9 @@ def test_what_is_no_mr_is_told(tmp_path):
             read_mr(save(tmp_path / "scan.nii.gz", data))
     with pytest.raises(UnreadableScan, match="millimetres"):
         read_mr(save(tmp_path / "scan.nii.gz", noise, 0.05))
-    assert read_mr(save(tmp_path / "scan.nii.gz", noise - 0.1)).data.min() == 0
+    assert read_mr(save(tmp_path / "scan.nii.gz", noise - 0.04)).data.min() == 0
+    far_below = np.where(noise < 0.01, -600, 20_000 * noise)  # what a spline leaves beside a bright eye
+    assert read_mr(save(tmp_path / "scan.nii.gz", far_below.astype(np.float32))).data.min() == 0
 
 
 def test_dicom_of_mr_is_told_to_be_converted(scans):

@@ -4,13 +4,17 @@ import base64
 import gzip
 import json
 import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+from anomaly3d.cli import CONF
 from anomaly3d.report import worklist
+from anomaly3d.report.viewer import Shown
 from anomaly3d.report.worklist import (
     Worklist,
     cluster_rows,
@@ -22,6 +26,7 @@ from anomaly3d.report.worklist import (
     write_worklist,
 )
 from anomaly3d.runs.folder import PhaseFolder, Trained
+from anomaly3d.scans.nifti import save_volume
 from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.system.instantiate import build
 from tests.conftest import preprocessing
@@ -140,11 +145,31 @@ def test_coarser_voxels_lie_where_the_scan_is(monkeypatch):
     np.testing.assert_allclose(found, nib.affines.apply_affine(affine, again) @ [1.0, 2, 3])
 
 
-def test_the_small_grid_is_laid_on_the_scan(ct, monkeypatch):
+@pytest.fixture
+def prepared(tmp_path):
+    """What the page shows of a scan whose prepared volume is a wave."""
+    wave = np.sin(np.indices((6, 5, 4)).sum(0)).astype(np.float32) * 0.9
+    files = {"image": tmp_path / "image.nii.gz", "brain_mask": tmp_path / "brain_mask.nii.gz"}
+    for path, data in zip(files.values(), (wave, np.ones_like(wave)), strict=True):
+        save_volume(path, data, np.eye(4))
+    return Shown(files, None, None)
+
+
+def test_a_scan_without_a_unit_is_shown_as_what_was_prepared(prepared, monkeypatch):
+    """MR: the signal's own scale is found from the brain."""
+    mr = build(yaml.safe_load((Path(CONF) / "preprocessing" / "t1w.yaml").read_text()), "preprocessing config")
+    monkeypatch.setattr(worklist, "pack", lambda shown: {"affine": np.eye(4)[:3].tolist(), "finding": [1, 1, 1]})
+    wave = nib.load(prepared.row["image"]).get_fdata()
+    made = pack_on_scan(prepared, nib.nifti1.Nifti1Image(700 + 300 * wave, np.eye(4)), np.eye(4), mr)
+    data = np.frombuffer(gzip.decompress(base64.b64decode(made["own"]["data"])), np.uint8).reshape(6, 5, 4, order="F")
+    np.testing.assert_allclose(data / 127.5 - 1, wave, atol=0.01)
+
+
+def test_the_small_grid_is_laid_on_the_scan(ct, prepared, monkeypatch):
     small = np.diag([3.0, 3, 3, 1])[:3].tolist()
     monkeypatch.setattr(worklist, "pack", lambda shown: {"affine": small, "finding": [1 / 3, 2 / 3, 1]})
     hu = np.random.default_rng(0).uniform(-200, 300, (6, 5, 4)).astype(np.float32)
-    made = pack_on_scan(None, nib.nifti1.Nifti1Image(hu, OBLIQUE), OBLIQUE, ct)
+    made = pack_on_scan(prepared, nib.nifti1.Nifti1Image(hu, OBLIQUE), OBLIQUE, ct)
     np.testing.assert_allclose(made["affine"], (OBLIQUE @ np.diag([3.0, 3, 3, 1]))[:3], atol=1e-4)
     upright = nib.as_closest_canonical(nib.nifti1.Nifti1Image(hu, OBLIQUE))
     np.testing.assert_allclose(made["own"]["affine"], upright.affine[:3], atol=1e-4)

@@ -125,7 +125,7 @@ class PhantomCohort(Cohort):
         purpose: of ``PURPOSES``.
         twins: also scan every test head once more without its lesions, for the control that knows them.
         version: of ``versions.VERSIONS``.
-        modality: of ``generate.MODALITIES``; of one seed, all show the same heads and the same kinds of finding alike.
+        modality: of ``generate.MODALITIES``; of one seed all show the same heads, with such findings as they can.
         keep_raw: False writes recipes in place of volumes, and whoever reads one makes the phantom.
 
     Raises:

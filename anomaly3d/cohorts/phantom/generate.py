@@ -28,8 +28,8 @@ SLACK = 8.0  # mm by which the distance to it may be off between the coarse node
 DISPLACED = 2.0  # mm: tissue that moved further is in the mass-effect mask
 SEPTUM = torch.tensor([[0.0, 10.0, 12.0], [0.0, 0.0, 18.0], [0.0, -10.0, 20.0]])  # MNI mm: where midline shift is read
 PERSON, SCANNER, BLEED, SURGERY, NOISE, TWIN_NOISE = range(6)  # streams of random numbers of one seed
-COMPUTED = CT()
-MODALITIES: dict[str, Modality] = {"ct": COMPUTED, **{name: MR(sequence) for name, sequence in SEQUENCES.items()}}
+ON_CT = CT()
+MODALITIES: dict[str, Modality] = {"ct": ON_CT, **{name: MR(sequence) for name, sequence in SEQUENCES.items()}}
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def paint(
     lesions: Sequence[Lesion],
     scan: Scan,
     surgery: Surgery | None = None,
-    modality: Modality = COMPUTED,
+    modality: Modality = ON_CT,
 ) -> Painted:
     """A head on the scan's voxels, without noise; a few slices at a time, which bounds the memory."""
     starts = range(0, scan.shape[2], SLAB)
@@ -201,17 +201,17 @@ def generate(
         change_scan: another examination of the same head.
     """
     streams = [np.random.default_rng((*seed, stream)) for stream in range(6)]
-    look, kind = version_of(version), MODALITIES[modality]
+    look, shown = version_of(version), MODALITIES[modality]
     subject = draw_subject(streams[PERSON], look)
-    scan = change_scan(draw_scan(streams[SCANNER], subject.scale, kind.sites(look)[site], matrix, slices))
+    scan = change_scan(draw_scan(streams[SCANNER], subject.scale, shown.sites(look)[site], matrix, slices))
     lesions = [] if twin else [draw_lesion(kind, streams[BLEED], look, subject.reserve) for kind in lesion_types]
     surgery = draw_postoperative(postoperative, streams[SURGERY]) if postoperative else None
     if not warped:
         still = torch.zeros_like
         subject = replace(subject, skull_warp=still(subject.skull_warp), brain_warp=still(subject.brain_warp))
-    painted = paint(subject, lesions, scan, surgery, kind)
+    painted = paint(subject, lesions, scan, surgery, shown)
     return PhantomScan(
-        kind.acquire(painted.values, scan, streams[TWIN_NOISE if twin else NOISE]),
+        shown.acquire(painted.values, scan, streams[TWIN_NOISE if twin else NOISE]),
         painted.blood.astype(np.uint8),
         (painted.displaced & ~painted.blood).astype(np.uint8),
         painted.intracranial.astype(np.uint8),

@@ -93,14 +93,17 @@ function nifti(values, scan, name) {
 // one colour, the more opaque the farther from 0
 const ramp = ([r, g, b]) => ({ R: [r, r], G: [g, g], B: [b, b], A: [0, 255], I: [0, 255] });
 
+// a value in physical units: whole HU, of z a decimal
+const told = (value) => value.toFixed(scans.half < 20 ? 1 : 0);
+
 // what lies under the crosshair, in physical units
 function tell({ values, mm }) {
   if (values.length < 4) return;
-  const [image, reconstruction, residual] = values.map((v) => Math.round(v.value));
+  const [image, reconstruction, residual] = values.map((v) => v.value);
   const difference = OWN ? residual : image - reconstruction; // the scan is finer than what the detector saw of it
   const deviation = find("deviation") ? `, ${values[3].value.toFixed(1)} healthy spreads` : "";
   const place = [...mm].slice(0, 3).map((v) => Math.round(v)).join(", ");
-  find("values").textContent = `${LAYERS[0].name} ${image} ${scans.unit}, reconstruction ${reconstruction}, residual ${difference}${deviation}, at ${place} mm (${OWN ? "of the scan" : "MNI"})`;
+  find("values").textContent = `${LAYERS[0].name} ${told(image)} ${scans.unit}, reconstruction ${told(reconstruction)}, residual ${told(difference)}${deviation}, at ${place} mm (${OWN ? "of the scan" : "MNI"})`;
 }
 
 async function show(id) {
@@ -150,7 +153,7 @@ function lookAtCluster(event) {
 function settle() {
   if (!viewer || viewer.volumes.length < LAYERS.length) return;
   const limit = { residual: Number(find("threshold").value), standardised: Number(find("deviation")?.value ?? scans.deviations) };
-  find("threshold-value").textContent = `${limit.residual} ${scans.unit}`;
+  find("threshold-value").textContent = `${told(limit.residual)} ${scans.unit}`;
   if (find("deviation")) find("deviation-value").textContent = `${limit.standardised} healthy spreads`;
   LAYERS.forEach((layer, i) => {
     const box = find(`show-${layer.name}`), volume = viewer.volumes[i];
