@@ -105,7 +105,10 @@ def likely(sample: np.ndarray) -> str:
     if (sample > 3000).mean() > 0.2:
         return ": air has wrapped round to values above 3000, 12 bits were read without their sign"
     if sample.max() > 1000 and 0 <= air < 1200:
-        return ": the rescale intercept, mostly -1024, may not have been applied; or it is MR, for which there is preprocessing=t1w or t2w"
+        return (
+            ": the rescale intercept, mostly -1024, may not have been applied; or it is MR, for which there is "
+            "preprocessing=t1w or t2w"
+        )
     if sample.max() <= 255:
         return ": a window may have been applied, then its contrast is lost"
     return ""
