@@ -154,7 +154,8 @@ def main() -> None:
         keep()
     for weighting, run in (word.split("=") for word in asked.runs):
         for name in DETECTORS:
-            if name not in kept.setdefault("found", {}).setdefault(weighting, {}):
+            there = (Path(run) / name).is_dir()
+            if there and name not in kept.setdefault("found", {}).setdefault(weighting, {}):
                 say(f"{weighting}: {name}")
                 kept["found"][weighting][name] = detected(Path(run), name)
                 keep()
