@@ -31,7 +31,7 @@ WEIGHTINGS = {  # values over white matter's: of the template's tissues up to fl
 }
 WORDS = {"t1w": "T1-weighted", "t2w": "T2-weighted"}
 AIR = 0.25  # of what is usual in a head
-SCALP = (12.0, 25.0)  # mm outside the template's inner table
+SCALP = (5.0, 12.0)  # mm outside the template's inner table, skull and scalp
 EMPTY = 0.9  # share of exact zeros there from which somebody has taken the scalp away
 ROUNDS = 2  # of registration, because the scan's gain is known better each time
 SURE = -8.0  # mm: that far inside the template's inner table there is brain
