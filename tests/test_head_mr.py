@@ -15,7 +15,7 @@ COHORT = [
     "dataset.modality=t2w",
     "preprocessing=t2w",
     "run=mr",
-    counts(train=3, validation=2, calibration=1, test_normal=1, test_lesion=2),
+    counts(train=3, validation=2, test_normal=1, test_lesion=2),
     *(setting for setting in TINY if not setting.startswith("dataset.counts")),
     "dataset.matrix=96",
     "dataset.slices=40",
@@ -26,7 +26,7 @@ COHORT = [
 
 def test_a_study_of_mr_is_in_z_from_end_to_end(places, tmp_path, tiny_run):
     assert train.main([*COHORT, *places]) == 0  # no phase: all three
-    assert evaluate.main(["run=mr", *places, "logger=none"]) == 0
+    assert evaluate.main(["run=mr", *places, "logger=none", "controls=[]"]) == 0
     run = tiny_run.parent / "mr"
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     assert metrics["flow"]["test"]["used"] == 3

@@ -30,7 +30,7 @@ def test_clusters_are_of_one_sign_hang_together_at_corners_and_are_sorted_by_mas
 
 
 class Preprocessor:
-    per_unit = 60.0
+    per_unit, stored = 60.0, np.int16
 
     def to_physical(self, x):
         return 40 + 60 * x
