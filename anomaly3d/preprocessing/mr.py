@@ -10,16 +10,16 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from anomaly3d.atlas import template
 from anomaly3d.atlas.mni152 import ORIGIN, SPACING, mni152_map
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing import mutual_information
-from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
+from anomaly3d.preprocessing.base import Companions, Prepared
 from anomaly3d.preprocessing.brain_mask import FORAMEN_MAGNUM, ball, dilate, distance, erode, largest_part
-from anomaly3d.preprocessing.crop import box_of, check_crop, working_grid
+from anomaly3d.preprocessing.crop import box_of, working_grid
+from anomaly3d.preprocessing.head import HeadPreprocessor
 from anomaly3d.preprocessing.intensity import fill_outside, resize_mask, smooth_and_resize, to_unit_range
-from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
-from anomaly3d.preprocessing.quality import DEEP, coverage, noise, turn
+from anomaly3d.preprocessing.mask_command import run_mask_command
+from anomaly3d.preprocessing.quality import DEEP, OF_POSE, noise, of_pose
 from anomaly3d.preprocessing.registration import Contrast, Registration, register, score
 from anomaly3d.scans.readers import read_mr
 from anomaly3d.scans.volume import Volume, block_means, no_finer, outlined, resample
@@ -63,15 +63,10 @@ class Quality:
 
 
 REASONS = {
-    "registration": "registration to the template is poor, correlation",
-    "turn_deg": "the head is turned against what the header says, in degrees",
-    "coverage": "the field of view cuts the brain, share covered",
-    "brain_ml": "implausible brain volume in ml",
+    **OF_POSE,
     "grey_z": "grey over white matter is not as in this weighting, in z",
     "noise_z": "noisy, standard deviation in z",
     "bias": "the bias field is strong, share",
-    "slice_mm": "slice spacing in mm",
-    "slices": "number of slices",
 }
 
 
@@ -118,7 +113,7 @@ def bias_field(signal: np.ndarray, mask: np.ndarray, spacing: float) -> np.ndarr
     return field / field[mask].mean()
 
 
-class MR(Preprocessor):
+class MR(HeadPreprocessor):
     """``conf/preprocessing/t1w.yaml`` and ``t2w.yaml``; z and mm.
 
     z: a voxel's distance to the median of the scan's own brain tissue, in half of what lies between its 16th and 84th
@@ -126,11 +121,9 @@ class MR(Preprocessor):
 
     Args:
         weighting: of ``WEIGHTINGS``.
-        window: z that become -1 and 1.
-        crop, crop_margin, working_spacing, registration_spacing, registration_enough, mask_command, smoothing: as of
-            ``NCCT``.
         bias_field: take it out.
-        stripped: the scans hold the brain only, another tool has removed the skull.
+
+    The others are of ``HeadPreprocessor``.
 
     Raises:
         UserError: an impossible value.
@@ -138,6 +131,7 @@ class MR(Preprocessor):
 
     unit = "z"
     modality = "MR"
+    around = 0.0
     version = 1
     reasons = REASONS
 
@@ -157,28 +151,27 @@ class MR(Preprocessor):
         stripped: bool = False,
         smoothing: float = 0.5,
     ) -> None:
-        super().__init__(resolution, quality)
         if weighting not in WEIGHTINGS:
             raise UserError(f"preprocessing.weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}")
-        low, high = window
-        self.weighting, self.window = weighting, (float(low), float(high))
-        self.crop, self.crop_margin = crop, crop_margin
-        self.working_spacing = working_spacing
-        self.registration_spacing, self.registration_enough = registration_spacing, registration_enough
-        self.bias_field, self.mask_command = bias_field, mask_command
-        self.stripped, self.smoothing = stripped, smoothing
-        self.template = template.NAMES[weighting]
-        self._template_path: Path | None = None
-        check_crop(crop)
-        if mask_command:
-            check_mask_command(mask_command)
+        super().__init__(
+            weighting,
+            resolution=resolution,
+            window=window,
+            crop=crop,
+            crop_margin=crop_margin,
+            working_spacing=working_spacing,
+            registration_spacing=registration_spacing,
+            registration_enough=registration_enough,
+            mask_command=mask_command,
+            quality=quality,
+            stripped=stripped,
+            smoothing=smoothing,
+        )
+        self.weighting, self.bias_field = weighting, bias_field
 
     @property
     def scans(self) -> str:  # type: ignore[override]
         return f"{WORDS[self.weighting]} head MR"
-
-    def setup(self, data_dir: Path) -> None:
-        self._template_path = template.build_template(data_dir, self.weighting)
 
     def read(self, path: Path) -> Volume:
         return read_mr(path)
@@ -190,18 +183,6 @@ class MR(Preprocessor):
         """By the line through what the brain's values became; the bias field stays in."""
         slope, offset = np.polyfit(there, prepared, 1)
         return stored * slope + offset
-
-    def to_physical(self, x: np.ndarray) -> np.ndarray:
-        low, high = self.window
-        return (x + 1) * ((high - low) / 2) + low
-
-    def fixed(self) -> tuple[Volume, Volume]:
-        """What scans are registered to: the template, of stripped scans its brain alone, and mm to its inner table."""
-        assert self._template_path is not None, "setup comes first"
-        head, inner_table = template.load_template(self._template_path)
-        if self.stripped:
-            head = Volume(np.where(inner_table.data < 0, head.data, 0), head.affine)
-        return head, inner_table
 
     def prepare(self, scan: Volume, companions: Companions) -> Prepared:
         """Steps 1 to 7 on a scan's signal.
@@ -335,18 +316,12 @@ class MR(Preprocessor):
         found: Registration,
     ) -> Quality:
         """Step 2, see ``Quality``."""
-        spacing, to_scan = self.working_spacing, found.mni_to_scan
-        slice_axis = int(scan.spacing.argmax())
+        spacing = self.working_spacing
         grey, white = (float(np.median(z[mask & (share > PURE)])) for share in tissue_maps(spacing))
         low, high = np.percentile(field[mask], (5, 95))
         return Quality(
-            registration=round(found.score, 4),
-            turn_deg=round(turn(to_scan), 1),
-            coverage=round(coverage(scan, inner_table, to_scan), 4),
-            brain_ml=round(float(mask.sum() * spacing**3 / 1000 * abs(np.linalg.det(to_scan[:3, :3]))), 1),
+            **of_pose(scan, mask, spacing, inner_table, found.mni_to_scan, found.score),
             grey_z=round(grey - white, 3),
             noise_z=round(noise(z, distance(mask, spacing) > DEEP), 3),
             bias=round(float(high - low), 3),
-            slice_mm=round(float(scan.spacing[slice_axis]), 3),
-            slices=int(scan.data.shape[slice_axis]),
         )

@@ -11,12 +11,13 @@ from scipy import ndimage
 
 from anomaly3d.atlas import template
 from anomaly3d.errors import UnreadableScan
-from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
+from anomaly3d.preprocessing.base import Companions, Prepared
 from anomaly3d.preprocessing.brain_mask import RIM, distance, intracranial_core, what_is_left
-from anomaly3d.preprocessing.crop import box_of, check_crop, working_grid
+from anomaly3d.preprocessing.crop import box_of, working_grid
+from anomaly3d.preprocessing.head import HeadPreprocessor
 from anomaly3d.preprocessing.inner_table import FINEST, Tissue, tissue_inside, tissue_of_mask
 from anomaly3d.preprocessing.intensity import fill_outside, resize_mask, smooth_and_resize, to_unit_range
-from anomaly3d.preprocessing.mask_command import check_mask_command, run_mask_command
+from anomaly3d.preprocessing.mask_command import run_mask_command
 from anomaly3d.preprocessing.quality import REASONS, measure
 from anomaly3d.preprocessing.registration import Registration, register, score
 from anomaly3d.preprocessing.rim import corrected
@@ -42,26 +43,20 @@ def thick_slices(scan: Volume, mni_to_scan: np.ndarray) -> tuple[int, float]:
     return int(np.abs(direction).argmax()), float(scan.spacing[axis])
 
 
-class NCCT(Preprocessor):
+class NCCT(HeadPreprocessor):
     """``conf/preprocessing/ncct.yaml``; HU and mm.
 
     Args:
-        window: HU that become -1 and 1.
-        crop: ``template``: one box for all scans, ``crop_margin`` mm around the template's brain; ``scan``: the mask's
-            own box, as in the paper.
-        working_spacing: of the grid on which the brain mask is found.
-        registration_spacing: of the scan's voxels while the affine is sought.
-        registration_enough: correlation with the template at which no other start is tried.
-        mask_command: somebody else's skull stripper, None for ours.
         correct_rim: take out what the skull adds to the HU beside it.
-        stripped: the scans hold the brain only, another tool has removed the skull.
-        smoothing: sigma of step 5, as a share of the down-sampling factor.
+
+    The others are of ``HeadPreprocessor``.
 
     Raises:
         UserError: an impossible value.
     """
 
     scans = "non-contrast head CT"
+    around = HU_MIN
     stored = np.int16  # whole HU, as scanners do
     version = 9
     reasons = REASONS
@@ -81,29 +76,24 @@ class NCCT(Preprocessor):
         stripped: bool = False,
         smoothing: float = 0.5,
     ) -> None:
-        super().__init__(resolution, quality)
-        low, high = window
-        self.window = (float(low), float(high))
-        self.crop, self.crop_margin = crop, crop_margin
-        self.working_spacing = working_spacing
-        self.registration_spacing, self.registration_enough = registration_spacing, registration_enough
-        self.mask_command, self.correct_rim = mask_command, correct_rim
-        self.stripped, self.smoothing = stripped, smoothing
-        self.template = template.NAMES["ct"]
-        self._template_path: Path | None = None
-        check_crop(crop)
-        if mask_command:
-            check_mask_command(mask_command)
-
-    def setup(self, data_dir: Path) -> None:
-        self._template_path = template.build_template(data_dir)
+        super().__init__(
+            "ct",
+            resolution=resolution,
+            window=window,
+            crop=crop,
+            crop_margin=crop_margin,
+            working_spacing=working_spacing,
+            registration_spacing=registration_spacing,
+            registration_enough=registration_enough,
+            mask_command=mask_command,
+            quality=quality,
+            stripped=stripped,
+            smoothing=smoothing,
+        )
+        self.correct_rim = correct_rim
 
     def read(self, path: Path) -> Volume:
         return read_ct(path, self.stripped)
-
-    def to_physical(self, x: np.ndarray) -> np.ndarray:
-        low, high = self.window
-        return (x + 1) * ((high - low) / 2) + low
 
     def prepare(self, scan: Volume, companions: Companions) -> Prepared:
         """Steps 1 to 7 on a scan in HU.
@@ -111,8 +101,7 @@ class NCCT(Preprocessor):
         Raises:
             UnreadableScan: registration failed, or no brain was found.
         """
-        assert self._template_path is not None, "setup comes first"
-        _, inner_table = template.load_template(self._template_path)
+        _, inner_table = self.fixed()
         averaged = no_finer(scan, self.working_spacing)
         found = self.register(averaged, companions.transform_fault)
         to_scan = found.mni_to_scan
@@ -146,11 +135,7 @@ class NCCT(Preprocessor):
 
     def register(self, scan: Volume, fault: np.ndarray | None) -> Registration:
         """Step 1, spoiled by ``fault`` where there is one."""
-        assert self._template_path is not None
-        fixed = template.load_template(self._template_path)
-        if self.stripped:
-            hu, inner_table = fixed
-            fixed = Volume(np.where(inner_table.data < 0, hu.data, HU_MIN), hu.affine), inner_table
+        fixed = self.fixed()
         found = register(scan, *fixed, self.registration_spacing, self.registration_enough)
         if fault is None:
             return found

@@ -1,6 +1,7 @@
 """Step 2: can this scan be used? Numbers, thresholds, and a reason in words."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -42,6 +43,9 @@ REASONS = {
     "slice_mm": "slice spacing in mm",
     "slices": "number of slices",
 }
+OF_POSE = {  # whatever the modality
+    name: REASONS[name] for name in ("registration", "turn_deg", "coverage", "brain_ml", "slice_mm", "slices")
+}
 
 
 def measure(
@@ -62,21 +66,30 @@ def measure(
         inner_table: the template's signed distance to it in mm, negative inside.
         score: of the registration.
     """
-    slice_axis = int(scan.spacing.argmax())
-    slice_mm = float(scan.spacing[slice_axis])
+    slice_mm = float(scan.spacing.max())
     deep = depth > DEEP
     return Quality(
-        registration=round(score, 4),
-        turn_deg=round(turn(mni_to_scan), 1),
-        coverage=round(coverage(scan, inner_table, mni_to_scan), 4),
-        brain_ml=round(float(mask.sum() * spacing**3 / 1000 * abs(np.linalg.det(mni_to_scan[:3, :3]))), 1),
+        **of_pose(scan, mask, spacing, inner_table, mni_to_scan, score),
         brain_hu=round(mode(hu[mask]), 2),
         air_hu=round(air(scan.data), 1),
         noise_hu=round(noise(hu, deep), 2),
         streak_hu=round(slice_difference(hu, deep, spacing, slice_mm), 2),
-        slice_mm=round(slice_mm, 3),
-        slices=int(scan.data.shape[slice_axis]),
     )
+
+
+def of_pose(
+    scan: Volume, mask: np.ndarray, spacing: float, inner_table: Volume, mni_to_scan: np.ndarray, score: float
+) -> dict[str, Any]:
+    """The numbers of ``OF_POSE``, arguments as for ``measure``."""
+    slice_axis = int(scan.spacing.argmax())
+    return {
+        "registration": round(score, 4),
+        "turn_deg": round(turn(mni_to_scan), 1),
+        "coverage": round(coverage(scan, inner_table, mni_to_scan), 4),
+        "brain_ml": round(float(mask.sum() * spacing**3 / 1000 * abs(np.linalg.det(mni_to_scan[:3, :3]))), 1),
+        "slice_mm": round(float(scan.spacing[slice_axis]), 3),
+        "slices": int(scan.data.shape[slice_axis]),
+    }
 
 
 def turn(mni_to_scan: np.ndarray) -> float:
