@@ -53,36 +53,37 @@ class AnoGAN(FAnoGAN):
         super().__init__(model, weight / (1 - weight), feature_layer, smooth)
         self.weight, self.steps, self.rate, self.start = weight, steps, rate, start
 
-    def distances(self, x: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+    def distances(self, x: Tensor, reconstruction: Tensor, *person: Tensor) -> dict[str, Tensor]:
         """Residual loss, discrimination loss (its form by features) and A(x) for each volume, ``(B,)``."""
         image = absolute_distance(x, reconstruction)
-        features = (self.critic.features(volume, self.feature_layer) for volume in (x, reconstruction))
+        features = (self.critic.features(volume, self.feature_layer, *person) for volume in (x, reconstruction))
         feature = absolute_distance(*features)
         return {"image": image, "feature": feature, "total": (1 - self.weight) * image + self.weight * feature}
 
-    def first(self, x: Tensor) -> Tensor:
+    def first(self, x: Tensor, *person: Tensor) -> Tensor:
         """Where the search begins: ``(B, latent)``."""
         if self.start == "encoder":
-            return self.encoder(x).detach().float()
+            return self.encoder(x, *person).detach().float()
         return noise_of(x, self.model.latent)
 
-    def search(self, x: Tensor) -> Tensor:
+    def search(self, x: Tensor, *person: Tensor) -> Tensor:
         """z of each volume: ``(B, 1, D, H, W)`` -> ``(B, latent)``.
 
         The sum over volumes is minimised and Adam treats each number by itself, so no volume knows of another.
         """
         with torch.enable_grad():
-            z = self.first(x).requires_grad_()
+            z = self.first(x, *person).requires_grad_()
             optimizer = torch.optim.Adam([z], self.rate)
             for _ in range(self.steps):
-                (z.grad,) = torch.autograd.grad(self.distances(x, self.decode(z))["total"].sum(), z)
+                found = self.distances(x, self.decode(z, *person), *person)
+                (z.grad,) = torch.autograd.grad(found["total"].sum(), z)
                 optimizer.step()
         return z.detach()
 
     def examine(self, batch: Batch) -> Findings:
         """``image``, ``feature``, ``total`` where the search ends."""
-        x = batch["image"]
-        z = self.search(x)
+        x, person = batch["image"], self.person(batch)
+        z = self.search(x, *person)
         with torch.no_grad():
-            reconstruction = self.decode(z)
-            return Findings(self.distances(x, reconstruction), reconstruction)
+            reconstruction = self.decode(z, *person)
+            return Findings(self.distances(x, reconstruction, *person), reconstruction)

@@ -91,6 +91,14 @@ class Detector(nn.Module, ABC):
         """
         return x
 
+    def person(self, batch: Batch, noise: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Who a batch shows, ``(B, 4)`` of ``data/people.py``, for networks that are told it; nothing for others.
+
+        Args:
+            noise: in a training step, by which some are not told.
+        """
+        return ()
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``loss``, a scalar to minimise over the detector's parameters, and its parts; for the phase ``fit``.
 

@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from anomaly3d.data.batch import Batch
 from anomaly3d.data.pasting import left_out
+from anomaly3d.data.people import people
+from anomaly3d.data.sampler import dealt
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.detectors.losses import feature_distance, image_distance
 from anomaly3d.errors import UserError
@@ -18,6 +20,9 @@ from anomaly3d.networks.contrast import ContrastNet
 from anomaly3d.networks.derivatives import CONV
 from anomaly3d.networks.gan import Critic, Encoder, Generator, Norm
 from anomaly3d.networks.layers import DownsampleConv, UpsampleConv
+from anomaly3d.networks.person import Told
+
+UNTOLD = 0.1  # share of training scans whose age and sex the networks are not told, so that they may be unknown
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class ModelConfig:
     encoder_norm: Norm
     encoder_output: Literal["tanh", "linear"]
     spatial_dims: int = 3
+    person: Told = "none"
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "ModelConfig":
@@ -91,9 +97,9 @@ class FAnoGAN(Detector):
             )
         n = m.spatial_dims
         try:
-            self.generator = Generator(m.channels, m.latent, m.resolution, m.generator_norm, n)
-            self.critic = Critic(m.channels, m.resolution, m.critic_norm, n)
-            self.encoder = Encoder(m.channels, m.latent, m.resolution, m.encoder_norm, m.encoder_output, n)
+            self.generator = Generator(m.channels, m.latent, m.resolution, m.generator_norm, n, m.person)
+            self.critic = Critic(m.channels, m.resolution, m.critic_norm, n, m.person)
+            self.encoder = Encoder(m.channels, m.latent, m.resolution, m.encoder_norm, m.encoder_output, n, m.person)
         except ValueError as error:
             raise UserError(f"model config: {error}") from error
         try:
@@ -124,41 +130,50 @@ class FAnoGAN(Detector):
         learned = {k: v for k, v in parent.state_dict().items() if not k.startswith("contrast.")}
         self.load_state_dict(learned | own)
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """x~ = G(E(x)): ``(B, 1, D, H, W)`` in [-1, 1] -> the same shape."""
-        return self.decode(self.encoder(x))
+    def person(self, batch: Batch, noise: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        if self.model.person == "none" or "age" not in batch:
+            return ()
+        found = people(batch)
+        if noise is None:
+            return (found,)
+        told = dealt(lambda scans: torch.rand(scans, generator=noise) >= UNTOLD, len(found))
+        return (found * told[:, None].to(found),)
 
-    def judged_against(self, x: Tensor, z: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, *person: Tensor) -> Tensor:
+        """x~ = G(E(x)): ``(B, 1, D, H, W)`` in [-1, 1] -> the same shape."""
+        return self.decode(self.encoder(x, *person), *person)
+
+    def judged_against(self, x: Tensor, z: Tensor, *person: Tensor) -> Tensor:
         """The reconstruction from ``z`` = E(x), and with ``mirrored`` its mean with that of the mirror image: the first
         axis of space runs from left to right."""
-        once = self.decode(z)
-        return (once + self.reconstruct(x.flip(2)).flip(2)) / 2 if self.mirrored else once
+        once = self.decode(z, *person)
+        return (once + self.reconstruct(x.flip(2), *person).flip(2)) / 2 if self.mirrored else once
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, *person: Tensor) -> Tensor:
         """The reconstruction from a latent vector: ``(B, latent)`` -> ``(B, 1, D, H, W)`` in [-1, 1]."""
-        volume = self.generator(z)
+        volume = self.generator(z, *person)
         return smoothed(volume) if self.smooth else volume
 
-    def distances(self, x: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+    def distances(self, x: Tensor, reconstruction: Tensor, *person: Tensor) -> dict[str, Tensor]:
         """L_img (eq. 4), L_feat (eq. 5) and L_E (eq. 6) for each volume, ``(B,)``."""
         image = image_distance(x, reconstruction)
-        features = (self.critic.features(volume, self.feature_layer) for volume in (x, reconstruction))
+        features = (self.critic.features(volume, self.feature_layer, *person) for volume in (x, reconstruction))
         feature = feature_distance(*features)
         return {"image": image, "feature": feature, "total": image + self.kappa * feature}
 
-    def losses(self, x: Tensor) -> dict[str, Tensor]:
+    def losses(self, x: Tensor, *person: Tensor) -> dict[str, Tensor]:
         """``distances`` of each volume to its reconstruction."""
-        return self.distances(x, self.reconstruct(x))
+        return self.distances(x, self.reconstruct(x, *person), *person)
 
     def examine(self, batch: Batch) -> Findings:
         """``image``, ``feature``, ``total``, and ``latent`` = ||E(x) - E(x~)||^2 / dim; after phase 4 logits as the map
         ``contrast``."""
-        x = batch["image"]
-        z = self.encoder(x)
-        reconstruction = self.judged_against(x, z)
-        latent = image_distance(z, self.encoder(reconstruction))
+        x, person = batch["image"], self.person(batch)
+        z = self.encoder(x, *person)
+        reconstruction = self.judged_against(x, z, *person)
+        latent = image_distance(z, self.encoder(reconstruction, *person))
         maps = {"contrast": self.contrast(x, reconstruction)} if self.contrast is not None and self.contrasts else {}
-        return Findings({**self.distances(x, reconstruction), "latent": latent}, reconstruction, maps)
+        return Findings({**self.distances(x, reconstruction, *person), "latent": latent}, reconstruction, maps)
 
     def recompute_activations(self) -> None:
         """Keep only the inputs of the networks' convolutions; what lies between is computed again for gradients."""

@@ -76,11 +76,11 @@ class FAnoGAN2D(FAnoGAN):
         levels = self.levels(x.shape[-1])
         return levels.start + noise_of(x, len(levels)).argmax(1)
 
-    def losses(self, x: Tensor) -> dict[str, Tensor]:
+    def losses(self, x: Tensor, *person: Tensor) -> dict[str, Tensor]:
         """``distances`` of each slice to its reconstruction; of each volume the means over its slices."""
         if x.ndim == 4:
-            return super().losses(x)
-        return {name: v.view(len(x), -1).mean(1) for name, v in super().losses(self.shown(x)).items()}
+            return super().losses(x, *person)
+        return {name: v.view(len(x), -1).mean(1) for name, v in super().losses(self.shown(x), *person).items()}
 
     def examine(self, batch: Batch) -> Findings:
         """Scores of f-AnoGAN as means over slices, ``total`` also as ``maximum`` and of one ``slice``."""

@@ -34,23 +34,29 @@ def gradient_penalty(norm: Tensor) -> Tensor:
     return (norm - 1).square().mean()
 
 
+def twice(person: tuple[Tensor, ...]) -> list[Tensor]:
+    """``(B, 4)`` -> ``(2B, 4)``, where there is one."""
+    return [torch.cat([p, p]) for p in person]
+
+
 def critic_losses(
-    critic: nn.Module, real: Tensor, fake: Tensor, epsilon: Tensor, lambda_gp: float
+    critic: nn.Module, real: Tensor, fake: Tensor, epsilon: Tensor, lambda_gp: float, *person: Tensor
 ) -> dict[str, Tensor]:
     """Eq. 2 as ``critic_loss``, and its parts.
 
     Real and generated samples pass the critic together, which is faster, unless its BatchNorm would then see both.
 
     Args:
-        critic: ``(B, ...)`` -> ``(B,)``.
+        critic: ``(B, ...)`` and who is shown -> ``(B,)``.
         real, fake: ``(B, ...)``, volumes or codes.
         epsilon: ``(B,)`` in [0, 1].
+        person: ``(B, 4)``, who both show, where the critic is told.
     """
-    norm = gradient_norm(critic, interpolate(real, fake, epsilon))
+    norm = gradient_norm(lambda x: critic(x, *person), interpolate(real, fake, epsilon))
     if mixes_volumes(critic):
-        of_real, of_fake = critic(real).float(), critic(fake).float()
+        of_real, of_fake = critic(real, *person).float(), critic(fake, *person).float()
     else:
-        of_real, of_fake = critic(torch.cat([real, fake])).float().chunk(2)
+        of_real, of_fake = critic(torch.cat([real, fake]), *twice(person)).float().chunk(2)
     wasserstein, penalty = of_real.mean() - of_fake.mean(), gradient_penalty(norm)
     return {
         "critic_loss": -wasserstein + lambda_gp * penalty,

@@ -3,6 +3,9 @@
 The base is the 3D GAN of Kwon et al. 2019 with a wider latent space and a tanh on the encoder's output. Shapes
 below are for volumes of 64^3; another resolution is ``base * 2**n`` with ``base`` 4 or 6 (64, 96, 128, 192 ...)
 and changes the number of blocks. ``spatial_dims=2`` gives the same networks for slices.
+
+They may be told age and sex, ``person (B, 4)`` of ``networks/person.py``: ``concat`` puts the numbers beside z or, as
+channels, beside the volume; ``film`` scales and shifts the channels at 4^3 by them.
 """
 
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly3d.networks.layers import DownsampleConv, LeakyReLU, UpsampleConv
+from anomaly3d.networks.person import NUMBERS, FiLM, Told, check_told, with_person
 
 Norm = Literal["batch", "group", "none"]
 
@@ -69,6 +73,7 @@ class Generator(nn.Module):
     Args:
         channels: width of the last hidden block (64 in the paper); each block before it is twice as wide.
         latent: size of z (2500 in the paper).
+        told: how it learns who is to be shown.
     """
 
     def __init__(
@@ -78,21 +83,26 @@ class Generator(nn.Module):
         resolution: int = 64,
         norm: Norm = "group",
         spatial_dims: int = 3,
+        told: Told = "none",
     ) -> None:
         super().__init__()
+        check_told(told)
+        self.told = told
         base, doublings = base_and_doublings(resolution)
         widths = [channels * 2**i for i in range(doublings - 1, -1, -1)]  # 512, 256, 128, 64
         self.seed_shape = (widths[0], *(base,) * spatial_dims)
         # a transposed convolution on a 1^3 input is this linear layer
-        self.seed = nn.Linear(latent, widths[0] * base**spatial_dims, bias=False)
+        self.seed = nn.Linear(latent + NUMBERS * (told == "concat"), widths[0] * base**spatial_dims, bias=False)
         self.seed_norm = norm_layer(norm, widths[0], spatial_dims)
+        self.film = FiLM(widths[0]) if told == "film" else None
         self.blocks = upsampling_blocks(widths, norm, spatial_dims)
         self.to_image = UpsampleConv(widths[-1], 1, spatial_dims)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, person: Tensor | None = None) -> Tensor:
         """``(B, latent)`` -> ``(B, 1, D, H, W)`` in [-1, 1]."""
-        x = self.seed(z).unflatten(1, self.seed_shape)  # (B, 512, 4, 4, 4)
-        x = torch.relu(self.seed_norm(x))
+        x = self.seed(with_person(z, person) if self.told == "concat" else z)
+        x = self.seed_norm(x.unflatten(1, self.seed_shape))  # (B, 512, 4, 4, 4)
+        x = torch.relu(x if self.film is None else self.film(x, person))
         x = self.blocks(x)  # 8^3, 16^3, 32^3
         return torch.tanh(self.to_image(x))  # 64^3
 
@@ -100,10 +110,13 @@ class Generator(nn.Module):
 class Trunk(nn.Module):
     """Convolutions that halve, shared in shape by critic and encoder: ``(B, 1, 64^3)`` -> ``(B, 512, 4^3)``."""
 
-    def __init__(self, channels: int, resolution: int, norm: Norm, spatial_dims: int) -> None:
+    def __init__(self, channels: int, resolution: int, norm: Norm, spatial_dims: int, told: Told = "none") -> None:
         super().__init__()
+        check_told(told)
+        self.told = told
         self.base, doublings = base_and_doublings(resolution)
-        layers: list[nn.Module] = [DownsampleConv(1, channels, spatial_dims), LeakyReLU(SLOPE)]
+        seen = 1 + NUMBERS * (told == "concat")
+        layers: list[nn.Module] = [DownsampleConv(seen, channels, spatial_dims), LeakyReLU(SLOPE)]
         for i in range(doublings - 1):
             narrow, wide = channels * 2**i, channels * 2 ** (i + 1)
             layers += [
@@ -115,10 +128,20 @@ class Trunk(nn.Module):
         self.ends = [i for i, layer in enumerate(layers, start=1) if isinstance(layer, LeakyReLU)]
         self.width = channels * 2 ** (doublings - 1)
         self.features = self.width * self.base**spatial_dims
+        self.film = FiLM(self.width) if told == "film" else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, 1, D, H, W)`` -> ``(B, 8 * channels, base, base, base)``."""
-        return self.layers(x)
+    def forward(self, x: Tensor, person: Tensor | None = None, halvings: int | None = None) -> Tensor:
+        """``(B, 1, D, H, W)`` -> ``(B, 8 * channels, base, base, base)``.
+
+        Args:
+            halvings: after how many of the convolutions to stop; None: after all.
+        """
+        if self.told == "concat":
+            x = with_person(x, person)
+        if halvings is not None:
+            return self.layers[: self.ends[halvings - 1]](x)
+        x = self.layers(x)
+        return x if self.film is None else self.film(x, person)
 
 
 class Critic(nn.Module):
@@ -128,24 +151,29 @@ class Critic(nn.Module):
     ill-defined there. The default has none.
     """
 
-    def __init__(self, channels: int = 64, resolution: int = 64, norm: Norm = "none", spatial_dims: int = 3) -> None:
+    def __init__(
+        self,
+        channels: int = 64,
+        resolution: int = 64,
+        norm: Norm = "none",
+        spatial_dims: int = 3,
+        told: Told = "none",
+    ) -> None:
         super().__init__()
-        self.trunk = Trunk(channels, resolution, norm, spatial_dims)
+        self.trunk = Trunk(channels, resolution, norm, spatial_dims, told)
         self.head = nn.Linear(self.trunk.features, 1)  # what a convolution over the whole of f(x) is
 
-    def features(self, x: Tensor, halvings: int | None = None) -> Tensor:
+    def features(self, x: Tensor, halvings: int | None = None, person: Tensor | None = None) -> Tensor:
         """f(x), after the LeakyReLU of the marked layer: ``(B, 1, D, H, W)`` -> ``(B, 512, 4, 4, 4)``.
 
         Args:
             halvings: after how many of the trunk's convolutions; None: after all.
         """
-        if halvings is None:
-            return self.trunk(x)
-        return self.trunk.layers[: self.trunk.ends[halvings - 1]](x)
+        return self.trunk(x, person, halvings)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, person: Tensor | None = None) -> Tensor:
         """``(B, 1, D, H, W)`` -> ``(B,)``."""
-        return self.head(self.features(x).flatten(1)).flatten()
+        return self.head(self.trunk(x, person).flatten(1)).flatten()
 
 
 class Encoder(nn.Module):
@@ -164,14 +192,15 @@ class Encoder(nn.Module):
         norm: Norm = "group",
         output: Literal["tanh", "linear"] = "tanh",
         spatial_dims: int = 3,
+        told: Told = "none",
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(channels, resolution, norm, spatial_dims)
+        self.trunk = Trunk(channels, resolution, norm, spatial_dims, told)
         self.head = nn.Linear(self.trunk.features, latent)  # what a convolution over the whole of f(x) is
         if output not in ("tanh", "linear"):
             raise ValueError(f"encoder_output must be 'tanh' or 'linear', not {output!r}")
         self.output = nn.Tanh() if output == "tanh" else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, person: Tensor | None = None) -> Tensor:
         """``(B, 1, D, H, W)`` -> ``(B, latent)``."""
-        return self.output(self.head(self.trunk(x).flatten(1)))
+        return self.output(self.head(self.trunk(x, person).flatten(1)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly3d.detectors.fanogan import FAnoGAN
-from anomaly3d.detectors.losses import absolute_distance, critic_losses
+from anomaly3d.detectors.losses import absolute_distance, critic_losses, twice
 from anomaly3d.networks.gan import SLOPE
 from anomaly3d.networks.layers import LeakyReLU
 from anomaly3d.phases.base import OptimizerConfig
@@ -55,15 +55,15 @@ class AlphaGANPhase(GANPhase):
         """Of D and C, whose losses share no weight, so that one step of Adam on their sum is one on each."""
         return [*super().judging(), *self.code_critic.parameters()]
 
-    def critic_losses(self, real: Tensor) -> dict[str, Tensor]:
+    def critic_losses(self, real: Tensor, *person: Tensor) -> dict[str, Tensor]:
         """D's loss with its parts, and of C's ``code_loss`` and ``code_wasserstein``."""
         size = len(real)
         z = self.codes(size, CRITIC)
         with torch.no_grad():
-            codes = self.detector.encoder(real).float()
-            fake = torch.cat([self.detector.generator(code) for code in (codes, z)]).to(real.dtype)
+            codes = self.detector.encoder(real, *person).float()
+            fake = torch.cat([self.detector.generator(code, *person) for code in (codes, z)]).to(real.dtype)
         epsilon = self.epsilon(size, 2)
-        of_volumes = self.critic_loss(torch.cat([real, real]), fake, epsilon)
+        of_volumes = self.critic_loss(torch.cat([real, real]), fake, epsilon, *twice(person))
         of_codes = critic_losses(self.code_critic, z, codes, epsilon[:size], self.lambda_gp)
         return {
             **of_volumes,
@@ -72,12 +72,12 @@ class AlphaGANPhase(GANPhase):
             "code_wasserstein": of_codes["wasserstein"],
         }
 
-    def generator_losses(self, real: Tensor) -> dict[str, Tensor]:
+    def generator_losses(self, real: Tensor, *person: Tensor) -> dict[str, Tensor]:
         """The loss of G and E; of its parts ``image``, the reconstruction before its weight."""
-        codes = self.detector.encoder(real).float()
-        again = self.detector.generator(codes)
+        codes = self.detector.encoder(real, *person).float()
+        again = self.detector.generator(codes, *person)
         image = absolute_distance(real, again).mean()
-        of_samples = self.generator_loss(self.codes(len(real), GENERATOR))
-        of_again = -self.detector.critic(again).float().mean()
+        of_samples = self.generator_loss(self.codes(len(real), GENERATOR), *person)
+        of_again = -self.detector.critic(again, *person).float().mean()
         of_codes = -self.code_critic(codes).float().mean()
         return {"generator_loss": self.lambda_image * image + of_again + of_samples + of_codes, "image": image}

@@ -22,7 +22,7 @@ from anomaly3d.system.device import memory_format
 from anomaly3d.system.instantiate import build
 
 OptimizerConfig = Mapping[str, Any] | Callable[..., Optimizer]  # of ``conf/phase``, or what it builds
-SHOWN = 7  # what random numbers are for, beside a phase's own purposes
+TOLD, SHOWN = 6, 7  # what random numbers are for, beside a phase's own purposes
 JUMP = 5.0  # times its last value: a number that changes so fast between validations
 
 
@@ -185,6 +185,10 @@ class Phase(L.LightningModule):
     def shown(self, x: Tensor, step: int) -> Tensor:
         """What the detector's networks see of volumes ``(B, 1, D, H, W)`` in a step."""
         return self.detector.shown(x, self.noise(step, SHOWN))
+
+    def person(self, batch: Batch, step: int) -> tuple[Tensor, ...]:
+        """Who a batch shows, as far as the detector's networks are told it in a step."""
+        return self.detector.person(batch, self.noise(step, TOLD))
 
     @contextmanager
     def seeded(self, step: int, purpose: int) -> Iterator[None]:

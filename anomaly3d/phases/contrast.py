@@ -33,7 +33,7 @@ class ContrastPhase(Phase):
     """Cross-entropy at each voxel of the brain; encoder, generator and critic are frozen.
 
     Raises:
-        UserError: the detector has no network to teach.
+        UserError: the detector has no network to teach, or its networks are told of age and sex.
     """
 
     name = "contrast"
@@ -57,6 +57,8 @@ class ContrastPhase(Phase):
         super().__init__(detector, optimizer, seed, NETWORKS, scheduler)
         if self.detector.contrast is None:
             raise UserError("phase contrast has no network to teach: detector.module.contrast is null")
+        if self.detector.model.person != "none":
+            raise UserError("phase contrast cannot tell networks age and sex: train all phases with model.person=none")
         self.contrast = self.detector.contrast
         self.contrast.taught.fill_(True)
 

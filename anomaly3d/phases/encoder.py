@@ -105,19 +105,20 @@ class EncoderPhase(Phase):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """L_E of ``image (B, 1, D, H, W)``; with ``detector.restored``, of healthy volumes to what is made of the same
         with anomalies."""
+        person = self.person(batch, self.global_step)
         if kinds := self.detector.restored:
             donors = data_of(self.trainer).volumes("train")[:, 0]
             x, spoiled, _ = taught_batch(batch, donors, kinds, self.noise(self.global_step, SPOILED))
-            losses = self.with_loss(self.detector.distances(x, self.detector.reconstruct(spoiled)))
+            losses = self.with_loss(self.detector.distances(x, self.detector.reconstruct(spoiled, *person), *person))
         else:
-            losses = self.losses(self.shown(batch["image"], self.global_step))
+            losses = self.losses(self.shown(batch["image"], self.global_step), *person)
         named = {f"{self.name}/{k}": v.detach().mean() for k, v in losses.items() if k != "total"}
         self.log_dict(named, batch_size=len(batch["image"]))
         return losses["loss"].mean()
 
-    def losses(self, x: Tensor) -> dict[str, Tensor]:
+    def losses(self, x: Tensor, *person: Tensor) -> dict[str, Tensor]:
         """The distances of each volume to its reconstruction, and ``loss``, the one that is minimised."""
-        return self.with_loss(self.detector.losses(x))
+        return self.with_loss(self.detector.losses(x, *person))
 
     def with_loss(self, distances: dict[str, Tensor]) -> dict[str, Tensor]:
         """Distances, and ``loss``, the one that is minimised."""
@@ -125,10 +126,11 @@ class EncoderPhase(Phase):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """L_E on healthy validation scans, and how well it tells them from the same scans with something pasted in."""
-        losses = self.losses(batch["image"])
+        person = self.detector.person(batch)
+        losses = self.losses(batch["image"], *person)
         for name in (n for n in losses if n != "total"):
             self.log_mean(f"val_{name}", losses[name].mean(), len(losses[name]))
-        return self.tell_apart(losses["total"], self.losses(batch["pseudo"])["total"])
+        return self.tell_apart(losses["total"], self.losses(batch["pseudo"], *person)["total"])
 
     def health(self, data: HeadCTDataModule) -> dict[str, float]:
         return self.balance(data.volumes("train"), data.volumes("validation"))

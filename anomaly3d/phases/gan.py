@@ -112,13 +112,13 @@ class GANPhase(Phase):
         optimizers: Any = self.optimizers()
         critic_optimizer, generator_optimizer = optimizers
         schedules: Any = self.lr_schedulers() or (None, None)
-        real = self.shown(batch["image"], self.batches_seen)
-        self.critic_step(real, critic_optimizer)
+        real, person = self.shown(batch["image"], self.batches_seen), self.person(batch, self.batches_seen)
+        self.critic_step(real, critic_optimizer, *person)
         self.batches_seen += 1
         if schedules[0]:
             schedules[0].step()
         if self.batches_seen % self.critic_steps == 0:
-            self.generator_step(real, generator_optimizer)
+            self.generator_step(real, generator_optimizer, *person)
             if schedules[1]:
                 schedules[1].step()
 
@@ -127,13 +127,13 @@ class GANPhase(Phase):
         z = torch.randn(batch, self.detector.model.latent, generator=self.noise(step, purpose))
         return z.to(self.device)
 
-    def critic_loss(self, real: Tensor, fake: Tensor, epsilon: Tensor) -> dict[str, Tensor]:
+    def critic_loss(self, real: Tensor, fake: Tensor, epsilon: Tensor, *person: Tensor) -> dict[str, Tensor]:
         """Eq. 2 as ``critic_loss``, and its parts."""
-        return critic_losses(self.detector.critic, real, fake, epsilon, self.lambda_gp)
+        return critic_losses(self.detector.critic, real, fake, epsilon, self.lambda_gp, *person)
 
-    def generator_loss(self, z: Tensor) -> Tensor:
+    def generator_loss(self, z: Tensor, *person: Tensor) -> Tensor:
         """Eq. 3."""
-        return -self.detector.critic(self.detector.generator(z)).float().mean()
+        return -self.detector.critic(self.detector.generator(z, *person), *person).float().mean()
 
     def codes(self, size: int, purpose: int) -> Tensor:
         """z of a step's volumes, ``(B, latent)``."""
@@ -144,28 +144,33 @@ class GANPhase(Phase):
         generator = self.noise(self.batches_seen, EPSILON)
         return dealt(lambda volumes: torch.rand(volumes, each, generator=generator), size).T.flatten().to(self.device)
 
-    def critic_losses(self, real: Tensor) -> dict[str, Tensor]:
-        """``critic_loss``, which a critic step minimises, and its parts, for ``real (B, 1, D, H, W)``."""
+    def critic_losses(self, real: Tensor, *person: Tensor) -> dict[str, Tensor]:
+        """``critic_loss``, which a critic step minimises, and its parts, for ``real (B, 1, D, H, W)``.
+
+        Generated volumes show the same persons as the real ones.
+        """
         with torch.no_grad():
-            fake = self.detector.generator(self.codes(len(real), CRITIC)).to(real.dtype)
-        return self.critic_loss(real, fake, self.epsilon(len(real)))
+            fake = self.detector.generator(self.codes(len(real), CRITIC), *person).to(real.dtype)
+        return self.critic_loss(real, fake, self.epsilon(len(real)), *person)
 
-    def generator_losses(self, real: Tensor) -> dict[str, Tensor]:
+    def generator_losses(self, real: Tensor, *person: Tensor) -> dict[str, Tensor]:
         """``generator_loss``, which a generator step minimises, and its parts; here ``real`` only counts."""
-        return {"generator_loss": self.generator_loss(self.codes(len(real), GENERATOR))}
+        return {"generator_loss": self.generator_loss(self.codes(len(real), GENERATOR), *person)}
 
-    def critic_step(self, real: Tensor, optimizer: Any) -> None:
+    def critic_step(self, real: Tensor, optimizer: Any, *person: Tensor) -> None:
         """Minimise eq. 2."""
-        self.minimise(self.critic_losses, "critic_loss", real, optimizer)
+        self.minimise(self.critic_losses, "critic_loss", optimizer, real, *person)
 
-    def generator_step(self, real: Tensor, optimizer: Any) -> None:
+    def generator_step(self, real: Tensor, optimizer: Any, *person: Tensor) -> None:
         """Minimise eq. 3."""
-        self.minimise(self.generator_losses, "generator_loss", real, optimizer)
+        self.minimise(self.generator_losses, "generator_loss", optimizer, real, *person)
 
-    def minimise(self, losses: Callable[[Tensor], dict[str, Tensor]], total: str, real: Tensor, optimizer: Any) -> None:
+    def minimise(
+        self, losses: Callable[..., dict[str, Tensor]], total: str, optimizer: Any, real: Tensor, *person: Tensor
+    ) -> None:
         """A step on one of ``losses``, all of which are logged."""
         self.toggle_optimizer(optimizer)
-        values = losses(real)
+        values = losses(real, *person)
         optimizer.zero_grad()
         self.manual_backward(values[total])
         optimizer.step()
@@ -177,10 +182,11 @@ class GANPhase(Phase):
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """The critic's Wasserstein estimate on healthy validation scans: a growing gap to training is overfitting."""
         scans, (rank, world) = len(batch["image"]), data_of(self.trainer).place()
-        real = self.detector.shown(batch["image"])
+        real, person = self.detector.shown(batch["image"]), self.detector.person(batch)
         z = self.latent(world * data_of(self.trainer).batch, batch_idx, SAMPLES)
-        fake = self.detector.generator(z[rank::world][:scans])  # as ``share`` deals validation scans
-        estimate = self.detector.critic(real).float().mean() - self.detector.critic(fake).float().mean()
+        fake = self.detector.generator(z[rank::world][:scans], *person)  # as ``share`` deals validation scans
+        of_real, of_fake = (self.detector.critic(v, *person).float().mean() for v in (real, fake))
+        estimate = of_real - of_fake
         self.log_mean("val_wasserstein", estimate, scans)
 
     def health(self, data: HeadCTDataModule) -> dict[str, float]:
@@ -201,7 +207,7 @@ class GANPhase(Phase):
         ``sameness``: MS-SSIM among samples minus that among real heads. ``distance``: MMD of samples and real heads in
         units of the real heads' variance. ``copying``: how near samples come to training heads, over how near other
         healthy heads come. ``overfitting``: the critic's mean for training heads minus that for validation heads, over
-        the gap between training heads and samples.
+        the gap between training heads and samples. Networks that are told age and sex are told nothing here.
 
         Args:
             train, validation: healthy volumes ``(N, 1, D, H, W)``, or slices of them.
@@ -226,7 +232,8 @@ class GANPhase(Phase):
         }
 
     def pictures(self, batch: Batch) -> dict[str, list[list[Tensor]]]:
-        samples = self.detector.generator(self.latent(len(batch["image"]), 0, SAMPLES))
+        z = self.latent(len(batch["image"]), 0, SAMPLES)
+        samples = self.detector.generator(z, *self.detector.person(batch))
         return {"samples": [[volume[0]] for volume in samples]}
 
 

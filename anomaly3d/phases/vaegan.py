@@ -53,13 +53,13 @@ class VAEGANPhase(GANPhase):
         self.save_hyperparameters({"adversarial": adversarial}, logger=False)
         self.adversarial = adversarial
 
-    def critic_losses(self, real: Tensor) -> dict[str, Tensor]:
+    def critic_losses(self, real: Tensor, *person: Tensor) -> dict[str, Tensor]:
         """Eq. 2 with reconstructions as what is generated."""
         with torch.no_grad(), self.seeded(self.batches_seen, CRITIC):
             fake = self.detector.autoencode(real)[0].to(real.dtype)
         return self.critic_loss(real, fake, self.epsilon(len(real)))
 
-    def generator_losses(self, real: Tensor) -> dict[str, Tensor]:
+    def generator_losses(self, real: Tensor, *person: Tensor) -> dict[str, Tensor]:
         """The VAE's loss and what the critic says of its reconstructions."""
         with self.seeded(self.batches_seen, GENERATOR):
             reconstruction, losses = self.detector.autoencode(real)

@@ -122,13 +122,23 @@ def keep(name: str, make: Callable[[], dict[str, Any]]) -> None:
             path.write_text(json.dumps(figures, indent=1))
 
 
-def measure_phantom(index: int, ncct: NCCT, template_path: Path) -> None:
+def kind_of(index: int) -> str | None:
+    """What a phantom shows, each kind in turn."""
+    return (None, *TYPES)[index % (1 + len(TYPES))]
+
+
+def extra_axial(kind: str | None) -> bool:
+    """Whether it lies between skull and brain."""
+    return kind is not None and kind.startswith(("epidural", "subdural"))
+
+
+def measure_phantom(index: int, version: int, ncct: NCCT, template_path: Path) -> None:
     """Both recipes against the true transform; mask against the true intracranial space; seconds of all steps."""
     template, inner_table = load_template(template_path)
 
     def make() -> dict[str, Any]:
-        kind = (None, *TYPES)[index % (1 + len(TYPES))]
-        phantom = generate((SEED, index), [kind] if kind else [])
+        kind = kind_of(index)
+        phantom = generate((SEED, index), [kind] if kind else [], version=version)
         true = best_affine(phantom.subject, phantom.scan)
         scan = as_read(phantom.hu, phantom.affine)
         started = time.process_time()
@@ -150,7 +160,7 @@ def measure_phantom(index: int, ncct: NCCT, template_path: Path) -> None:
             return (resample(truth, affine, shape, ours.mni_to_scan) > 0.5) & (height > FORAMEN_MAGNUM)
 
         blood = there(phantom.lesion)
-        plain = generate((SEED, index), [], warped=False)
+        plain = generate((SEED, index), [], warped=False, version=version)
         found = ncct.register(as_read(plain.hu, plain.affine), None)
         return {
             "lesion": kind,
@@ -164,7 +174,7 @@ def measure_phantom(index: int, ncct: NCCT, template_path: Path) -> None:
             "blood_inside": float(mask[blood].mean()) if blood.any() else None,
         }
 
-    keep(f"phantom-{index:04d}", make)
+    keep(f"{'' if version == LATEST else f'version{version}-'}phantom-{index:04d}", make)
 
 
 def measure_hard(name: str, index: int, ncct: NCCT, template_path: Path) -> None:
@@ -309,7 +319,12 @@ def main() -> None:
     hard = ["turned by 30 degrees, 43 mm off centre", "vertex cut by 20 mm", *HARD]
     kinds = {"healthy": arguments.healthy} | dict.fromkeys([*FAULTS, "wrong_registration"], arguments.faulty)
     for what, function, jobs in (
-        ("phantoms", measure_phantom, [(i, ncct, template_path) for i in range(arguments.phantoms)]),
+        ("phantoms", measure_phantom, [(i, LATEST, ncct, template_path) for i in range(arguments.phantoms)]),
+        (
+            "extra-axial blood of version 3",
+            measure_phantom,
+            [(i, 3, ncct, template_path) for i in range(arguments.phantoms) if extra_axial(kind_of(i))],
+        ),
         ("hard cases", measure_hard, [(name, i, ncct, template_path) for name in hard for i in range(arguments.hard)]),
         ("quality control", measure_quality, [(kind, i, ncct) for kind, n in kinds.items() for i in range(n)]),
     ):
@@ -323,9 +338,10 @@ def main() -> None:
     for recipe in ("ours", "blast_ct"):
         table[f"{recipe}_failed"] = share(sum(r[f"{recipe}_mm"] > FAILED for r in rows), len(rows))
     table["mask_dice_at_least_0.90"] = share(sum(r["mask_dice"] >= 0.9 for r in rows), len(rows))
-    blood = [r["blood_inside"] for r in rows if r["lesion"] and r["lesion"].startswith(("epidural", "subdural"))]
+    blood = [r["blood_inside"] for r in rows if extra_axial(r["lesion"])]
     table["extra_axial_blood_inside"] = summary(blood)
     table["extra_axial_blood_inside_at_least_0.90"] = share(sum(b >= 0.9 for b in blood), len(blood))
+    table["extra_axial_blood_inside_version_3"] = summary([r["blood_inside"] for r in read("version3-phantom")])
     table["hard"] = {}
     for name in hard:
         found = read(f"hard-{name.replace(' ', '-')}")
