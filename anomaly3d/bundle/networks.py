@@ -65,6 +65,8 @@ def why_not(detector: Detector, volumes: Tensor) -> str:
         return "its reconstruction is a search by gradients"
     if detector.reads:
         return f"it also reads {', '.join(detector.reads)}"
+    if detector.person({"image": volumes[:1], "scan_id": [], "age": torch.zeros(1), "sex": [""]}):
+        return "it is also told age and sex"
     found = detector.examine({"image": volumes[:1], "scan_id": []})
     return "" if found.reconstruction is not None else "it has no reconstruction"
 

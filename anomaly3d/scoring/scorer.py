@@ -121,16 +121,26 @@ class Scorer:
         preprocessor.setup(data_dir)
         return cls(trained.load(), preprocessor, load_calibration(trained, site))
 
-    def examine(self, volumes: Volumes, brains: Volumes | None = None) -> Findings:
+    def examine(
+        self,
+        volumes: Volumes,
+        brains: Volumes | None = None,
+        ages: Sequence[float] | None = None,
+        sexes: Sequence[str] | None = None,
+    ) -> Findings:
         """Findings on prepared volumes ``(B, 1, D, H, W)``, ``(B, D, H, W)`` or ``(D, H, W)`` in [-1, 1].
 
         Args:
             brains: their brain masks. Methods that judge the brain only take what is not empty for it without one.
+            ages: in years, NaN where unknown, and ``sexes`` (``F``, ``M``, empty), for networks that are told them.
         """
         x = self.stack(volumes)
         batch: Batch = {"image": x, "scan_id": [str(i) for i in range(len(x))]}
         if brains is not None:
             batch["brain"] = self.stack(brains).to(torch.uint8)
+        batch["age"] = torch.tensor([np.nan] * len(x) if ages is None else list(ages), dtype=torch.float32)
+        batch["age"] = batch["age"].to(self.device)
+        batch["sex"] = [""] * len(x) if sexes is None else list(sexes)
         gradients = self.module.detector.needs_gradients
         with torch.inference_mode(not gradients), torch.autocast(self.device.type, torch.bfloat16, self.rounded):
             return self.module.predict_step(batch, 0)
@@ -148,19 +158,22 @@ class Scorer:
         """
         return self.preprocessor.prepare(self.preprocessor.read(Path(path)), Companions())
 
-    def score(self, path: str | Path, age: float | None = None) -> Result:
+    def score(self, path: str | Path, age: float | None = None, sex: str = "") -> Result:
         """A scan (NIfTI file or DICOM folder) from reading to p-value and maps.
 
         Args:
             age: in years, if it is known. It counts where the run's healthy spread follows age (``evaluate
                 by_age=true``); a scan of unknown age has no p-value then.
+            sex: ``F``, ``M``, or empty. It and the age count where the networks are told them (``model.person``).
 
         Raises:
-            UserError: an age that is none.
+            UserError: an age or a sex that is none.
         """
         age = None if age is None or np.isnan(age) else age
         if age is not None and (fault := wrong_age(str(age))):
             raise UserError(fault)
+        if sex not in ("F", "M", ""):
+            raise UserError(f"sex must be 'F', 'M' or empty, not {sex!r}")
         try:
             prepared = self.prepare(path)
         except UnreadableScan as error:
@@ -169,7 +182,7 @@ class Scorer:
         verdict = "rejected" if reasons else "accepted"
         if reasons and not prepared.brain_mask.any():
             return Result(verdict, "; ".join(reasons), prepared.quality)
-        found = self.examine(prepared.image, prepared.brain_mask)
+        found = self.examine(prepared.image, prepared.brain_mask, [np.nan if age is None else age], [sex])
         scores = {name: float(value[0]) for name, value in found.scores.items()}
         one = on_one_grid(prepared, found)
         values = one.maps if one.reconstruction is None else {RESIDUAL: one.image - one.reconstruction, **one.maps}

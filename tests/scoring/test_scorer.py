@@ -9,8 +9,10 @@ import torch
 
 import anomaly3d
 from anomaly3d import score, train
+from anomaly3d.detectors.base import load_detector
 from anomaly3d.detectors.brain import brain_of
 from anomaly3d.errors import UserError
+from anomaly3d.networks.person import FiLM
 from anomaly3d.scoring.anomaly_maps import Ageing
 from tests.conftest import TINY
 
@@ -31,6 +33,30 @@ def test_a_scan_of_known_age_is_judged_by_the_spread_at_that_age(tiny_run, place
     assert unknown.score == pytest.approx(4**1 * old.score, rel=1e-3)  # 70 is ten years above the mean, z is halved
     z = [r.maps["standardised"].get_fdata() for r in (unknown, old)]
     np.testing.assert_allclose(z[0], 2 * z[1], rtol=1e-3, atol=1e-4)
+
+
+def test_networks_that_are_told_age_and_sex_get_those_of_the_scan(tiny_run, places, tmp_path):
+    told = ["model.person=film", "run=told", *places, *TINY, "logger=none"]
+    for phase in ("gan", "encoder"):
+        assert train.main([f"+phase={phase}", *told]) == 0
+    run = tiny_run.parent / "told"
+    model = run / "fanogan" / "encoder" / "model.pt"
+    detector = load_detector(model)
+    for module in detector.modules():
+        if isinstance(module, FiLM):
+            torch.nn.init.normal_(module.map.weight)  # so few steps leave it near zero
+    detector.save(model)
+    scan = sorted(tiny_run.parents[1].glob("data/raw/phantom-*/ct/subdural*"))[0]
+    table = tmp_path / "table.csv"
+    table.write_text(f"scan_id,subject_id,image,label,split,age,sex\nold,a,{scan},0,test,81,F\nnobody,b,{scan},0,test,,\n")
+    assert score.main(["run=told", *places, f"manifest={table}", f"out={tmp_path / 'out'}"]) == 0
+    by_command = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id")["total"]
+    scorer = anomaly3d.Scorer.from_run(run, data_dir=places[0].split("=")[1])
+    old, nobody, man = (scorer.score(scan, *who).scores["total"] for who in ((81, "F"), (), (81, "M")))
+    assert [old, nobody] == pytest.approx(by_command[["old", "nobody"]].tolist(), rel=1e-3)
+    assert len({round(score, 4) for score in (old, nobody, man)}) == 3
+    with pytest.raises(UserError, match="sex must be"):
+        scorer.score(scan, sex="f")
 
 
 def test_a_method_that_judges_the_brain_is_given_its_mask(tiny_run, places, tmp_path):
