@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -105,6 +106,20 @@ def test_table_s2_names_its_runs_and_moves_what_each_names(tiny_run, places):
         after = load_detector(tiny_run.parent / f"s2-{name}-feature" / "fanogan" / "finetune" / "model.pt")
         changed = {key.split(".")[0] for key, value in after.state_dict().items() if (value != before[key]).any()}
         assert changed == moved
+
+
+@pytest.mark.parametrize(("preset", "side"), [("fine96", 96), ("fine128", 128)])
+def test_finer_volumes_train_a_step_of_each_phase(places, preset, side):
+    """Two phantoms, networks of two channels; what comes out has the preset's side."""
+    own = ("preprocessing.resolution", "preprocessing.working_spacing", "dataset.counts", "model.", "++phase.")
+    small = [o for o in TINY if not o.startswith(own)] + ["model.channels=2", "model.latent=4", "++phase.batch=1"]
+    steps = ["++phase.steps=1", "++phase.steps_per_epoch=1"]
+    few = counts(train=1, validation=1)
+    fine = [f"+experiment={preset}", f"run={preset}", few, *places, *small, *steps, "callbacks=none", "logger=none"]
+    assert train.main(fine) == 0
+    run = Path(places[1].split("=")[1]) / preset
+    detector = load_detector(run / "fanogan" / "finetune" / "model.pt")
+    assert detector.reconstruct(torch.zeros(1, 1, *(side,) * 3)).shape == (1, 1, *(side,) * 3)
 
 
 def test_the_paper_trains_a_batch(tiny_run, places):
