@@ -68,7 +68,7 @@ def test_phases_train_on_two_processes_however_they_are_started_and_resume_on_on
     command("torch.distributed.run", *nodes, "-m", *vae, processes=2)
     (lineage,) = (run / "autoencoder").rglob("lineage.json")
     made = json.loads(lineage.read_text())
-    assert (made["finished"], made["made_with"]["hardware"].split(", ")[-1]) == (True, "2 process(es)")
+    assert (made["finished"], made["made_with"]["hardware"].split(", ")[-1]) == (True, "2 processes")
     port = str(find_free_network_port())
     command(*finetune, "++phase.steps=6", processes=2, MASTER_PORT=port, **SLURM)
     assert epochs() == 3

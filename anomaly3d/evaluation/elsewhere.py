@@ -38,7 +38,7 @@ def evaluate_elsewhere(
     data = HeadCTDataModule(prepared, options.batch, memory_gb=options.memory_gb)
     data.setup()
     data.require("test")
-    cohort, beside = prepared.folder.parent.name, others_of(run, focus, data)
+    cohort, beside, called = prepared.folder.parent.name, others_of(run, focus, data), named(prepared)
     kept = {t.label: found for t in [focus, *beside] if (found := Learned.load(t))}
     if focus.label not in kept:
         raise UserError(
@@ -50,7 +50,7 @@ def evaluate_elsewhere(
     refuse_seen(scans, focus)
     notes = [*told_of_splits(prepared), *namesakes(scans, focus)]
     inference = Inference(data, options.trainer)
-    setting = Setting(run, run / PLACE / cohort, f"{run.name} on {cohort}", synthetic, focus, beside, inference)
+    setting = Setting(run, run / PLACE / cohort, f"{run.name} on {called}", synthetic, focus, beside, inference)
     say(f"evaluate: {focus.lineage['title']} of run {run.name}, {focus.stage}, on {cohort}, into {setting.place}")
     learned: dict[str, Learned] = {}
     for trained in [focus, *beside]:
@@ -58,7 +58,7 @@ def evaluate_elsewhere(
             known = known.named(options.score if trained is focus else None)
             learned[trained.label] = at_home(trained, known, setting, options)
     known = learned[focus.label]
-    return judge(setting, learned, options, [*notes, source_of(known, cohort), *voxels_kept(known, options)])
+    return judge(setting, learned, options, [*notes, source_of(known, called), *voxels_kept(known, options)])
 
 
 def at_home(trained: Trained, known: Learned, setting: Setting, options: Options) -> Learned:
@@ -73,6 +73,12 @@ def at_home(trained: Trained, known: Learned, setting: Setting, options: Options
     scans = table, maps_of(setting.data.split("calibration"), out), known.healthy
     healthy, made = calibrate_anew(setting.place.name, known.scores, *scans, rate, voxel_ml, options.workers)
     return replace(known, healthy=healthy, calibrations=made)
+
+
+def named(prepared: PreparedCohort) -> str:
+    """A cohort by the names that its scans have, where they are few, else by its folder."""
+    names = sorted(set(prepared.table["cohort"]) - {""})
+    return " and ".join(names) if 1 <= len(names) <= 3 else prepared.folder.parent.name
 
 
 def voxels_kept(learned: Learned, options: Options) -> list[str]:

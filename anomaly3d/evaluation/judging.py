@@ -12,7 +12,15 @@ from scipy.stats import spearmanr
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.evaluation.learning import Learned
 from anomaly3d.evaluation.localization import locate_scan, summarise_localization
-from anomaly3d.evaluation.metrics import LAYERED, LAYERED_NAME, auc_of, both_classes, ranked, summarise
+from anomaly3d.evaluation.metrics import (
+    LAYERED,
+    LAYERED_NAME,
+    auc_of,
+    both_classes,
+    ranked,
+    summarise,
+    whole_percent,
+)
 from anomaly3d.evaluation.options import Options
 from anomaly3d.evaluation.thresholds import (
     conformal_rates,
@@ -165,8 +173,8 @@ def unsaid(test: pd.DataFrame, learned: Learned, has_maps: bool, located: Mappin
         )
     elif not locked.possible:
         notes.append(
-            f"No threshold is possible: flagging {locked.rate:.0%} of healthy scans takes {locked.fewest} calibration "
-            f"scans, and there are {len(locked.scores)}."
+            f"No threshold is possible: flagging {whole_percent(locked.rate)} of healthy scans takes {locked.fewest} "
+            f"calibration scans, and there are {len(locked.scores)}."
         )
     if there["1"] and not located:
         why = (

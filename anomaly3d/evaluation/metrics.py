@@ -171,6 +171,11 @@ def compare(table: pd.DataFrame, others: dict[str, pd.Series], column: str = "to
     return found
 
 
+def whole_percent(share: float) -> str:
+    """``10 %``."""
+    return f"{100 * share:.0f} %"
+
+
 def as_text(estimate: dict[str, Any]) -> str:
     """``0.81 [0.76, 0.86]`` for people."""
     low, high = estimate["ci95"]

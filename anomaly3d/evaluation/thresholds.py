@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anomaly3d.evaluation.metrics import both_classes, kinds_in, labels_and_scores, of_lesion, ranked
+from anomaly3d.evaluation.metrics import (
+    both_classes,
+    kinds_in,
+    labels_and_scores,
+    of_lesion,
+    ranked,
+    whole_percent,
+)
 from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.statistics.auc import auc, share
 from anomaly3d.statistics.operating import at_threshold, f1_threshold, youden_threshold
@@ -48,9 +55,10 @@ def locked_rule(calibration: Calibration | None) -> str:
     """What the locked threshold of a score is, in words."""
     if calibration is None:
         return "locked: no threshold possible, there are no calibration scans"
+    rate = whole_percent(calibration.rate)
     if not calibration.possible:
-        return f"locked: no threshold possible, {calibration.rate:.0%} takes {calibration.fewest} calibration scans"
-    return f"locked: {calibration.rate:.0%} of {len(calibration.scores)} calibration scans may be flagged"
+        return f"locked: no threshold possible, {rate} takes {calibration.fewest} calibration scans"
+    return f"locked: {rate} of {len(calibration.scores)} calibration scans may be flagged"
 
 
 def between(values: pd.Series, edges: tuple[float, ...], unit: str) -> pd.Series:

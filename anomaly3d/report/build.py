@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from anomaly3d.evaluation.judging import Evaluated
-from anomaly3d.evaluation.metrics import both_classes, ranked
+from anomaly3d.evaluation.metrics import both_classes, kinds_in, ranked
 from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.report.figures import (
+    GROUPS,
     Case,
     case_figure,
     conformal_figure,
@@ -93,13 +94,16 @@ def draw(found: Evaluated, place: Path) -> dict[str, Path]:
     figures = {}
     if both_classes(ranked(table)):
         figures["roc"] = save(roc_figure(table, others, chosen), place / "roc")
-        figures["lesions"] = save(lesion_figure(table, chosen), place / "lesions")
+        if kinds_in(ranked(table)):
+            figures["lesions"] = save(lesion_figure(table, chosen), place / "lesions")
     if cases := choose_cases(found):
         preprocessor = preprocessor_of(found.setting.focus)
         figures[CASES] = save(case_figure(cases, preprocessor.per_unit, preprocessor.unit), place / CASES, ".png")
-    figures["groups"] = save(group_figure(table, chosen), place / "groups")
+    if table["group"].isin(GROUPS).any():
+        figures["groups"] = save(group_figure(table, chosen), place / "groups")
     if locked := found.learned.locked:
-        if locked.possible and (ranked(table)["label"] == "1").any():
+        ill = ranked(table)[lambda rows: rows["label"] == "1"]
+        if locked.possible and (ill["lesion_ml"] != "").any():
             figures["volumes"] = save(volume_figure(table, locked), place / "volumes")
         if (ranked(table)["label"] == "0").any():
             figures["conformal"] = save(conformal_figure(table, locked), place / "conformal")
@@ -186,7 +190,8 @@ def choose_cases(found: Evaluated) -> list[Case]:
 
 def case_of(row: Mapping[Any, Any], score: str, name: str, files: ScanMaps, lesion: str) -> Case:
     """A scan of the table as a case; ``name`` says why it is shown."""
-    what = f"{row['lesions'].replace(';', ', ')}\n" if row["lesions"] else ""
+    kinds = row["lesions"].replace("_", " ").replace(";", ",\n")
+    what = f"{kinds}\n" if kinds else ""
     title = f"{what}{name}\n{words_of(score)} {row[score]:#.3g}"
     shown = voxels(files.image), voxels(files.reconstruction), voxels(lesion) if lesion else None
     return Case(title, *shown, spacing_of(files.image))

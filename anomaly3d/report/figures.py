@@ -1,5 +1,6 @@
 """The paper's figures, from tables of scores and prepared volumes. Each function returns a matplotlib Figure."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import NullFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from anomaly3d.evaluation.metrics import (
@@ -88,6 +90,11 @@ def words_of(score: str) -> str:
     return "A(x)" if score == "total" else score
 
 
+def capital(text: str) -> str:
+    """With a capital where a sentence begins."""
+    return text[:1].upper() + text[1:]
+
+
 def roc_figure(table: pd.DataFrame, others: dict[str, pd.DataFrame], score: str = "total") -> Figure:
     """Fig. 4: ROC curves of a score of this detector by cohort with their 95 % bands; and beside those of the others,
     each by the score that was chosen for it, this detector's by its own score as well."""
@@ -129,7 +136,8 @@ def lesion_figure(table: pd.DataFrame, score: str = "total") -> Figure:
         labels, scores = labels_and_scores(rows, score)
         precision, recall, _ = precision_recall_curve(labels, scores)
         estimate = ap_of(rows, score)
-        label = f"{lesion}: {estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}], n = {estimate.n_abnormal}"
+        interval = f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+        label = f"{lesion.replace('_', ' ')}: {interval}, n = {estimate.n_abnormal}"
         axes.step(recall, precision, where="post", color=colour, linestyle=line, linewidth=1.6, label=label)
         axes.axhline(labels.mean(), color=colour, linewidth=0.8, linestyle=":")
     axes.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1.01), ylim=(0, 1.02))
@@ -194,7 +202,7 @@ def group_figure(table: pd.DataFrame, score: str = "total", seed: int = 0) -> Fi
             found = against(healthy, rows, score)
             text = f"{found.value:.2f}\n[{found.low:.2f}, {found.high:.2f}]"
             axes.text(x, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", fontsize=7)
-        ticks.append(f"{name}\n{cohort}\nn = {len(rows)}")
+        ticks.append("\n".join([*textwrap.wrap(name, 14), *textwrap.wrap(cohort, 14)[:3], f"n = {len(rows)}"]))
     axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
     axes.set(yscale="log" if logarithmic else "linear", ylabel=words_of(score), xlim=(-0.6, len(ticks) - 0.4))
     axes.set_title("AUC against healthy scans", fontsize=8, loc="left", pad=26)
@@ -220,13 +228,16 @@ def volume_figure(table: pd.DataFrame, calibration: Calibration) -> Figure:
         if not inside.any():
             continue
         found = share_of(ill[inside], flagged)
-        ends = [max(low, 0.1), min(high, max(ml.max(), 1))]
+        ends = [max(low, 0.1), min(high, max(ml.max(), 10))]
         axes.fill_between(ends, found["ci95"][0], found["ci95"][1], color=COLOURS[0], alpha=0.2, linewidth=0)
         axes.plot(ends, [found["value"]] * 2, color=COLOURS[0], linewidth=2)
         axes.text(np.sqrt(ends[0] * ends[1]), found["value"] + 0.02, f"n = {found['n']}", ha="center", fontsize=7)
     rng = np.random.default_rng(0)
     axes.scatter(ml, np.where(flagged, 1.06, -0.06) + rng.uniform(-0.02, 0.02, len(ml)), s=8, color="0.4", linewidths=0)
     axes.set(xscale="log", xlabel="Lesion volume, ml", ylabel="Recall at the locked threshold", ylim=(-0.1, 1.1))
+    axes.set_xlim(0.09, max(1.2 * ml.max(), 12))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
@@ -239,11 +250,11 @@ def conformal_figure(table: pd.DataFrame, calibration: Calibration) -> Figure:
     for (colour, line), (site, rows) in zip(LINES, well.groupby("site"), strict=False):
         p = np.sort(calibration.p_values(rows[calibration.score].to_numpy(float)))
         shares = np.arange(1, len(p) + 1) / len(p)
-        label = f"site {site}, n = {len(p)}"
+        label = textwrap.fill(f"site {site or 'unknown'!s}, n = {len(p)}", 40)
         axes.step(np.r_[0, p, 1], np.r_[0, shares, 1], where="post", color=colour, linestyle=line, label=label)
     axes.set(xlabel="alpha", ylabel="Healthy scans with p at most alpha", xlim=(0, 1), ylim=(0, 1.01))
     axes.set_aspect("equal")
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center")
     return figure
 
 
@@ -272,13 +283,15 @@ def case_figure(cases: Sequence[Case], per_unit: float, unit: str) -> Figure:
         per_unit: ``unit`` that a difference of 1 is.
     """
     figure, grid = plt.subplots(
-        len(cases), 3, figsize=(8.4, 1.05 * len(cases) + 0.7), layout="constrained", squeeze=False
+        len(cases), 3, figsize=(8.4, 1.05 * len(cases) + 0.7), layout="compressed", squeeze=False
     )
     for row, case in zip(grid, cases, strict=True):
         residual = draw_case(row, case, per_unit)
-    for axes, title in zip(grid[0], ("Input x, true lesion outlined", "Reconstruction x~", "x - x~"), strict=True):
+    outlined = any(case.lesion is not None and case.lesion.any() for case in cases)
+    first = "Input x, true lesion outlined" if outlined else "Input x"
+    for axes, title in zip(grid[0], (first, "Reconstruction x~", "x - x~"), strict=True):
         axes.set_title(title, fontsize=9)
-    bar = figure.colorbar(residual, ax=grid[:, 2], location="bottom", shrink=0.6, aspect=30, pad=0.01)
+    bar = figure.colorbar(residual, ax=grid, location="bottom", shrink=0.3, aspect=30, pad=0.01)
     bar.set_label(f"{unit}; red: brighter than healthy", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from matplotlib.colors import to_rgb
 
-from anomaly3d.report.figures import BLUE, RED, RESIDUAL_LIMIT, words_of
+from anomaly3d.report.figures import BLUE, RED, RESIDUAL_LIMIT, capital, words_of
 from anomaly3d.report.tables import auc_rows, tables
 from anomaly3d.report.viewer import DEVIATION_LIMIT
 from anomaly3d.scans.manifest import FAULTS
@@ -23,8 +23,8 @@ CAPTIONS = {
     "roc": "ROC curves on the test scans (the paper's Fig. 4) with 95 % bands over subjects, and beside them those of "
     "the other detectors and controls. In the legends: AUC [95 %], normal + abnormal scans.",
     "lesions": "Precision and recall by lesion type against all normal scans (Fig. 5).",
-    "cases": "Inputs, reconstructions and residuals in three planes (Fig. 6, S1 to S3): the highest and lowest scores "
-    "of abnormal and of normal scans.",
+    "cases": "Inputs, reconstructions and residuals in three planes (Fig. 6, S1 to S3): of scans without findings the "
+    "median and the highest score, of abnormal or unlabelled ones the lowest and the highest.",
     "groups": "Anomaly scores by group (Fig. 7); the bar is the median.",
     "volumes": "Recall at the locked threshold against lesion volume; dots above are scans found, below missed.",
     "training": "How the training went: healthy validation heads, and pasted anomalies (pseudo) told from them.",
@@ -48,9 +48,10 @@ def verdict(metrics: dict[str, Any], run: str) -> str:
         return f"Run {run}: the test split lacks normal or abnormal scans, so there is no AUC; scores are below."
     estimate = result["auc"]
     low, high = estimate["ci95"]
+    scans = f"{estimate['n_normal']} normal head scan{'s' * (estimate['n_normal'] != 1)}"
     words = (
-        f"{name} of run {run} tells {estimate['n_abnormal']} abnormal from {estimate['n_normal']} normal head scans "
-        f"with an AUC of {estimate['value']:.2f} (95 % interval {low:.2f} to {high:.2f})"
+        f"{capital(name)} of run {run} tells {estimate['n_abnormal']} abnormal from {scans} with an AUC of "
+        f"{estimate['value']:.2f} (95 % interval {low:.2f} to {high:.2f})"
     )
     if not (chosen := metrics["results"]["selected"]):
         return f"{words}."
@@ -97,7 +98,7 @@ class Page:
 
 
 P_VALUE = "p"  # the column of conformal p-values among healthy scans
-COLUMNS = ("scan_id", "cohort", "group", "lesions", "lesion_ml", "fault", "age", "sex", UNLIKE)
+COLUMNS = ("cohort", "group", "lesions", "lesion_ml", "fault", "age", "sex")  # shown where any scan has one
 
 
 def found(label: str, flagged: bool) -> str:
@@ -111,7 +112,7 @@ def parts(row: dict[Any, Any], score: str) -> list[str]:
     p = f"p = {row[P_VALUE]:.3f}" if P_VALUE in row else ""
     ml = f"{float(row['lesion_ml']):.1f} ml" if row.get("lesion_ml") else ""
     what = " and ".join(filter(None, (*row["lesions"].split(";"), *row["fault"].split(";"))))
-    return [row["scan_id"], row["group"], what, ml, f"{words_of(score)} {row[score]:.4f}", p]
+    return [row["scan_id"], row["group"], what, ml, f"{words_of(score)} {row[score]:.4g}", p]
 
 
 def scan_rows(page: Page) -> tuple[list[str], list[dict[str, Any]]]:
@@ -122,10 +123,11 @@ def scan_rows(page: Page) -> tuple[list[str], list[dict[str, Any]]]:
         lesions=lesions.map(lambda found: ";".join(word for word in found if word not in FAULTS)),
         fault=lesions.map(lambda found: ";".join(word for word in found if word in FAULTS)),
     ).sort_values(score, ascending=False)
-    columns = [c for c in COLUMNS if c in shown]
-    columns = [c for c in columns if c not in ("fault", UNLIKE) or (shown[c] != "").any()]
+    described = [c for c in COLUMNS if c in shown and (shown[c] != "").any()]
     first = [score, *([P_VALUE] if P_VALUE in shown else [])]
-    distances = list(dict.fromkeys([*first, "total", *page.metrics["results"]["part"]]))
+    distances = [c for c in dict.fromkeys(["total", *page.metrics["results"]["part"]]) if c not in first]
+    judged = ["at threshold"] if page.flagged is not None else []
+    differs = UNLIKE in shown and (shown[UNLIKE] != "").any()  # the longest text stands last
     rows = []
     for row in shown.to_dict("records"):
         outcome = found(row["label"], row["flagged"]) if page.flagged is not None else ""
@@ -135,13 +137,16 @@ def scan_rows(page: Page) -> tuple[list[str], list[dict[str, Any]]]:
                 "title": " · ".join(p for p in (*parts(row, score), outcome) if p),
                 "thumbnail": page.thumbnails.get(row["scan_id"], ""),
                 "cells": [
-                    *(str(row[c]).replace(";", "; ") for c in columns),
+                    row["scan_id"],
+                    *([outcome] if judged else []),
+                    *(f"{row[c]:.4g}" for c in first),
+                    *(str(row[c]).replace(";", "; ") for c in described),
                     *(f"{row[c]:.4g}" for c in distances),
-                    *([outcome] if page.flagged is not None else []),
+                    *([row[UNLIKE]] if differs else []),
                 ],
             }
         )
-    return [*columns, *distances, *(["at threshold"] if page.flagged is not None else [])], rows
+    return ["scan_id", *judged, *first, *described, *distances, *([UNLIKE] if differs else [])], rows
 
 
 def script_safe(text: str) -> Markup:

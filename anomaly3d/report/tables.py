@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anomaly3d.evaluation.metrics import as_text
+from anomaly3d.evaluation.metrics import as_text, whole_percent
 from anomaly3d.scans.manifest import TRUTH
 
 ROLES = {"method": "", "trivial": "Control: ", "upper": "Upper control: ", "oracle": "Oracle: "}
@@ -108,7 +108,7 @@ def unlike(metrics: dict[str, Any]) -> Table:
         "Unlike the training scans",
         "Test scans whose noise, slices, values by depth or fit to the template lie outside of what was trained with: "
         "their scores tell of the scanner rather than of the head. The table of scans says in what they differ.",
-        ("Cohort", "Scans"),
+        ("Cohort", "Unlike, of normal and abnormal scans"),
         [(cohort, percent(found)) for cohort, found in metrics.get("unlike_training", {}).items()],
     )
 
@@ -142,7 +142,7 @@ def recall(metrics: dict[str, Any]) -> Table:
 
 def false_positives(metrics: dict[str, Any]) -> Table:
     found = metrics.get("false_positives_by", {})
-    rows = [("all", percent(found["all"]))] if found else []
+    rows = [("all", percent(found["all"]))] if found and found["all"]["n"] else []
     for stratum in ("site", "age", "sex"):
         rows += [(f"{stratum}: {name}", percent(s)) for name, s in found.get(stratum, {}).items()]
     return Table("False positives at the locked threshold", "", ("Healthy test scans", "Flagged"), rows)
@@ -153,7 +153,7 @@ def conformal(metrics: dict[str, Any]) -> Table:
         "Conformal p-values",
         "The promise is marginal, over calibration sets and scans of the same kind; it is void at another site.",
         ("Site", "At most", "Healthy test scans with so small a p-value"),
-        [(c["site"], f"{c['nominal']:.0%}", percent(c["realised"])) for c in metrics.get("conformal", [])],
+        [(c["site"], whole_percent(c["nominal"]), percent(c["realised"])) for c in metrics.get("conformal", [])],
     )
 
 
@@ -185,7 +185,7 @@ def localization(metrics: dict[str, Any]) -> Table:
             f"{as_text(entry['ap'])}, chance {entry['chance_ap']['value']:.3f}",
             as_text(entry["dice"]) if "dice" in entry else "none",
             percent(entry["found"]) if "found" in entry else "none",
-            f"{entry['n_scans']}, {entry['n_vanished']} vanish",
+            str(entry["n_scans"]) + (f"; gone in {entry['n_vanished']} more" if entry["n_vanished"] else ""),
         )
         for mask in TRUTH
         for name, entry in found.get(mask, {}).items()
@@ -240,7 +240,7 @@ def without_each(score: dict[str, Any]) -> str:
 
 
 def choice(metrics: dict[str, Any]) -> Table:
-    score = metrics["score"]
+    score, oracle = metrics["score"], metrics["score"]["oracle_test_auc"]
     return Table(
         "Scores",
         f"Thresholds belong to {score['chosen']}, "
@@ -250,12 +250,17 @@ def choice(metrics: dict[str, Any]) -> Table:
             else "chosen by how well healthy validation scans are told from the same scans with something pasted in; "
             "another score replaces A(x), total, only where it is better beyond chance. "
         )
-        + f"What is usual in its maps was measured on {score['healthy_scans']} healthy scans. The test AUC of each "
-        f"score is an oracle; Spearman's correlation with the ranking by pasted anomalies: {score['agreement']}. "
-        f"Chosen without one kind of them, on that kind: {without_each(score)}.",
-        ("Score", "AUC, pasted anomalies", "Test AUC [95 %], oracle"),
+        + f"What is usual in its maps was measured on {score['healthy_scans']} healthy scans. "
+        + (
+            "The test AUC of each score is an oracle; Spearman's correlation with the ranking by pasted anomalies: "
+            f"{score['agreement']}. "
+            if oracle
+            else ""
+        )
+        + f"Chosen without one kind of them, on that kind: {without_each(score)}.",
+        ("Score", "AUC, pasted anomalies", *(["Test AUC [95 %], oracle"] if oracle else [])),
         [
-            (name, f"{value:.3f}", as_text(score["oracle_test_auc"][name]) if score["oracle_test_auc"] else "")
+            (name, f"{value:.3f}", *([as_text(oracle[name])] if oracle else []))
             for name, value in score["pseudo_auc"].items()
         ],
     )

@@ -15,11 +15,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from anomaly3d.evaluation.metrics import whole_percent
 from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.preprocessing.scan import read_transform
 from anomaly3d.report.build import view_of
 from anomaly3d.report.contact_sheet import as_text, in_limits
-from anomaly3d.report.figures import words_of
+from anomaly3d.report.figures import capital, words_of
 from anomaly3d.report.page import render
 from anomaly3d.report.viewer import BUDGET, SCANS, Shown, eight_bits, pack, thumbnail
 from anomaly3d.runs.folder import Trained
@@ -35,7 +36,7 @@ from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import say, track
 
 CLUSTERS = "clusters.csv"  # beside them, where clusters are told apart: name, ml, p_value, peak ..., and x, y, z in mm
-COLUMNS = {"name": "Cluster", "ml": "ml", "p_value": "p", "peak": "peak, healthy spreads", "mean_value": "mean value"}
+COLUMNS = ("name", "ml", "p_value", "peak", "mean_value")  # of them in the page
 PICTURES = "viewer.json"  # beside a scan's maps: what the page shows of it
 VOXELS = 1.5e6  # of a scan in the page, which makes thin slices thicker
 NO_MASKS = {"lesion_mask": "", "mass_effect_mask": ""}  # of new scans nothing true is known
@@ -135,7 +136,10 @@ def write_worklist(path: Path, about: Worklist) -> None:
     columns, scans = worklist_rows(table, about.preprocessor, quality, kept)
     volumes = fitting({scan_id: pictures["volumes"] for scan_id, pictures in kept.items()})
     for scan in scans:
-        scan["clusters"] = cluster_rows(path.parent / scan["id"] / CLUSTERS, volumes.get(scan["id"]))
+        file = path.parent / scan["id"] / CLUSTERS
+        scan["clusters"] = cluster_rows(file, volumes.get(scan["id"]))
+        if file.exists() and not scan["clusters"]:
+            scan["sentences"].append("No cluster lies beyond the voxel threshold.")
     render(
         path,
         "worklist.html",
@@ -147,15 +151,16 @@ def write_worklist(path: Path, about: Worklist) -> None:
         title=about.trained.lineage["title"],
         source=about.trained.source,
         verdict=in_short(table),
-        threshold=threshold_text(about.locked),
-        unlike=bool(table[UNLIKE].any()),
+        threshold=threshold_text(about.locked, several_calls(table)),
+        unlike=bool((table[UNLIKE].astype(bool) & (table[IN_SCOPE] == "True")).any()),
         outside=bool((table[IN_SCOPE] == "False").any()),
         discoveries="discovery" in columns,
         images=about.images,
         pictures=bool(kept),
         columns=columns,
         scans=scans,
-        cluster_columns=COLUMNS.values(),
+        ranked=(table["p_value"] != "").any(),
+        cluster_columns=["Cluster", "ml", "p", "peak, healthy spreads", mean_of(about.preprocessor)],
         made=[{"phase": about.trained.stage, **about.trained.lineage}],
     )
 
@@ -188,6 +193,8 @@ def outcome(row: Mapping[Any, Any]) -> str:
         return "cannot be used"
     if row["verdict"] == "rejected":
         return "set aside"
+    if row[LEARNED_IN]:
+        return "learned from"
     if row["p_value"] == "":
         return "scored"
     return {"True": "flagged", "False": "not flagged"}.get(row["flagged"], "no threshold")
@@ -197,17 +204,18 @@ def sentences(row: Mapping[Any, Any]) -> list[str]:
     """The same in sentences."""
     score = row["score_name"] or "total"
     value = row["score"] or row.get("total", "")
-    rated = f"{words_of(score)} {float(value):.4g}" if value else ""
+    rated = f"{capital(words_of(score))} {float(value):.4g}" if value else ""
     if row["verdict"] == "unreadable":
         return [f"It cannot be used: {row['reasons']}."]
     if row["verdict"] == "rejected":
         said = [f"Quality control sets it aside: {row['reasons']}."]
         if rated:
-            said.append(f"Its score ({rated}) is outside of what the detector was made for: no threshold holds for it.")
+            said.append(f"{rated}, outside of what the detector was made for: no threshold holds for it.")
         return said
     if row["p_value"]:
         p = float(row["p_value"])
-        said = [f"{rated}; a healthy scan scores as high with a chance of {p:.1%} at most (p = {p:.3f})."]
+        rarely = f"a healthy scan scores as high with a chance of {100 * p:.2g} % at most"
+        said = [f"{rated}; {'most healthy scans score as high' if p > 0.5 else rarely} (p = {p:.3f})."]
         if row["discovery"] == "True":
             said.append("It also stands out among all scans of its call.")
     elif row[LEARNED_IN]:
@@ -224,22 +232,38 @@ def sentences(row: Mapping[Any, Any]) -> list[str]:
 def in_short(table: pd.DataFrame) -> str:
     """How many scans came out how, in a sentence."""
     counts = table.apply(outcome, axis=1).value_counts()
-    words = {"set aside": "set aside by quality control", "no threshold": "scored, too few healthy scans to flag any"}
-    order = ("flagged", "not flagged", "no threshold", "scored", "set aside", "cannot be used")
+    words = {
+        "set aside": "set aside by quality control",
+        "no threshold": "scored, too few healthy scans to flag any",
+        "learned from": "without a p-value, since the run learned from it",
+    }
+    order = ("flagged", "not flagged", "no threshold", "scored", "learned from", "set aside", "cannot be used")
     parts = [f"{counts[name]} {words.get(name, name)}" for name in order if name in counts]
     return f"{len(table)} {'scan' if len(table) == 1 else 'scans'}: {', '.join(parts)}."
 
 
-def threshold_text(locked: Calibration | None) -> str:
-    """Which threshold flags, and on whom it was set."""
+def several_calls(table: pd.DataFrame) -> bool:
+    """Whether its scans were judged by more than one score, site or model."""
+    return any(table[column][table[column] != ""].nunique() > 1 for column in ("score_name", "site", "model"))
+
+
+def threshold_text(locked: Calibration | None, several: bool = False) -> str:
+    """Which threshold flags, and on whom it was set.
+
+    Args:
+        several: earlier calls flagged by others.
+    """
     if locked is None:
         return "No threshold is known: the run's cohort has no calibration split, or it has not been evaluated."
     whose = "the run's own calibration split" if locked.site == "own" else f"the site {locked.site}"
     count = f"{len(locked.scores)} healthy scan{'s' * (len(locked.scores) != 1)} of {whose}"
+    rate = whole_percent(locked.rate)
     if not locked.possible:
-        return f"P-values are among {count}; a threshold at {locked.rate:.0%} takes {locked.fewest} subjects."
-    flagged = f"Flagged are scans whose {words_of(locked.score)} is at least {locked.threshold:.4g}"
-    return f"{flagged}, which {locked.rate:.0%} of healthy scans may reach; set, like the p-values, on {count}."
+        return f"P-values are among {count}; a threshold at {rate} takes {locked.fewest} subjects."
+    first = "In the last call, flagged are scans" if several else "Flagged are scans"
+    flagged = f"{first} whose {words_of(locked.score)} is at least {locked.threshold:.4g}"
+    set_on = f"{flagged}, which {rate} of healthy scans may reach; set, like the p-values, on {count}."
+    return f"{set_on} Scans of earlier calls keep what theirs said." if several else set_on
 
 
 def worklist_rows(
@@ -253,15 +277,20 @@ def worklist_rows(
     Args:
         quality: rows of ``quality.csv`` and ``kept`` pictures, by ``scan_id``.
     """
-    said = [c for c in ("discovery", UNLIKE) if (table[c] != "").any()]
-    said += [c for c in ("site", "model") if table[c][table[c] != ""].nunique() > 1]
+    said = ["discovery"] if (table["discovery"] != "").any() else []
+    said += [c for c in ("score_name", "site", "model") if table[c][table[c] != ""].nunique() > 1]
+    said += [UNLIKE] if (table[UNLIKE] != "").any() else []  # the longest text stands last
     scores = [str(c) for c in table if c not in TEXT]
-    chosen = sorted(set(table["score_name"]) - {"", "total"})
-    numbers = [c for c in ("p_value", *(["score"] if chosen else []), *scores) if (table[c] != "").any()]
+    chosen = sorted(set(table["score_name"]) - {""})
+    shown = ["score"] if chosen and chosen != ["total"] else []
+    numbers = [c for c in ("p_value", *shown, *scores) if (table[c] != "").any()]
     rows = []
     for row in table.to_dict("records"):
         known = quality.get(row["scan_id"], {})
-        told = [*sentences(row), *filter(None, [known.get("read_as", "")])]
+        told = [
+            *sentences(row),
+            *(f"{capital(text)}." for text in filter(None, [known.get("read_as", "").rstrip(".")])),
+        ]
         rows.append(
             {
                 "id": row["scan_id"],
@@ -288,6 +317,11 @@ def worklist_rows(
     ], rows
 
 
+def mean_of(preprocessor: Preprocessor) -> str:
+    """What ``mean_value`` of a cluster is, which is of the scan as it is stored."""
+    return f"mean, {preprocessor.unit}" if preprocessor.stored is np.int16 else "mean signal"
+
+
 def cluster_rows(file: Path, volumes: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """A scan's clusters in the file's order, each with its cells, and its centre as a voxel of the scan in the page,
     empty where that is not in it."""
@@ -298,7 +332,7 @@ def cluster_rows(file: Path, volumes: Mapping[str, Any] | None) -> list[dict[str
             affine, shape = np.vstack([volumes["own"]["affine"], [0, 0, 0, 1]]), np.array(volumes["own"]["shape"])
             centre = nib.affines.apply_affine(np.linalg.inv(affine), [float(row[axis]) for axis in "xyz"])
             place = np.rint(centre).astype(int).clip(0, shape - 1).tolist()
-        numbers = (row.get(column, "") for column in list(COLUMNS)[1:])
+        numbers = (row.get(column, "") for column in COLUMNS[1:])
         cells = [row["name"], *(f"{float(number):.3g}" if number else "" for number in numbers)]
         rows.append({"cells": cells, "place": place})
     return rows

@@ -128,7 +128,8 @@ def find_trained(run: Path) -> list[Trained]:
 
 
 def choose_trained(run: Path, detector: str | None) -> Trained:
-    """The most trained stage of a detector of a run; of the only method, or the first by name, where none is named.
+    """The most trained stage of a detector of a run; where none is named of the first method by name, or of a run
+    without a method the one that was trained first, before ``evaluate`` fitted controls beside it.
 
     Raises:
         UserError: the run holds no such detector.
@@ -137,7 +138,7 @@ def choose_trained(run: Path, detector: str | None) -> Trained:
     if detector is not None:
         ready = [t for t in ready if t.name == detector]
     methods = [t for t in ready if t.lineage["role"] == "method"]
-    if chosen := (methods or ready)[:1]:
+    if chosen := methods or sorted(ready, key=lambda t: t.lineage["made_with"]["date"]):
         return chosen[0]
     wanted = f"no {detector}" if detector else "no trained detector"
     train = f"'python -m anomaly3d.train{f' detector={detector}' if detector else ''} run={run.name}'"

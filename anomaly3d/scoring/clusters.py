@@ -58,7 +58,7 @@ def own_grid_clusters(
 
     Args:
         own: of ``own_grid_maps``.
-        smallest_ml: on the prepared grid; smaller ones are left out.
+        smallest_ml: on both grids; smaller ones are left out.
     """
     name = standardised_name(RESIDUAL)
     level = calibration.voxel_thresholds.get(name)
@@ -73,6 +73,10 @@ def own_grid_clusters(
     back = resample(spread, original.affine, original.shape[:3], np.linalg.inv(found.mni_to_scan), order=0).astype(int)
     z = np.asarray(own[name].dataobj)
     drawn = np.where((np.abs(z) >= level) & large[back], back, 0)
+    voxel_ml = abs(np.linalg.det(original.affine[:3, :3])) / 1000
+    ml = np.bincount(drawn.ravel(), minlength=len(mass) + 1) * voxel_ml
+    ml[0] = 0
+    drawn = np.where(ml[drawn] >= smallest_ml, drawn, 0)
     kept = np.unique(drawn[drawn > 0])  # the heaviest first
     number = np.zeros(len(mass) + 1, np.int16)
     number[kept] = np.arange(1, len(kept) + 1)
@@ -92,7 +96,7 @@ def own_grid_clusters(
         row = {
             "cluster": label,
             **describe(points, depth[tuple(here.T)]),
-            "ml": where.sum() * abs(np.linalg.det(original.affine[:3, :3])) / 1000,
+            "ml": ml[mass_rank],
             "p_value": rare[mass_rank - 1],
             "mass": mass[mass_rank - 1],
             "peak": inside[np.abs(inside).argmax()],

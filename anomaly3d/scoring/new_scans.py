@@ -126,7 +126,7 @@ def with_brain(prepared: PreparedCohort) -> PreparedCohort:
 def judge(new: NewScans, trained: Trained, site: str, workers: Workers, learned: Collection[str]) -> pd.DataFrame:
     """The scores with the columns ``JUDGED``, if a threshold is known.
 
-    ``flagged`` holds for one scan; ``discovery`` for the batch: of all discoveries, at most ``FALSE_DISCOVERIES`` are
+    ``flagged`` holds for one scan; ``discovery`` for a batch of several: of all, at most ``FALSE_DISCOVERIES`` are
     expected to be healthy (Benjamini-Hochberg). Scans that quality control rejects have the score alone, because
     healthy scans like them were not measured, and so have those that the run ``learned`` from and, where the healthy
     spread follows age, those of unknown age.
@@ -140,6 +140,8 @@ def judge(new: NewScans, trained: Trained, site: str, workers: Workers, learned:
     flags = calibration.flags(scores)
     p = pd.Series(calibration.p_values(scores.to_numpy(float)), scores.index)
     found = pd.Series(discoveries(p[inside].to_numpy(), FALSE_DISCOVERIES), p.index[inside])
+    if len(found) < 2:
+        found = found[:0]  # one scan stands out among nobody
     return new.table.assign(
         score_name=calibration.score,
         score=scores,

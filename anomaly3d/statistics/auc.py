@@ -207,7 +207,8 @@ def compare_auc(
         return Difference(value, -1.0, 1.0, 1.0)
     spread = np.sqrt(max(variance, 0.0))
     p = float(2 * norm.sf(abs(value) / spread)) if spread > 1e-12 else 1.0
-    return Difference(value, value - Z95 * spread, value + Z95 * spread, p)
+    low, high = np.clip([value - Z95 * spread, value + Z95 * spread], -1, 1).tolist()
+    return Difference(value, low, high, p)
 
 
 def bootstrap_difference(

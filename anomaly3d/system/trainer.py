@@ -57,9 +57,10 @@ def describe_trainer(options: Mapping[str, Any], processes: int) -> str:
         processes: on all machines.
     """
     cuda = on_gpu(options)
-    where = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    where = torch.cuda.get_device_name() if cuda else f"CPU, {threads} thread{'s' * (threads != 1)}"
     layout = str(memory_format(torch.device("cuda" if cuda else "cpu"))).removeprefix("torch.")
-    return f"{where}, {options['precision']}, {layout}, {processes} process(es)"
+    return f"{where}, {options['precision']}, {layout}, {processes} process{'es' * (processes != 1)}"
 
 
 def close_process_group() -> None:

@@ -76,7 +76,7 @@ def test_locked_and_oracle_thresholds_are_told_apart(table, calibration):
 def test_too_few_calibration_scans_allow_no_threshold(table):
     few = Calibration("own", "total", 0.1, [0.1], 0.01, {})
     point = operating_points(table, ["total"], [few])[0]
-    assert "10% takes 9" in point["rule"]
+    assert "10 % takes 9" in point["rule"]
     assert point["threshold"] is None
     for name in ("recall", "specificity", "accuracy", "precision"):
         assert point[name]["value"] is None  # not 0 %: nothing was decided

@@ -105,7 +105,8 @@ def test_recall_against_volume_counts_every_scan_once(table, calibration):
 
 def test_the_promise_is_drawn_for_each_site(table, calibration):
     figure = conformal_figure(table, calibration)
-    assert [t.split(",")[0] for t in texts(figure)] == ["as promised", "site A", "site B"]
+    labels = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert [t.split(",")[0] for t in labels] == ["as promised", "site A", "site B"]
     plt.close(figure)
 
 

@@ -85,21 +85,48 @@ def test_the_page_says_what_is_known_of_each_scan(results, about):
     write_worklist(results / "report.html", about)
     page = (results / "report.html").read_text()
     assert "5 scans: 1 flagged, 2 not flagged, 1 set aside by quality control, 1 cannot be used." in page
-    assert "at least 18, which 10% of healthy scans may reach; set, like the p-values, on 19 healthy scans" in page
+    assert "at least 18, which 10 % of healthy scans may reach; set, like the p-values, on 19 healthy scans" in page
     assert re.findall(r'<tr data-id="([^"]*)"', page) == ["a", "c", "b", "&lt;i&gt;", "gone"]
     assert "<i>" not in page.split('<script type="application/json"')[0]
     told = dict(re.findall(r'<p class="details[^>]* data-id="([^"]*)" hidden>(.*?)</p>', page))
     assert "p = 0.020" in told["a"]
     assert "was overruled: noisy" in told["a"]
     assert "unlike the training scans, so its score may tell of the scanner: noise_hu 9" in told["a"]
-    assert told["a"].endswith("series 2 of 3")
-    assert "score (A(x) 9) is outside of what the detector was made for" in told["&lt;i&gt;"]
+    assert told["a"].endswith("Series 2 of 3.")
+    assert "A(x) 9, outside of what the detector was made for" in told["&lt;i&gt;"]
     assert told["gone"] == "It cannot be used: text."
     quality = page.split('<div class="details" data-id="a"')[1].split("</div>")[0]
     assert re.search(r'<tr class="out"><td [^>]*>noise_hu</td><td>13.01</td><td>at most 10</td>', quality)
     assert re.search(r"<tr><td [^>]*>slices</td><td>40</td>", quality)
     assert re.search(r'<tr class="out"><td [^>]*>turn_deg</td><td>not measured</td>', quality)
     assert page.count("PNGa") == page.count("PNGb") == 1
+
+
+def test_scans_of_several_calls_say_by_which_score_and_threshold(results, about):
+    scores = worklist.read_text(results / "scores.csv")
+    scores.loc[scores["scan_id"] == "a", ["score_name", "score", "site"]] = ["peak", "2.5", "utrecht"]
+    scores.to_csv(results / "scores.csv", index=False)
+    write_worklist(results / "report.html", about)
+    page = (results / "report.html").read_text()
+    assert "In the last call, flagged are scans whose A(x) is at least 18" in page
+    assert "Scans of earlier calls keep what theirs said." in page
+    heads = re.findall(r"<th><button>([^<]*)</button>", page)
+    row = re.findall(r"<td[^>]*>([^<]*)</td>", page.split('<tr data-id="a"')[1].split("</tr>")[0])[-len(heads) :]
+    told = dict(zip(heads, row, strict=True))
+    assert (told["score"], told["score_name"], told["site"]) == ("2.5", "peak", "utrecht")
+    assert "peak" not in heads
+
+
+def test_what_the_run_learned_from_is_counted_apart_and_no_cluster_is_said(results, about):
+    scores = worklist.read_text(results / "scores.csv")
+    scores.loc[scores["scan_id"] == "b", ["p_value", "flagged", "learned_in"]] = ["", "", "train"]
+    scores.to_csv(results / "scores.csv", index=False)
+    (results / "a" / "clusters.csv").write_text("name,ml,p_value,peak,mean_value,x,y,z\n")
+    write_worklist(results / "report.html", about)
+    page = (results / "report.html").read_text()
+    assert "1 without a p-value, since the run learned from it" in page
+    told = dict(re.findall(r'<p class="details[^>]* data-id="([^"]*)" hidden>(.*?)</p>', page))
+    assert [name for name, text in told.items() if "No cluster lies beyond" in text] == ["a"]
 
 
 def test_scans_stay_out_where_they_are_not_wanted_and_beyond_the_budget(results, about, monkeypatch):
@@ -123,7 +150,7 @@ def test_scans_stay_out_where_they_are_not_wanted_and_beyond_the_budget(results,
     [
         ({"p_value": "", "flagged": ""}, "no threshold is known"),
         ({"p_value": "", "flagged": "", "learned_in": "train"}, "in its train split: no p-value holds"),
-        ({"score_name": "peak", "score": "2.5"}, "peak 2.5; a healthy scan scores as high with a chance of 50.0%"),
+        ({"score_name": "peak", "score": "2.5"}, "Peak 2.5; a healthy scan scores as high with a chance of 50 %"),
         ({"verdict": "rejected", "reasons": "cut", "total": "", "score": ""}, "Quality control sets it aside: cut."),
     ],
 )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -100,6 +102,21 @@ def test_clusters_lie_on_the_scan_with_their_names_volumes_and_p_values(scan):
         pytest.approx(2 / 5 if table["mass"][1] <= 30 else 1 / 5),
         pytest.approx(2 / 5),
     ]
+
+
+def test_no_cluster_is_smaller_on_the_scan_than_asked_for(scan):
+    """The lump in the cerebellum has more ml on the prepared grid than on the scan, whose head is smaller."""
+    original, found = scan
+    small = replace(found, mni_to_scan=found.mni_to_scan @ np.diag([0.8, 0.8, 0.8, 1]))
+    maps = own_grid_maps(original, small, Preprocessor())
+    every = own_grid_clusters(original, small, maps, calibration(), 0.3).table
+    assert len(every) == 2
+    prepared = (found.maps["standardised"] == -5).sum() * 0.027
+    between = (every["ml"].min() + prepared) / 2
+    assert every["ml"].min() < between < prepared
+    made = own_grid_clusters(original, small, maps, calibration(), between)
+    assert made.table["name"].tolist() == ["left frontal"]
+    assert set(np.unique(np.asarray(made.labels.dataobj))) == {0, 1}
 
 
 def test_what_is_not_known_is_left_empty(scan):

@@ -48,7 +48,9 @@ def test_networks_that_are_told_age_and_sex_get_those_of_the_scan(tiny_run, plac
     detector.save(model)
     scan = sorted(tiny_run.parents[1].glob("data/raw/phantom-*/ct/subdural*"))[0]
     table = tmp_path / "table.csv"
-    table.write_text(f"scan_id,subject_id,image,label,split,age,sex\nold,a,{scan},0,test,81,F\nnobody,b,{scan},0,test,,\n")
+    table.write_text(
+        f"scan_id,subject_id,image,label,split,age,sex\nold,a,{scan},0,test,81,F\nnobody,b,{scan},0,test,,\n"
+    )
     assert score.main(["run=told", *places, f"manifest={table}", f"out={tmp_path / 'out'}"]) == 0
     by_command = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id")["total"]
     scorer = anomaly3d.Scorer.from_run(run, data_dir=places[0].split("=")[1])

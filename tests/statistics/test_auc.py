@@ -217,6 +217,12 @@ def test_a_class_of_one_scan_proves_nothing():
     assert 0 <= estimate.low < estimate.value < estimate.high <= 1
 
 
+def test_a_difference_of_aucs_lies_between_minus_one_and_one():
+    labels = np.array([0, 0, 1, 1, 1])
+    difference = compare_auc(labels, np.array([0.0, 1, 2, 3, 0.5]), np.array([3.0, 2, 1, 2.5, 0]))
+    assert -1 <= difference.low < difference.value < difference.high == 1
+
+
 def test_a_share_of_single_scans_has_wilsons_interval():
     hits = np.array([True, True, False, True])
     found = share(hits, np.arange(4))

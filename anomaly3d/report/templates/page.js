@@ -22,7 +22,7 @@ const applyFilter = () => {
     row.hidden = !words.every((word) => text.includes(word));
     shown += row.hidden ? 0 : 1;
   }
-  find("count").textContent = `${shown} of ${rows.length} scans`;
+  find("count").textContent = `${shown} of ${rows.length} scan${rows.length === 1 ? "" : "s"}`;
 };
 find("filter").addEventListener("input", applyFilter);
 applyFilter();
@@ -100,10 +100,11 @@ const told = (value) => value.toFixed(scans.half < 20 ? 1 : 0);
 function tell({ values, mm }) {
   if (values.length < 4) return;
   const [image, reconstruction, residual] = values.map((v) => v.value);
-  const difference = OWN ? residual : image - reconstruction; // the scan is finer than what the detector saw of it
+  const difference = OWN ? residual : image - reconstruction;
+  const seen = OWN && residual ? ` (${told(reconstruction + residual)} as the detector saw it, which is coarser)` : "";
   const deviation = find("deviation") ? `, ${values[3].value.toFixed(1)} healthy spreads` : "";
   const place = [...mm].slice(0, 3).map((v) => Math.round(v)).join(", ");
-  find("values").textContent = `${LAYERS[0].name} ${told(image)} ${scans.unit}, reconstruction ${told(reconstruction)}, residual ${told(difference)}${deviation}, at ${place} mm (${OWN ? "of the scan" : "MNI"})`;
+  find("values").textContent = `${LAYERS[0].name} ${told(image)} ${scans.unit}${seen}, reconstruction ${told(reconstruction)}, residual ${told(difference)}${deviation}, at ${place} mm (${OWN ? "of the scan" : "MNI"})`;
 }
 
 async function show(id) {
@@ -119,7 +120,7 @@ async function show(id) {
   if (!dialog.open) dialog.showModal();
   if (!scan) { dialog.dataset.shown = id; return; }
   if (!viewer) {
-    viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: OWN ? 0.35 : 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: OWN ? "error" : "warn" /* gantry tilt is no fault of a scan */, isRadiologicalConvention: true });
+    viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], crosshairWidth: OWN ? 1 : 0.2, crosshairColor: [1, 1, 1, 0.6], logLevel: OWN ? "error" : "warn" /* gantry tilt is no fault of a scan */, isRadiologicalConvention: true });
     await viewer.attachToCanvas(find("canvas"));
     viewer.setSliceType(viewer.sliceTypeMultiplanar);
     viewer.addColormap("brighter", ramp(scans.red));
@@ -171,13 +172,15 @@ function step(by) {
 
 body.addEventListener("click", (event) => show(event.target.closest("tr").dataset.id));
 body.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter") return;
+  if (event.key !== "Enter" && event.key !== " ") return;
   event.preventDefault(); // else the same key presses the button that the dialog puts in focus
   show(event.target.closest("tr").dataset.id);
 });
 dialog.querySelectorAll("input").forEach((input) => input.addEventListener("input", settle));
 dialog.addEventListener("click", lookAtCluster);
 dialog.addEventListener("keydown", (event) => { if (event.key === "Enter") lookAtCluster(event); });
+dialog.addEventListener("close", () => rows.find((row) => row.dataset.id === current)?.focus());
+addEventListener("beforeprint", () => document.querySelectorAll("img").forEach((image) => { image.loading = "eager"; }));
 find("close").addEventListener("click", () => dialog.close());
 find("previous").addEventListener("click", () => step(-1));
 find("next").addEventListener("click", () => step(1));
