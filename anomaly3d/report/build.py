@@ -202,7 +202,7 @@ def save(figure: Figure, stem: Path, shown: str = ".svg") -> Path:
     figure.draw_without_rendering()  # a first pass: axes of equal scale take their size, and the second fits titles
     for suffix in (".svg", ".png"):
         with written_whole(stem.with_suffix(suffix)) as path:
-            figure.savefig(path, dpi=110, metadata={"Date": None} if suffix == ".svg" else None)
+            figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Date": None} if suffix == ".svg" else None)
         figure.set_layout_engine("none")  # what is laid out stays so: it is half of the time
     plt.close(figure)
     return stem.with_suffix(shown)
