@@ -1,8 +1,8 @@
 """Does it help that the networks are told age and sex? ``python -m experiments.beyond.person told=runs/person-film``
 
-Each run is a trained f-AnoGAN on one cohort: ``told``, ``shuffled`` (with ``shuffled.Shuffled``) and ``none``. Scans are
-scored where they are not yet, also with nothing known of them. Writes ``person.json`` and the table of ``README.md``;
-what ``person.json`` holds is not measured again.
+Each run is a trained f-AnoGAN on one cohort: ``told``, ``shuffled`` (with ``shuffled.Shuffled``) and ``none``. Scans
+are scored where they are not yet, also with nothing known of them. Writes ``person.json`` and the table of
+``README.md``; what ``person.json`` holds is not measured again.
 """
 
 from dataclasses import replace
