@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from anomaly3d.cohorts.phantom.cohort import PARTS, PhantomCohort, plan
+from anomaly3d.cohorts.phantom.draws import draw_infarct, draw_subdural
 from anomaly3d.cohorts.phantom.files import Recipe, write_phantom
 from anomaly3d.cohorts.phantom.folds import fold
 from anomaly3d.cohorts.phantom.generate import SEPTUM, best_affine, generate, total_push
-from anomaly3d.cohorts.phantom.lesions import TYPES, ExtraAxial, Place, draw_infarct, draw_subdural
+from anomaly3d.cohorts.phantom.lesions import TYPES, ExtraAxial, Place
 from anomaly3d.cohorts.phantom.postoperative import KINDS
 from anomaly3d.cohorts.phantom.scanner import acquire, draw_scan
 from anomaly3d.cohorts.phantom.subject import draw_subject

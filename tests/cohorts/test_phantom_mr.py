@@ -9,9 +9,10 @@ import torch
 from anomaly3d.atlas.head import CSF, DIPLOE, FAT, MUSCLE
 from anomaly3d.atlas.spin_echo import SEQUENCES, Relaxation, SpinEcho
 from anomaly3d.cohorts.phantom.cohort import PhantomCohort, plan
+from anomaly3d.cohorts.phantom.draws import draw_lesion
 from anomaly3d.cohorts.phantom.files import Recipe, make_volume
 from anomaly3d.cohorts.phantom.generate import MODALITIES, generate
-from anomaly3d.cohorts.phantom.lesions import Infarct, Place, WhiteMatter, draw_lesion
+from anomaly3d.cohorts.phantom.lesions import Infarct, Place, WhiteMatter
 from anomaly3d.cohorts.phantom.mr import SITES, sensitivity
 from anomaly3d.cohorts.phantom.scanner import draw_scan
 from anomaly3d.cohorts.phantom.versions import LATEST, VERSIONS

@@ -11,9 +11,10 @@ from torch import Tensor
 from anomaly3d.atlas.head import AIR, head_maps, paint_brain, paint_skull, soft_step
 from anomaly3d.atlas.spin_echo import SEQUENCES
 from anomaly3d.cohorts.phantom.ct import CT
+from anomaly3d.cohorts.phantom.draws import draw_lesion
 from anomaly3d.cohorts.phantom.fields import sample_field
 from anomaly3d.cohorts.phantom.folds import fold
-from anomaly3d.cohorts.phantom.lesions import Lesion, Place, draw_lesion
+from anomaly3d.cohorts.phantom.lesions import Lesion, Place
 from anomaly3d.cohorts.phantom.modality import Inside, Modality
 from anomaly3d.cohorts.phantom.mr import MR
 from anomaly3d.cohorts.phantom.postoperative import Surgery, draw_postoperative

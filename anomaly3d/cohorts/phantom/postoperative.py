@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from anomaly3d.atlas.head import soft_step
-from anomaly3d.cohorts.phantom.lesions import BRAIN_CENTRE, convexity
+from anomaly3d.cohorts.phantom.draws import convexity
+from anomaly3d.cohorts.phantom.lesions import BRAIN_CENTRE
 
 KINDS = ("craniectomy", "shunt")
 FLAP = 42.0  # HU: muscle, dura and scar where bone was
