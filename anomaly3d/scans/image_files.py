@@ -104,8 +104,10 @@ def reader_of(path: Path, start: bytes) -> Callable[[Path], nib.nifti1.Nifti1Ima
     if size == b"\0\0\0\x01" and path.suffix.lower() in (".mgh", ".mgz"):
         check_size(struct.unpack(">4i", start[4:20]))  # nibabel would first seek what lies behind so many voxels
         return read_mgh
-    if start.startswith(b"NRRD") or path.suffix.lower() in (".mha", ".mhd"):
-        return read_itk
+    if start.startswith(b"NRRD"):
+        return read_nrrd
+    if path.suffix.lower() in (".mha", ".mhd"):
+        return lambda path: read_itk(path)[0]
     for magic, what in OTHERS.items():
         if start.startswith(magic):
             raise UnreadableScan(f"not a scan but {what}")
@@ -223,8 +225,19 @@ def read_mgh(path: Path) -> nib.nifti1.Nifti1Image:
     return nib.nifti1.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine)
 
 
-def read_itk(path: Path) -> nib.nifti1.Nifti1Image:
-    """NRRD or MetaImage by SimpleITK, which says where voxels lie in LPS."""
+def read_nrrd(path: Path) -> nib.nifti1.Nifti1Image:
+    """NRRD, whose header must say in which directions of the patient its axes are; ITK takes them to be LPS else."""
+    image, said = read_itk(path)
+    if said.get("NRRD_space") != "left-posterior-superior":  # what ITK brings all spaces to that it knows
+        raise UnreadableScan(
+            "its NRRD header does not say where right and left are: give it a field 'space', such as "
+            "'space: left-posterior-superior', or convert the original scan to NIfTI"
+        )
+    return image
+
+
+def read_itk(path: Path) -> tuple[nib.nifti1.Nifti1Image, dict[str, str]]:
+    """NRRD or MetaImage by SimpleITK, which says where voxels lie in LPS, and what else its header says."""
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
@@ -242,4 +255,5 @@ def read_itk(path: Path) -> nib.nifti1.Nifti1Image:
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return nib.nifti1.Nifti1Image(np.asarray(sitk.GetArrayFromImage(image).T, np.float32), LPS @ affine)
+    said = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    return nib.nifti1.Nifti1Image(np.asarray(sitk.GetArrayFromImage(image).T, np.float32), LPS @ affine), said

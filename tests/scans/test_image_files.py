@@ -69,6 +69,20 @@ def test_every_format_gives_the_same_voxels_at_the_same_places(tmp_path, image, 
     is_the_image(path, orthogonal)
 
 
+def test_an_nrrd_file_must_say_where_right_and_left_are(tmp_path, image):
+    orthogonal = nib.nifti1.Nifti1Image(image.dataobj, np.diag([-2.0, -3.0, 4.0, 1.0]) + 0.0)
+    path = tmp_path / "a.nrrd"
+    save_itk(orthogonal, path)
+    written = path.read_bytes()
+    path.write_bytes(written.replace(b"space: left-posterior-superior", b"space: right-anterior-superior"))
+    turned = nib.nifti1.Nifti1Image(image.dataobj, np.diag([-1.0, -1, 1, 1]) @ orthogonal.affine)
+    is_the_image(path, turned)
+    for space in (b"space: scanner-xyz", b"space dimension: 3"):
+        path.write_bytes(written.replace(b"space: left-posterior-superior", space))
+        with pytest.raises(UnreadableScan, match="does not say where right and left are"):
+            load_image(path)
+
+
 def test_compression_is_seen_in_the_content_not_in_the_name(tmp_path, image):
     nib.save(image, tmp_path / "a.nii")
     raw = (tmp_path / "a.nii").read_bytes()
