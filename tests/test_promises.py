@@ -71,7 +71,7 @@ def test_a_new_detector(tiny_run, places, raw, tmp_path, capsys):
     assert {"balanced", "kappa_10", "peak", "edges_peak"} <= set(metrics["score"]["pseudo_auc"])
     assert set(metrics["localization"]["lesion_mask"]) == {"residual", "standardised", "edges", "edges_standardised"}
     page = (run / "evaluation" / "report.html").read_text()
-    assert "toy autoencoder of run toy-detector" in page
+    assert "Toy autoencoder of run toy-detector" in page
     row = pd.read_csv(tmp_path / "scores.csv").iloc[0]
     assert row["total"] == pytest.approx(row["error"] + row["energy"])
     original = nib.load(scan)
