@@ -87,14 +87,14 @@ def test_the_runs_own_test_scans_from_elsewhere_get_the_same_numbers(few, rows, 
     assert "2 of the split validation" in notes
     assert "Voxel thresholds leave 10 ml of a healthy brain, as in the run's own evaluation, not 5" in notes
     page = (place / "report.html").read_text()
-    assert "few on hospital-" in page
+    assert "few on phantom (hospital-" in page
     assert "of the run&#39;s own cohort" in page
     assert "  bad: unreadable: " in capsys.readouterr().out
 
 
 def test_without_calibration_labels_of_both_kinds_and_masks_it_says_what_it_cannot_say(few, rows, asked):
     bare = few.parent / "bare"
-    shutil.copytree(few, bare, ignore=shutil.ignore_patterns("pca", "evaluation*", "own.json"))
+    shutil.copytree(few, bare, ignore=shutil.ignore_patterns("pca", "evaluation*", "own.json", "utrecht.*"))
     ill = rows[(rows["split"] == "test") & (rows["label"] == "1")].head(2)
     assert evaluate.main(asked(bare, ill.assign(lesion_mask="", mass_effect_mask=""))) == 0
     assert load_calibration(choose_trained(bare, None), OWN) is None  # other files lie there, and no site's
@@ -122,7 +122,7 @@ def test_its_own_calibration_scans_set_the_thresholds_as_calibrate_does(
     place = place_of(few)
     metrics = json.loads((place / "metrics.json").read_text())
     assert metrics["thresholds_from"] == place.name
-    assert any(f"2 calibration scans of this cohort, {place.name}" in note for note in metrics["notes"])
+    assert any(f"2 calibration scans of this cohort, phantom ({place.name})" in note for note in metrics["notes"])
     write_manifest(healthy, tmp_path / "healthy.csv")
     site = [f"run={few.name}", *places, "detector=pca", "site=there", f"manifest={tmp_path}/healthy.csv"]
     assert calibrate.main([*site, "false_positive_rate=0.5", f"out={tmp_path}/out"]) == 0

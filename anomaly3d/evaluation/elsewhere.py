@@ -76,9 +76,9 @@ def at_home(trained: Trained, known: Learned, setting: Setting, options: Options
 
 
 def named(prepared: PreparedCohort) -> str:
-    """A cohort by the names that its scans have, where they are few, else by its folder."""
-    names = sorted(set(prepared.table["cohort"]) - {""})
-    return " and ".join(names) if 1 <= len(names) <= 3 else prepared.folder.parent.name
+    """A cohort by the names that its scans have, where they are few, and by its folder."""
+    names, folder = sorted(set(prepared.table["cohort"]) - {""}), prepared.folder.parent.name
+    return f"{' and '.join(names)} ({folder})" if 1 <= len(names) <= 3 else folder
 
 
 def voxels_kept(learned: Learned, options: Options) -> list[str]:

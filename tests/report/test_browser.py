@@ -150,10 +150,12 @@ def test_a_scan_opens_and_its_maps_follow_their_thresholds(page, tiny_run):
     clear = covered.max(2) - covered.min(2) <= 0.1  # what reaches 8 healthy spreads still shows
     assert clear.mean() > 0.9
     page.find_element(By.ID, "show-standardised").click()
-    time.sleep(0.5)
-    assert covered[clear].mean() == pytest.approx(
-        wait_for_canvas(page)[clear].mean(), rel=0.01
-    )  # below, a map is clear
+    for _ in range(20):  # a busy machine draws late
+        time.sleep(0.5)
+        bare = wait_for_canvas(page)[clear].mean()
+        if bare == pytest.approx(covered[clear].mean(), rel=0.01):
+            break
+    assert bare == pytest.approx(covered[clear].mean(), rel=0.01)  # below, a map is clear
     page.find_element(By.ID, "show-standardised").click()
     page.find_element(By.ID, "show-residual").click()
     many, few = moved("threshold", 4), moved("threshold", 34)
@@ -174,7 +176,8 @@ def test_a_new_scan_opens_in_its_own_space(browser, tiny_run, places, tmp_path):
     shot = wait_for_canvas(browser)
     assert (shot.min(2) > 0.9).mean() > 0.01  # the skull
     said = re.fullmatch(
-        r"scan (-?\d+) HU, reconstruction -?\d+, residual (-?\d+), (-?\d+\.\d) healthy spreads, at .* \(of the scan\)",
+        r"scan (-?\d+) HU(?: \(-?\d+ as the detector saw it, which is coarser\))?, "
+        r"reconstruction -?\d+, residual (-?\d+), (-?\d+\.\d) healthy spreads, at .* \(of the scan\)",
         browser.find_element(By.ID, "values").text,
     )
     shown = browser.execute_script(f"return scans.volumes['{name}']")
