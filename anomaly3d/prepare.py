@@ -45,7 +45,7 @@ def main(config: DictConfig) -> Done:
     prepared = study.prepare()
     counts = {v: len(prepared.with_verdict(v)) for v in ("accepted", "rejected", "unreadable")}
     say(f"prepared: {', '.join(f'{n} {v}' for v, n in counts.items())}; see {prepared.folder / 'quality.csv'}")
-    say(f"contact sheet: {write_contact_sheet(prepared, study.preprocessor.quality)}")
+    say(f"contact sheet: {write_contact_sheet(prepared, study.preprocessor)}")
     for verdict in counts:
         for row in prepared.with_verdict(verdict).to_dict("records"):
             if row["reasons"]:

@@ -1,7 +1,10 @@
 """``anomaly3d.prepare`` as a user types it: bad scans, a kill, a full disk."""
 
+import base64
+import io
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,7 +35,7 @@ def test_manifest_mistakes_come_before_any_work(tmp_path, capsys):
     assert not (tmp_path / "data").exists()
 
 
-def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, capsys):
+def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, capsys, ncct):
     arguments = ["dataset=folder", f"dataset.root={bad_and_good}", f"data_dir={tmp_path}/data", "workers=1"]
     arguments.append("preprocessing.registration_enough=0")
     assert prepare.main(arguments) == 3
@@ -44,6 +47,14 @@ def test_prepare_goes_on_after_a_bad_scan_and_says_so(bad_and_good, tmp_path, ca
     assert "<small>900 to 2300</small>" in page
     preview = np.asarray(Image.open(next(tmp_path.glob("data/folder-*/*/preview/good.png"))))
     assert preview.shape == (137, 113 + 113 + 137, 3)  # axial, coronal, sagittal at 1.5 mm
+    (shown,) = re.findall(r"data:image/webp;base64,([^\"]*)", page)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown))))
+    assert shown.shape == preview.shape
+    assert np.abs(shown.astype(float) - preview).mean() < 8  # of 255
+    (heading,) = re.findall(r"<h1>(folder-.*): 3 scans: (.*)</h1>", page)
+    assert sorted(heading[1].split(", ")) == ["1 accepted", "2 unreadable"]
+    out = re.findall(r'<div class="out"><dt>(\w+)</dt>', page)
+    assert out == [name for name in ncct.quality if not ncct.passes(name, quality.loc["good", name])]
     assert (preview.min(axis=2) > 250).mean() > 0.03  # the skull, which the mask leaves out, is there
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("data/folder-*/*/image/*")}
     assert len(files) == 1

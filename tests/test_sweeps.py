@@ -14,7 +14,7 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from anomaly3d import train
-from anomaly3d.cli import Done, command
+from anomaly3d.cli import Command, Done, command
 from anomaly3d.errors import UserError
 from tests.conftest import TINY, refused
 
@@ -226,3 +226,46 @@ def test_what_an_agent_of_wandb_calls_trains(tiny_run, places, monkeypatch):
     assert lineage["wandb"] == "abc123"
     assert (lineage["settings"]["seed"], lineage["settings"]["detector"]["module"]["kappa"]) == (1, 0.7)
     assert sweep["metric"]["name"] in lineage["numbers"]
+
+
+def test_a_failed_job_of_a_sweep_is_listed_and_does_not_stop_the_others(places, capsys):
+    small = [*places, *TINY, "logger=none", "trainer.fast_dev_run=true"]
+    assert train.main(["-m", "+phase=gan", *small, "run=sweep-${phase.batch}", "++phase.batch=0,2"]) == 2
+    told = capsys.readouterr()
+    assert "nothing is kept" in told.out  # the second job, after the first
+    refused_line, count, listed = told.err.splitlines()[-3:]
+    assert refused_line.startswith("error: phase.batch=0: ")
+    assert count == "1 of 2 jobs failed, for the reasons above:"
+    assert "++phase.batch=0" in listed
+    assert "run=sweep-" in listed
+
+    assert train.main(["-m", "+phase=gan,encoder", *small, "run=chain", "++phase.batch=0,2"]) == 2
+    told = capsys.readouterr()
+    assert "nothing is kept" not in told.out  # what comes after a failed phase may build on it
+    assert told.err.count("an earlier job of run=chain failed") == 3
+    assert "4 of 4 jobs failed" in told.err
+
+    def fails(config):
+        raise ZeroDivisionError(config.seed)
+
+    broken = command("train")(fails)
+    assert (
+        broken(["-m", "seed=4,5", "run=sweep-${seed}", *small]) == 1
+    )  # an error of ours: shown, and the next job begins
+    told = capsys.readouterr().err
+    assert [f"ZeroDivisionError: {seed}" in told for seed in (4, 5)] == [True, True]
+    assert "2 of 2 jobs failed" in told
+    with pytest.raises(ZeroDivisionError):
+        broken(["seed=4", *small])
+
+
+def test_a_sweep_gets_the_number_it_optimises(places, monkeypatch):
+    values = []
+    monkeypatch.setattr(Command, "job", lambda self, config, job=Command.job: values.append(job(self, config)))
+    dry = ["run=sweep", *places, *TINY, "logger=none", "+phase=gan", "optimized_metric=gan/val_wasserstein"]
+    assert train.main([*dry, "optimized_metric=gan/val_loss"]) == 2
+    assert train.main([*dry, "overwrite=true"]) == 0
+    history = json.loads((Path(places[1].split("=")[1]) / "sweep/fanogan/gan/health.json").read_text())
+    assert history["history"]
+    value = json.loads((Path(places[1].split("=")[1]) / "sweep/fanogan/gan/lineage.json").read_text())["numbers"]
+    assert float(values[-1]) == values[-1].value == value["gan/val_wasserstein"]

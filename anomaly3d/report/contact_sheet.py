@@ -8,7 +8,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
-from anomaly3d.preprocessing.base import Limits
+from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.preprocessing.cohort import TEXT, PreparedCohort
 from anomaly3d.scans.nifti import spacing_of, voxels
 from anomaly3d.scans.volume import outlined
@@ -44,13 +44,7 @@ def in_limits(pair: tuple[float | None, float | None]) -> str:
     return f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
 
 
-def outside(value: float, pair: tuple[float | None, float | None]) -> bool:
-    """Whether a number is beyond its limits."""
-    low, high = pair
-    return (low is not None and value < low) or (high is not None and value > high)
-
-
-def write_contact_sheet(prepared: PreparedCohort, limits: Limits) -> Path:
+def write_contact_sheet(prepared: PreparedCohort, preprocessor: Preprocessor) -> Path:
     """Write ``quality.html`` beside ``quality.csv`` of a cohort, what was set aside first; return its path."""
     folder, scans = prepared.folder, []
     numbers = [str(column) for column in prepared.quality if column not in TEXT]
@@ -66,7 +60,7 @@ def write_contact_sheet(prepared: PreparedCohort, limits: Limits) -> Path:
                 "about": " · ".join(filter(None, (row["split"], row["group"], row["lesions"].replace(";", ", ")))),
                 "read_as": row["read_as"],
                 "numbers": [as_text(row[name]) for name in numbers],
-                "out": [outside(row[name], limits.get(name, (None, None))) for name in numbers],
+                "out": [not preprocessor.passes(name, row[name]) for name in numbers],
                 "picture": picture(folder, row["scan_id"]) if there else None,
             }
         )
@@ -76,7 +70,7 @@ def write_contact_sheet(prepared: PreparedCohort, limits: Limits) -> Path:
         counts=[f"{n} {verdict}" for verdict, n in prepared.quality["verdict"].value_counts().items()],
         scans=scans,
         numbers=numbers,
-        limits=[in_limits(limits.get(name, (None, None))) for name in numbers],
+        limits=[in_limits(preprocessor.quality.get(name, (None, None))) for name in numbers],
     )
     with written_whole(folder / "quality.html") as path:
         path.write_text(page, "utf-8")

@@ -151,7 +151,7 @@ def write_worklist(path: Path, about: Worklist) -> None:
         title=about.trained.lineage["title"],
         source=about.trained.source,
         verdict=in_short(table),
-        threshold=threshold_text(about.locked, several_calls(table)),
+        threshold=threshold_text(about.locked, bool(differing(table))),
         unlike=bool((table[UNLIKE].astype(bool) & (table[IN_SCOPE] == "True")).any()),
         outside=bool((table[IN_SCOPE] == "False").any()),
         discoveries="discovery" in columns,
@@ -242,9 +242,9 @@ def in_short(table: pd.DataFrame) -> str:
     return f"{len(table)} {'scan' if len(table) == 1 else 'scans'}: {', '.join(parts)}."
 
 
-def several_calls(table: pd.DataFrame) -> bool:
-    """Whether its scans were judged by more than one score, site or model."""
-    return any(table[column][table[column] != ""].nunique() > 1 for column in ("score_name", "site", "model"))
+def differing(table: pd.DataFrame) -> list[str]:
+    """In which of score, site and model, by which they are judged, the scans of several calls differ."""
+    return [c for c in ("score_name", "site", "model") if table[c][table[c] != ""].nunique() > 1]
 
 
 def threshold_text(locked: Calibration | None, several: bool = False) -> str:
@@ -278,7 +278,7 @@ def worklist_rows(
         quality: rows of ``quality.csv`` and ``kept`` pictures, by ``scan_id``.
     """
     said = ["discovery"] if (table["discovery"] != "").any() else []
-    said += [c for c in ("score_name", "site", "model") if table[c][table[c] != ""].nunique() > 1]
+    said += differing(table)
     said += [UNLIKE] if (table[UNLIKE] != "").any() else []  # the longest text stands last
     scores = [str(c) for c in table if c not in TEXT]
     chosen = sorted(set(table["score_name"]) - {""})
@@ -287,10 +287,9 @@ def worklist_rows(
     rows = []
     for row in table.to_dict("records"):
         known = quality.get(row["scan_id"], {})
-        told = [
-            *sentences(row),
-            *(f"{capital(text)}." for text in filter(None, [known.get("read_as", "").rstrip(".")])),
-        ]
+        told = sentences(row)
+        if read_as := known.get("read_as"):
+            told.append(f"{capital(read_as)}.")
         rows.append(
             {
                 "id": row["scan_id"],

@@ -138,8 +138,8 @@ class Scorer:
         batch: Batch = {"image": x, "scan_id": [str(i) for i in range(len(x))]}
         if brains is not None:
             batch["brain"] = self.stack(brains).to(torch.uint8)
-        batch["age"] = torch.tensor([np.nan] * len(x) if ages is None else list(ages), dtype=torch.float32)
-        batch["age"] = batch["age"].to(self.device)
+        years = [np.nan] * len(x) if ages is None else ages
+        batch["age"] = torch.tensor(years, dtype=torch.float32, device=self.device)
         batch["sex"] = [""] * len(x) if sexes is None else list(sexes)
         gradients = self.module.detector.needs_gradients
         with torch.inference_mode(not gradients), torch.autocast(self.device.type, torch.bfloat16, self.rounded):

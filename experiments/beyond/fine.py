@@ -14,26 +14,23 @@ from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
-import yaml
 from sklearn.metrics import average_precision_score
 
-from anomaly3d.cli import CONF
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.evaluation.metrics import ranked
 from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.scoring import anomaly_maps
-from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, maps_of
-from anomaly3d.scoring.inference import Inference, prepared_of
+from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps
+from anomaly3d.scoring.inference import prepared_of
 from anomaly3d.scoring.scan_scores import RARE
 from anomaly3d.statistics.auc import auc, compare_auc, share
 from anomaly3d.statistics.conformal import threshold
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.workers import run_in_threads
-from experiments.beyond.kept import HERE
+from experiments.beyond.kept import HERE, scored_maps
 from experiments.scores.measure import fill, markdown
 
-TRAINER = yaml.safe_load((Path(CONF) / "trainer" / "auto.yaml").read_text())
 USUAL_SIDE = 64
 RATE = 0.1  # of healthy calibration scans that the threshold may flag
 BANDS = (0.5, 2, 10, np.inf)  # ml
@@ -53,31 +50,22 @@ def measure(run: Path, data_dir: Path) -> dict[str, Any]:
     trained = choose_trained(run, None)
     data = HeadCTDataModule(prepared_of(trained, data_dir), 8)
     data.setup()
-    inference, out = Inference(data, TRAINER), run / "evaluation" / trained.label
-    rows, maps = {}, {}
-    for split in ("validation", "calibration", "test"):
-        folder = out if split == "test" else out / split
-        inference.once(trained, split, folder, volumes=True)
-        rows[split], maps[split] = data.split(split), maps_of(data.split(split), folder)
-    test = ranked(rows["test"].reset_index(drop=True))
+    maps = scored_maps(trained, data, run / "evaluation" / trained.label)
+    healthy_rows, test = data.split("validation"), ranked(data.split("test").reset_index(drop=True))
     side = int(trained.lineage["settings"]["preprocessing"]["resolution"])
     found: dict[str, Any] = {"detector": trained.name, "side": side}
     for unit, factor in {"mm": side / USUAL_SIDE, "voxels": 1.0}.items():
         widths = {name: getattr(anomaly_maps, name) * factor for name in ("SMOOTHING", "POOLED")}
         with patch.multiple(anomaly_maps, **widths):
-            healthy = Healthy.measure(maps["validation"], rows["validation"], ())
-            jobs = [
-                (scan, row["lesion_mask"] if split == "test" else "", healthy)
-                for split in ("calibration", "test")
-                for scan, row in zip(maps[split], rows[split].to_dict("records"), strict=True)
-            ]
+            healthy = Healthy.measure(maps["validation"], healthy_rows, ())
+            jobs = [(scan, "", healthy) for scan in maps["calibration"]]
+            jobs += [(scan, lesion, healthy) for scan, lesion in zip(maps["test"], test["lesion_mask"], strict=True)]
             values = np.array(list(run_in_threads(judged, jobs, WORKERS, f"{run.name}, {unit}")))
         count = len(maps["calibration"])
-        of = dict(zip((scan.scan_id for scan in maps["test"]), values[count:].tolist(), strict=True))
         found[unit] = {
             "level": threshold(values[:count, 0], RATE),
-            "score": [float(f"{of[scan][0]:.6g}") for scan in test["scan_id"]],
-            "voxel_ap": [None if np.isnan(of[scan][1]) else round(of[scan][1], 4) for scan in test["scan_id"]],
+            "score": [float(f"{score:.6g}") for score in values[count:, 0]],
+            "voxel_ap": [None if np.isnan(ap) else round(ap, 4) for ap in values[count:, 1].tolist()],
         }
     found["scans"] = {key: test[key].tolist() for key in ("scan_id", "site", "label", "lesion_ml")}
     return found

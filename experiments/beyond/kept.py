@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from anomaly3d.scoring.anomaly_maps import Healthy, RawMaps, anomaly_maps
+from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.evaluation.metrics import ranked
+from anomaly3d.runs.folder import Trained
+from anomaly3d.scoring.anomaly_maps import Healthy, RawMaps, ScanMaps, anomaly_maps, maps_of
+from anomaly3d.scoring.inference import Inference
 from anomaly3d.scoring.scan_scores import RARE
 from anomaly3d.system.files import written_whole
+from experiments.scores.measure import TRAINER
 
 HERE = Path(__file__).parent
 
@@ -18,6 +23,16 @@ HERE = Path(__file__).parent
 def exceedance(raw: RawMaps, healthy: Healthy) -> float:
     """Of one scan."""
     return float(np.mean((np.abs(anomaly_maps(raw, healthy)["standardised"][raw.brain]) - RARE).clip(min=0)))
+
+
+def scored_maps(trained: Trained, data: HeadCTDataModule, out: Path) -> dict[str, list[ScanMaps]]:
+    """By split the maps of validation, calibration and ranked test scans, which are scored where they are not yet."""
+    inference, found = Inference(data, TRAINER), {}
+    for split in ("validation", "calibration", "test"):
+        rows, folder = data.split(split), out if split == "test" else out / split
+        inference.once(trained, split, folder, volumes=True)
+        found[split] = maps_of(ranked(rows.reset_index(drop=True)) if split == "test" else rows, folder)
+    return found
 
 
 def measured(what: str | None, name: str, measure: Callable[[Path, str, Path], dict[str, Any]]) -> dict[str, Any]:

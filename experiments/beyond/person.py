@@ -10,22 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from anomaly3d.cli import CONF
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.evaluation.metrics import ranked
 from anomaly3d.runs.folder import Trained, choose_trained
-from anomaly3d.scoring.anomaly_maps import ScanMaps, maps_of
-from anomaly3d.scoring.inference import Inference, prepared_of
+from anomaly3d.scoring.anomaly_maps import ScanMaps
+from anomaly3d.scoring.inference import prepared_of
 from anomaly3d.scoring.writer import read_scores
 from anomaly3d.statistics.auc import compare_auc
 from experiments.beyond.age import judge, told
-from experiments.beyond.kept import HERE, measured
+from experiments.beyond.kept import HERE, measured, scored_maps
 from experiments.scores.measure import fill, markdown
-
-TRAINER = yaml.safe_load((Path(CONF) / "trainer" / "auto.yaml").read_text())
-SPLITS = ("validation", "calibration", "test")
 
 
 def maps_by(trained: Trained, data_dir: Path, out: Path, known: bool) -> dict[str, list[ScanMaps]]:
@@ -35,13 +30,7 @@ def maps_by(trained: Trained, data_dir: Path, out: Path, known: bool) -> dict[st
         prepared = replace(prepared, table=prepared.table.assign(age="", sex=""))
     data = HeadCTDataModule(prepared, 8)
     data.setup()
-    inference, found = Inference(data, TRAINER), {}
-    for split in SPLITS:
-        folder = out if split == "test" else out / split
-        inference.once(trained, split, folder, volumes=True)
-        rows = data.split(split)
-        found[split] = maps_of(ranked(rows.reset_index(drop=True)) if split == "test" else rows, folder)
-    return found
+    return scored_maps(trained, data, out)
 
 
 def measure(run: Path, name: str, data_dir: Path) -> dict[str, Any]:

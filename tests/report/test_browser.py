@@ -176,17 +176,18 @@ def test_a_new_scan_opens_in_its_own_space(browser, tiny_run, places, tmp_path):
     shot = wait_for_canvas(browser)
     assert (shot.min(2) > 0.9).mean() > 0.01  # the skull
     said = re.fullmatch(
-        r"scan (-?\d+) HU(?: \(-?\d+ as the detector saw it, which is coarser\))?, "
-        r"reconstruction -?\d+, residual (-?\d+), (-?\d+\.\d) healthy spreads, at .* \(of the scan\)",
+        r"scan (-?\d+) HU \((-?\d+) as the detector saw it, which is coarser\), "
+        r"reconstruction (-?\d+), residual (-?\d+), (-?\d+\.\d) healthy spreads, at .* \(of the scan\)",
         browser.find_element(By.ID, "values").text,
     )
+    assert int(said[2]) == pytest.approx(int(said[3]) + int(said[4]), abs=1)  # each rounded by itself
     shown = browser.execute_script(f"return scans.volumes['{name}']")
     mm = np.array(shown["affine"]) @ [*shown["finding"], 1]
     maps = {kind: nib.load(out / name / f"{kind}.nii.gz") for kind in ("standardised", "residual")}
     for text, image, wide in (
         (said[1], nib.load(scan), 2),
-        (said[2], maps["residual"], 15),
-        (said[3], maps["standardised"], 1),
+        (said[4], maps["residual"], 15),
+        (said[5], maps["standardised"], 1),
     ):
         place = np.rint(nib.affines.apply_affine(np.linalg.inv(image.affine), mm)).astype(int)
         around = image.get_fdata()[tuple(slice(max(i - 1, 0), i + 2) for i in place)].clip(-20, 100)
