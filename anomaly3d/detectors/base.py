@@ -50,6 +50,7 @@ class Detector(nn.Module, ABC):
     - ``reads``: the same for all batches, also those that are scored: for oracles, and for other programs' results,
       of which ``segmentation_ml`` is a number.
     - ``parts``: names of the scores whose weighted sum ``total`` is, if it is one.
+    - ``combined``: names of scores, also of the score layer's, that together are the method's one (``combination.py``).
     - ``fewest``: training scans without which it cannot learn.
     """
 
@@ -60,6 +61,7 @@ class Detector(nn.Module, ABC):
     taught_with: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    combined: tuple[str, ...] = ()
     fewest = 1
     config: dict[str, Any]
 
@@ -119,9 +121,14 @@ class Detector(nn.Module, ABC):
         self.load_state_dict(parent.state_dict())
 
     @property
-    def fits_at_once(self) -> bool:
-        """Whether the method learns by ``fit`` and not by ``loss``."""
+    def fits(self) -> bool:
+        """Whether the method learns something by ``fit``."""
         return type(self).fit is not Detector.fit
+
+    @property
+    def fits_at_once(self) -> bool:
+        """Whether it learns by ``fit`` and not by ``loss``."""
+        return self.fits
 
     def recompute_activations(self) -> None:
         """Use less memory in training by computing activations again for gradients.

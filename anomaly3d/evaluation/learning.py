@@ -26,6 +26,7 @@ from anomaly3d.scoring.calibration import (
     healthy_file,
     refuse_unknown_ages,
 )
+from anomaly3d.scoring.combination import Reference, with_combined
 from anomaly3d.scoring.inference import Inference
 from anomaly3d.scoring.scan_scores import choose, choose_without_each, of_one_subject, rescore
 from anomaly3d.system.files import written_whole
@@ -155,6 +156,10 @@ def learn(
     together = pd.concat([table.assign(task=split) for split, table in tables.items()], ignore_index=True)
     every = [scan for split in tables for scan in maps[split]]
     found = rescore(together, every, healthy, workers, f"{trained.label}: scores", measured_on)
+    if detector.combined:
+        usual = Reference.measure(found[found["task"] == reference], detector.combined)
+        healthy = replace(healthy, reference=usual)
+        found = with_combined(found, usual, {i: [scan.scan_id for scan in scans] for i, scans in measured_on.items()})
     rescored = {s: found[found["task"] == s].drop(columns="task").reset_index(drop=True) for s in tables}
     fair = rescored[PSEUDO][rescored[PSEUDO]["lesions"].isin(detector.judged_by)]
     chosen, ranking = choose(rescored["validation"], fair)

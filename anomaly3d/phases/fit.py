@@ -15,7 +15,7 @@ DRAWN = 0  # what random numbers are for
 
 
 class FitPhase(Phase):
-    """Minimise ``detector.loss`` over all its parameters, or call ``detector.fit`` once."""
+    """Minimise ``detector.loss`` over all its parameters, or call ``detector.fit`` once, or, of an ensemble, both."""
 
     name = "fit"
     question = "Does it learn what is healthy?"
@@ -42,12 +42,12 @@ class FitPhase(Phase):
         return self.scheduled(self.make_optimizer(self.detector.parameters()))
 
     def on_train_start(self) -> None:
-        """Learn at once.
+        """Learn what is learned at once.
 
         Raises:
             UserError: too few scans.
         """
-        if not self.detector.fits_at_once:
+        if not self.detector.fits:
             return
         data = data_of(self.trainer)
         train = data.volumes(data.learns_from)

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from anomaly3d.errors import UserError
 from anomaly3d.scans.nifti import voxels
+from anomaly3d.scoring.combination import Reference
 from anomaly3d.system.files import written_whole
 
 RECONSTRUCTION, MAPS = "reconstruction", "maps"  # folders of a detector's volumes
@@ -86,7 +87,8 @@ class Healthy:
 
     Sums over ``count`` scans at each voxel ``(D, H, W)``: ``brains``, how many have brain there; ``total`` and
     ``square`` of each raw map inside the brain. ``medians`` are those of the parts of the score. ``ageing`` says by map
-    how the spread follows age, None that it does not.
+    how the spread follows age, None that it does not; ``reference`` what the scans' scores are, where several are
+    combined.
     """
 
     count: int
@@ -95,6 +97,7 @@ class Healthy:
     square: dict[str, np.ndarray]
     medians: dict[str, float]
     ageing: "dict[str, Ageing] | None" = None
+    reference: Reference | None = None
 
     @classmethod
     def measure(cls, maps: Iterable[ScanMaps], table: pd.DataFrame, parts: Sequence[str]) -> "Healthy":
@@ -114,6 +117,7 @@ class Healthy:
             {name: self.square.get(name, 0) + sign * values**2 for name, values in inside.items()},
             self.medians,
             self.ageing,
+            self.reference,
         )
 
     def without(self, scans: Iterable[ScanMaps]) -> "Healthy":
@@ -151,6 +155,9 @@ class Healthy:
         arrays = {n: a.astype(np.float32) for n, a in (arrays | {"brains": self.brains}).items()}
         if self.ageing is not None:
             arrays |= {f"ageing/{n}": np.array([a.slope, a.mean, a.spread]) for n, a in self.ageing.items()}
+        if self.reference is not None:  # in full, to be compared with scores to their last digit
+            arrays |= {f"reference/{n}": s for n, s in self.reference.scores.items()}
+            arrays["weights"] = self.reference.weights
         with written_whole(path) as beside:
             np.savez_compressed(beside, count=np.array(self.count), **arrays)  # type: ignore[arg-type]
 
@@ -174,7 +181,8 @@ class Healthy:
 
         medians = {n: float(m) for n, m in under("median").items()}
         ageing = {n: Ageing(*map(float, numbers)) for n, numbers in under("ageing").items()} or None
-        return cls(int(arrays["count"]), arrays["brains"], under("total"), under("square"), medians, ageing)
+        reference = Reference(under("reference"), arrays["weights"]) if "weights" in arrays else None
+        return cls(int(arrays["count"]), arrays["brains"], under("total"), under("square"), medians, ageing, reference)
 
 
 @dataclass(frozen=True)

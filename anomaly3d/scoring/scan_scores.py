@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import ndimage
 
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, RawMaps, ScanMaps, anomaly_maps, standardised_name
+from anomaly3d.scoring.combination import COMBINED, with_combined
 from anomaly3d.statistics.auc import compare_auc
 from anomaly3d.statistics.bootstrap import weighted_auc
 from anomaly3d.system.workers import Workers, run_in_threads
@@ -107,13 +108,14 @@ def rescore(
     """
     found = part_scores(table, healthy)
     if not maps:
-        return found
+        return with_combined(found, healthy.reference)
     jobs: dict[str, tuple[list[ScanMaps], Healthy, Sequence[ScanMaps]]] = {}
     for scan in maps:
         left_out = (measured_on or {}).get(scan.scan_id, ())
         jobs.setdefault((left_out or [scan])[0].scan_id, ([], healthy, left_out))[0].append(scan)
     rows = [row for rows in run_in_threads(scores_from_files, list(jobs.values()), workers, what) for row in rows]
-    return found.merge(pd.DataFrame(rows), on="scan_id", how="left", validate="one_to_one")
+    merged = found.merge(pd.DataFrame(rows), on="scan_id", how="left", validate="one_to_one")
+    return with_combined(merged, healthy.reference)
 
 
 def of_one_subject(table: pd.DataFrame, maps: list[ScanMaps]) -> dict[str, list[ScanMaps]]:
@@ -137,8 +139,9 @@ def score_names(table: pd.DataFrame) -> list[str]:
 def choose(validation: pd.DataFrame, pseudo: pd.DataFrame) -> tuple[str, dict[str, float]]:
     """The score that best tells validation scans from the same scans with something pasted in, and the AUC of each.
 
-    Another score takes the place of A(x) only where it is better beyond chance (paired test over subjects, 5 %), and
-    there are ``FEWEST`` of them: few validation scans cannot rank many scores. Scores of ``ONE_SIGN`` are ranked only.
+    Another score takes the place of A(x), or of an ensemble's combined one, only where it is better beyond chance
+    (paired test over subjects, 5 %), and there are ``FEWEST`` of them: few validation scans cannot rank many scores.
+    Scores of ``ONE_SIGN`` are ranked only.
     """
     labels = np.r_[np.zeros(len(validation), int), np.ones(len(pseudo), int)]
     subjects = np.r_[validation["subject_id"], pseudo["subject_id"]]
@@ -148,8 +151,9 @@ def choose(validation: pd.DataFrame, pseudo: pd.DataFrame) -> tuple[str, dict[st
     ranking = dict(sorted(ranking.items(), key=lambda item: -item[1]))
     best = next(name for name in ranking if not name.endswith(ONE_SIGN))
     enough = len(set(subjects)) >= FEWEST
-    proven = enough and compare_auc(labels, scores[best], scores["total"], subjects).p < BEYOND_CHANCE
-    return (best if proven else "total"), ranking
+    usual = COMBINED if COMBINED in scores else "total"
+    proven = enough and compare_auc(labels, scores[best], scores[usual], subjects).p < BEYOND_CHANCE
+    return (best if proven else usual), ranking
 
 
 def choose_without_each(validation: pd.DataFrame, pseudo: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ from anomaly3d.scans.readers import read_image
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, RawMaps, standardised_maps
 from anomaly3d.scoring.calibration import OWN, Calibration, load_calibration
 from anomaly3d.scoring.clusters import own_grid_clusters
+from anomaly3d.scoring.combination import with_combined
 from anomaly3d.scoring.inference import preprocessor_of, require_command, round_weights
 from anomaly3d.scoring.scan_scores import map_scores, part_scores
 from anomaly3d.scoring.way_back import Found, own_grid_maps
@@ -207,8 +208,8 @@ class Scorer:
         if self.known is None:
             return "total", scores["total"], None, None
         healthy, calibration = self.known
-        every = part_scores(pd.DataFrame([scores]), healthy).iloc[0].to_dict() | map_scores(raw, healthy)
-        score = float(every[calibration.score])
+        every = part_scores(pd.DataFrame([scores]), healthy).assign(scan_id="", **map_scores(raw, healthy))
+        score = float(with_combined(every, healthy.reference)[calibration.score].iloc[0])
         p = float(calibration.p_values(np.array([score]))[0])
         flagged = bool(score >= calibration.threshold) if calibration.possible else None
         return calibration.score, score, p, flagged

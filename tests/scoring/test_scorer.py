@@ -1,5 +1,6 @@
 """The class that scores in Python gives a method what the command gives it."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import anomaly3d
-from anomaly3d import score, train
+from anomaly3d import evaluate, score, train
 from anomaly3d.detectors.base import load_detector
 from anomaly3d.detectors.brain import brain_of
 from anomaly3d.errors import UserError
@@ -74,3 +75,24 @@ def test_a_method_that_judges_the_brain_is_given_its_mask(tiny_run, places, tmp_
     with_mask, without = (scorer.examine(prepared.image, *masks) for masks in ([prepared.brain_mask], []))
     assert float(with_mask.scores["total"]) == pytest.approx(expected, rel=1e-3)
     assert float(without.scores["total"]) != pytest.approx(expected, rel=1e-2)
+
+
+def test_an_ensemble_is_judged_by_its_combined_score(tiny_run, places, tmp_path):
+    """By ``score`` and by ``Scorer`` alike, among the healthy scans that the evaluation kept."""
+    shared = ["run=several", *places]
+    pictures = ["detector.module.members.denoising.module.width=8"]
+    assert train.main(["detector=ensemble", *shared, *TINY, *pictures, "logger=none"]) == 0
+    assert evaluate.main([*shared, "detector=ensemble", "controls=[]", "logger=none"]) == 0
+    run = tiny_run.parent / "several"
+    told = json.loads((run / "evaluation" / "metrics.json").read_text())["score"]
+    assert (told["chosen"], set(told["pseudo_auc"]) >= {"combined", "pca_exceedance", "places"}) == ("combined", True)
+    table = pd.read_csv(run / "evaluation" / "ensemble" / "rescored.csv")
+    test = sorted(tiny_run.parents[1].glob("data/raw/phantom-*/ct/subdural*"))[0]
+    assert score.main([*shared, f"scans=[{test}]", f"out={tmp_path}"]) == 0
+    found = pd.read_csv(tmp_path / "scores.csv").iloc[0]
+    assert found["score_name"] == "combined"
+    (row,) = table[table["scan_id"] == test.name.removesuffix(".nii.gz")].to_dict("records")
+    assert found["score"] == pytest.approx(row["combined"], rel=1e-6)
+    result = anomaly3d.Scorer.from_run(run, data_dir=places[0].split("=")[1]).score(test)
+    assert (result.score_name, result.score) == ("combined", pytest.approx(found["score"], rel=1e-6))
+    assert result.maps.keys() >= {"residual", "pca", "pca_standardised"}
