@@ -118,18 +118,18 @@ def fit_control(name: str, run: Path, focus: "Trained", prepared: "PreparedCohor
     from anomaly3d.training.job import Job
     from anomaly3d.training.run import train_phase
 
-    config = plain(compose("train", [f"detector={name}", "+phase=fit", "callbacks=none", *searchpath()]))
-    test = prepared.table[prepared.table["split"] == "test"]
-    reads = build_detector(config["detector"]["module"]).reads
-    if not is_leader() or any(test.empty or (test[kind] == "").any() for kind in reads):
-        return
     lineage = PhaseFolder(run / name / "fit").finished()
     same = (
         lineage
         and lineage["split_hash"] == split_hash(prepared.table)
         and lineage["prepared"] == focus.lineage["prepared"]
     )
-    if same or name == focus.name:
+    if same or name == focus.name or not is_leader():
+        return
+    config = plain(compose("train", [f"detector={name}", "+phase=fit", "callbacks=none", *searchpath()]))
+    test = prepared.table[prepared.table["split"] == "test"]
+    reads = build_detector(config["detector"]["module"]).reads
+    if any(test.empty or (test[kind] == "").any() for kind in reads):
         return
     kept = {key: focus.lineage["settings"][key] for key in ("seed", "dataset", "preprocessing")}
     config |= {**kept, "trainer": settings["trainer"], "memory_gb": settings["memory_gb"], "overwrite": True}

@@ -1,10 +1,13 @@
 """Shared by all tests: one thread, W&B inside the test's own folder, and one tiny trained run."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import lightning
+import monai
 import pytest
 import torch
 import yaml
@@ -16,6 +19,11 @@ from anomaly3d.preprocessing.ncct import NCCT
 from anomaly3d.system.instantiate import build
 
 torch.set_num_threads(1)
+
+# what large libraries made while they were imported stays, and need not be searched for garbage after every command
+assert lightning and monai
+gc.collect()
+gc.freeze()
 
 QUICK = settings(  # of properties: the same few examples each time, and no minutes of shrinking where one fails
     max_examples=40,

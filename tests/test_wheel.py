@@ -1,5 +1,6 @@
 """The program as an installed package, far from any checkout."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -34,14 +35,24 @@ def site(tmp_path_factory):
     return place / "site"
 
 
-def installed(site, folder, *arguments, code=0):
+ONE_AFTER_THE_OTHER = """
+import importlib, json, sys
+for command, *words in json.loads(sys.argv[1]):
+    print("command:", command, flush=True)
+    code = importlib.import_module(f"anomaly3d.{command}").main(words)
+    assert code == 0, (command, code)
+"""
+
+
+def installed(site, folder, *arguments, code=0, how=("-m", "anomaly3d")):
     """Run the installed program in another folder; its output."""
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "anomaly3d", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+    command = [sys.executable, *how, *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=folder, env=environment, **streams, timeout=200)
+    assert done.returncode == code, done.stdout
+    assert "Traceback" not in done.stdout
+    return done.stdout
 
 
 def test_it_holds_every_config(site):
@@ -53,7 +64,7 @@ def test_it_holds_every_config(site):
 
 
 def test_every_command_runs_from_another_folder(site, tiny_run, places, tmp_path):
-    """On the tiny run, whose data are prepared: one process a command."""
+    """On the tiny run, whose data are prepared; in one process, because every new one imports for seconds."""
     scan = sorted(tiny_run.parents[1].glob("data/raw/phantom-*/ct/subdural*"))[0]
     scans, run = [f"scans=[{scan}]", f"out={tmp_path}/out"], ["run=tiny", *places]
     assert anomaly3d.__version__ in installed(site, tmp_path, "--version")
@@ -63,16 +74,19 @@ def test_every_command_runs_from_another_folder(site, tiny_run, places, tmp_path
     from tests.conftest import TINY
 
     cohort = [o for o in TINY if o.startswith(("dataset", "preprocessing"))]
-    assert "12 accepted" in installed(site, tmp_path, "prepare", *places, *cohort)
-    assert "has finished it" in installed(site, tmp_path, "train", "+phase=gan", *run, *TINY)
-    assert "report:" in installed(site, tmp_path, "evaluate", *run, "logger=none")
-    assert "anomaly score" in installed(site, tmp_path, "score", *run, *scans)
-    assert "healthy scans of here" in installed(site, tmp_path, "calibrate", "site=here", *run, *scans)
-    named = "detectors={a: [tiny], b: [tiny/pca]}"
-    assert "written to" in installed(site, tmp_path, "compare", named, places[1], f"out={tmp_path}/c.json")
-    many = installed(site, tmp_path, "train", "-m", "+phase=gan,encoder", *run, *TINY)  # Hydra finds our sweepers
-    assert many.count("has finished it") == 2
-    assert "Is the GAN healthy?" in installed(site, tmp_path, "dashboard", "dry_run=true")
+    calls = {
+        ("prepare", *places, *cohort): "12 accepted",
+        ("train", "-m", "+phase=gan,encoder", *run, *TINY): "encoder: run tiny has finished it",  # Hydra finds our sweepers
+        ("evaluate", *run, "logger=none"): "report:",
+        ("score", *run, *scans): "anomaly score",
+        ("calibrate", "site=here", *run, *scans): "healthy scans of here",
+        ("compare", "detectors={a: [tiny], b: [tiny/pca]}", places[1], f"out={tmp_path}/c.json"): "written to",
+        ("dashboard", "dry_run=true"): "Is the GAN healthy?",
+    }
+    told = installed(site, tmp_path, json.dumps(list(calls)), how=("-c", ONE_AFTER_THE_OTHER)).split("command:")[1:]
+    assert len(told) == len(calls)
+    for (command, *_), words, text in zip(calls, calls.values(), told, strict=True):
+        assert words in text, (command, text)
 
 
 def test_the_commit_is_the_programs_own_or_none(site, tmp_path):
