@@ -21,7 +21,8 @@ from anomaly3d.system.instantiate import build
 torch.set_num_threads(1)
 
 # what large libraries made while they were imported stays, and need not be searched for garbage after every command
-assert lightning and monai
+assert lightning
+assert monai
 gc.collect()
 gc.freeze()
 

@@ -49,7 +49,7 @@ SLURM = {  # of srun with two tasks
 
 
 def test_phases_train_on_two_processes_however_they_are_started_and_resume_on_one(tiny_run, places):
-    """By Lightning, also in a multirun; by torchrun, on one machine and on two; by SLURM."""
+    """By Lightning, also in a multirun; by torchrun, on two machines that meet; by SLURM."""
     shared = ["run=two", *places, *TINY, "logger=none", "trainer.precision=32-true"]
     two = ["trainer=ddp", "trainer.devices=2", *shared]
     finetune = ["anomaly3d.train", "+phase=finetune", *two]
@@ -59,15 +59,12 @@ def test_phases_train_on_two_processes_however_they_are_started_and_resume_on_on
         return torch.load(run / "fanogan" / "finetune" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] + 1
 
     command("anomaly3d.train", "-m", "+phase=gan,encoder", *two)
-    port = str(find_free_network_port())
-    command("torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", "-m", *finetune)
-    assert epochs() == 2
     meeting = f"--rdzv-endpoint=localhost:{find_free_network_port()}"
     nodes = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", meeting, "--local-addr=localhost"]
-    vae = ["anomaly3d.train", "detector=autoencoder", *two, "trainer.devices=1", "trainer.num_nodes=2"]
-    command("torch.distributed.run", *nodes, "-m", *vae, processes=2)
-    (lineage,) = (run / "autoencoder").rglob("lineage.json")
-    made = json.loads(lineage.read_text())
+    apart = [*finetune, "trainer.devices=1", "trainer.num_nodes=2"]
+    command("torch.distributed.run", *nodes, "-m", *apart, processes=2)
+    assert epochs() == 2
+    made = json.loads((run / "fanogan" / "finetune" / "lineage.json").read_text())
     assert (made["finished"], made["made_with"]["hardware"].split(", ")[-1]) == (True, "2 processes")
     port = str(find_free_network_port())
     command(*finetune, "++phase.steps=6", processes=2, MASTER_PORT=port, **SLURM)

@@ -90,43 +90,57 @@ def test_the_choice_of_score_and_its_threshold_are_kept_with_the_model(tiny_run)
     assert (table["unlike_training"] == "").all()  # four training scans do not say what is usual
 
 
-def test_a_second_evaluation_runs_no_network(tiny_run, places, capsys):
-    before = (tiny_run / "evaluation" / "metrics.json").read_text()
-    maps = {p: p.stat().st_mtime_ns for p in (tiny_run / "evaluation").rglob("reconstruction/*")}
+@pytest.fixture
+def alone(tiny_run, places):
+    """A copy of the tiny run without controls, and what to type to evaluate it: quicker, and others see no change."""
+    run = tiny_run.parent / "alone"
+    controls = ("bright_volume", "mean_volume", "zscore", "mirror", "pca")
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("wandb", *controls))
+    yield run, ["run=alone", *places, "controls=[]", "logger=none"]
+    shutil.rmtree(run)
+
+
+def test_a_second_evaluation_runs_no_network(tiny_run, alone):
+    run, typed = alone
+    maps = {p: p.stat().st_mtime_ns for p in (run / "evaluation").rglob("reconstruction/*")}
     assert len(maps) >= 14
-    assert evaluate.main(["run=tiny", *places, "score=masked", "false_positive_rate=0.5"]) == 0
+    assert evaluate.main([*typed, "score=masked", "false_positive_rate=0.5"]) == 0
     assert maps == {p: p.stat().st_mtime_ns for p in maps}
-    stored = json.loads((tiny_run / "fanogan" / "finetune" / "calibration" / "own.json").read_text())
+    stored = json.loads((run / "fanogan" / "finetune" / "calibration" / "own.json").read_text())
     assert stored["score"] == "masked"
     assert np.isfinite(stored["threshold"])
-    assert evaluate.main(["run=tiny", *places]) == 0
-    assert (tiny_run / "evaluation" / "metrics.json").read_text() == before
+    assert evaluate.main(typed) == 0
+    before, after = (json.loads((r / "evaluation" / "metrics.json").read_text()) for r in (tiny_run, run))
+    assert after["results"]["all"] == before["results"]["all"]
+    for part in ("score", "localization", "operating_points"):
+        assert after[part] == before[part], part
 
 
-def test_the_spread_follows_age_where_it_is_asked_to(tiny_run, places, bad_and_good, tmp_path, monkeypatch, capsys):
+def test_the_spread_follows_age_where_it_is_asked_to(alone, places, bad_and_good, tmp_path, monkeypatch, capsys):
     """Two validation heads have to do, which is too few but for this test."""
-    assert evaluate.main(["run=tiny", *places, "by_age=true"]) == 2
+    run, typed = alone
+    assert evaluate.main([*typed, "by_age=true"]) == 2
     refused(capsys, "by_age=true takes 20 healthy people of different known ages")
     monkeypatch.setattr(anomaly_maps, "AGED", 2)
-    assert evaluate.main(["run=tiny", *places, "by_age=true", "score=standardised"]) == 0
-    ages = read_scores(tiny_run / "evaluation" / "fanogan" / "validation" / "scores.csv")["age"].astype(float)
-    ageing = Healthy.load(healthy_file(tiny_run / "fanogan" / "finetune", OWN)).ageing["residual"]
+    assert evaluate.main([*typed, "by_age=true", "score=standardised"]) == 0
+    ages = read_scores(run / "evaluation" / "fanogan" / "validation" / "scores.csv")["age"].astype(float)
+    ageing = Healthy.load(healthy_file(run / "fanogan" / "finetune", OWN)).ageing["residual"]
     assert (ageing.mean, ageing.spread) == pytest.approx((ages.mean(), ages.std(ddof=0)))
-    assert "The healthy spread follows age." in (tiny_run / "evaluation" / "report.html").read_text()
+    assert "The healthy spread follows age." in (run / "evaluation" / "report.html").read_text()
     scan = bad_and_good / "good.nii.gz"
     (tmp_path / "known.csv").write_text(f"scan_id,subject_id,image,label,split,age\nold,p,{scan},0,test,80\n")
     out = f"out={tmp_path}/out"
-    assert score.main(["run=tiny", *places, f"scans=[{scan}]", out]) == 0
+    assert score.main(["run=alone", *places, f"scans=[{scan}]", out]) == 0
     assert "1 of these scans have none (the first is good)" in capsys.readouterr().out
-    assert score.main(["run=tiny", *places, f"manifest={tmp_path}/known.csv", out]) == 0
+    assert score.main(["run=alone", *places, f"manifest={tmp_path}/known.csv", out]) == 0
     table = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id")
     assert np.isnan(table["p_value"]["good"])
     assert table["p_value"]["old"] > 0
     assert table["score"]["old"] == pytest.approx(table["score"]["good"] / ageing.growth(80) ** 2, rel=1e-4)
-    assert calibrate.main(["run=tiny", *places, f"scans=[{scan}]", "site=ageless"]) == 2
+    assert calibrate.main(["run=alone", *places, f"scans=[{scan}]", "site=ageless"]) == 2
     refused(capsys, "1 of 1 calibration scans have none (the first is good)")
-    assert evaluate.main(["run=tiny", *places]) == 0
-    assert Healthy.load(healthy_file(tiny_run / "fanogan" / "finetune", OWN)).ageing is None
+    assert evaluate.main(typed) == 0
+    assert Healthy.load(healthy_file(run / "fanogan" / "finetune", OWN)).ageing is None
 
 
 def test_the_same_evaluation_gives_the_same_bytes(tiny_run, places):

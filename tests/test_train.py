@@ -118,7 +118,7 @@ def test_a_study_is_one_file(tiny_run, places, tmp_path, capsys):
             "runs_dir: runs",
             "dataset: manifest",
             "dataset.manifest: scans/manifest.csv",
-            "preprocessing: {resolution: 32, registration_enough: 0}",
+            "preprocessing: {resolution: 32, working_spacing: 3, registration_enough: 0}",
             "model: {channels: 4, latent: 16}",
             "phase: {steps: 4, steps_per_epoch: 2, batch: 2}",
             "phases.encoder.steps: 2",

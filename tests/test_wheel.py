@@ -76,7 +76,13 @@ def test_every_command_runs_from_another_folder(site, tiny_run, places, tmp_path
     cohort = [o for o in TINY if o.startswith(("dataset", "preprocessing"))]
     calls = {
         ("prepare", *places, *cohort): "12 accepted",
-        ("train", "-m", "+phase=gan,encoder", *run, *TINY): "encoder: run tiny has finished it",  # Hydra finds our sweepers
+        (
+            "train",
+            "-m",
+            "+phase=gan,encoder",
+            *run,
+            *TINY,
+        ): "encoder: run tiny has finished it",  # Hydra finds our sweepers
         ("evaluate", *run, "logger=none"): "report:",
         ("score", *run, *scans): "anomaly score",
         ("calibrate", "site=here", *run, *scans): "healthy scans of here",

@@ -19,6 +19,8 @@ from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.preprocessing.cohort import Study
 from anomaly3d.scans.manifest import read_manifest
 from anomaly3d.scans.readers import read_image
+from anomaly3d.system.instantiate import build
+from tests.conftest import preprocessing
 
 SIZE = dict(matrix=72, slices=20)
 
@@ -31,6 +33,12 @@ def healthy():
 @pytest.fixture(scope="module")
 def people():
     return [draw_subject(np.random.default_rng(i), VERSIONS[LATEST]) for i in range(80)]
+
+
+@pytest.fixture(scope="module")
+def coarse():
+    """A preprocessor that takes a tenth of the time."""
+    return build(preprocessing(resolution=32, working_spacing=3, registration_enough=0), "preprocessing config")
 
 
 def ml(phantom, mask):
@@ -181,9 +189,9 @@ def test_a_cohort_on_disk_is_a_valid_manifest(tmp_path):
     assert np.loadtxt(table.loc["wrong-registration-0000"].transform_fault).shape == (4, 4)
 
 
-def test_a_scan_that_is_known_to_be_bad_is_tested_although_it_is_rejected(tmp_path, ncct):
+def test_a_scan_that_is_known_to_be_bad_is_tested_although_it_is_rejected(tmp_path, coarse):
     cohort = PhantomCohort("bad", {"train": 1, "wrong_registration": 1}, 3, matrix=64, slices=20)
-    prepared = Study(cohort, ncct, tmp_path).prepare()
+    prepared = Study(cohort, coarse, tmp_path).prepare()
     assert list(prepared.quality["verdict"]) == ["accepted", "rejected"]
     assert list(prepared.table["split"]) == ["train", "test"]
 
@@ -193,12 +201,12 @@ def test_best_affine_is_the_pose_of_an_unwarped_head():
     np.testing.assert_allclose(best_affine(phantom.subject, phantom.scan), phantom.scan.pose, atol=1e-3)
 
 
-def test_recipes_in_place_of_raw_scans_are_prepared_to_the_same_bytes(tmp_path, ncct):
+def test_recipes_in_place_of_raw_scans_are_prepared_to_the_same_bytes(tmp_path, coarse):
     counts = {"test_lesion": 1, "motion": 1, "wrong_registration": 1}
     prepared = []
     for keep_raw in (True, False):
         cohort = PhantomCohort("kept", counts, 3, matrix=64, slices=20, twins=True, keep_raw=keep_raw)
-        prepared.append(Study(cohort, ncct, tmp_path).prepare().folder)
+        prepared.append(Study(cohort, coarse, tmp_path).prepare().folder)
         assert any(cohort.place(tmp_path).parent.rglob("*.nii.gz")) == keep_raw
     raw, lazy = ({p.relative_to(f): p.read_bytes() for p in f.rglob("*.nii.gz")} for f in prepared)
     assert {p.parent.name for p in raw} >= {"image", "lesion_mask", "mass_effect_mask", "twin"}
