@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, RawMaps, ScanMaps, anomaly_maps, standardised_name
 from anomaly3d.scoring.combination import COMBINED, with_combined
@@ -38,15 +39,41 @@ def enhanced(z: np.ndarray) -> np.ndarray:
 
     Smith and Nichols 2009: at each voxel the sum of extent^0.5 h^2 dh over heights h below |z|, where the extent is
     that of the voxel's cluster of one sign at this height, here in units of ``PEAK``.
+
+    Clusters are parts of the graph of neighbours above a height, which is small: labels of whole volumes take five
+    times as long.
     """
-    found = np.zeros(z.shape)
+    found = np.zeros(z.size)
     for signed in (z, -z):
+        voxels, first, second = neighbours(signed > HEIGHTS[0])
+        values = signed.ravel()[voxels]
+        reach = np.minimum(values[first], values[second])
         for height in HEIGHTS[signed.max() > HEIGHTS]:
-            above = signed > height
-            cluster = ndimage.label(above)[0][above]
+            above, joined = values > height, reach > height
+            number = np.cumsum(above) - 1
+            voxels, values = voxels[above], values[above]
+            first, second, reach = number[first[joined]], number[second[joined]], reach[joined]
+            graph = coo_array((np.ones(len(first), bool), (first, second)), (len(voxels), len(voxels)))
+            cluster = connected_components(graph, directed=False)[1]
             extent = np.bincount(cluster)[cluster] / (PEAK * z.size)
-            found[above] += extent**EXTENT * height**HEIGHT * (HEIGHTS[1] - HEIGHTS[0])
-    return found
+            found[voxels] += extent**EXTENT * height**HEIGHT * (HEIGHTS[1] - HEIGHTS[0])
+    return found.reshape(z.shape)
+
+
+def neighbours(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The voxels of a mask ``(D, H, W)`` as flat indices ``(N,)``, and of each two that share a face their places among
+    them, ``(M,)`` each."""
+    voxels = np.flatnonzero(inside)
+    place = np.zeros(inside.shape, np.int32)
+    place.ravel()[voxels] = np.arange(len(voxels), dtype=np.int32)
+    pairs = []
+    for axis in range(inside.ndim):
+        low, high = ([slice(None)] * inside.ndim for _ in range(2))
+        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        both = inside[tuple(low)] & inside[tuple(high)]
+        pairs.append((place[tuple(low)][both], place[tuple(high)][both]))
+    first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return voxels, first, second
 
 
 def map_scores(raw: RawMaps, healthy: Healthy) -> dict[str, float]:

@@ -27,6 +27,7 @@ METHODS = {
     "alpha_fanogan": Method({"alpha_gan": 0.6, "encoder": 0.25, "finetune": 0.15}),
     "aeu": Method(),
     "denoising": Method(),
+    "ensemble": Method(),
     "masked": Method(),
     "diffusion": Method(),
     "gmvae": Method(),

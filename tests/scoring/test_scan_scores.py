@@ -253,6 +253,22 @@ def test_cluster_enhancement_is_the_published_sum():
     assert np.count_nonzero(found) == 25
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_clusters_are_those_that_labels_of_the_volume_give(seed):
+    """Ragged ones that touch the sides, split and vanish as the height grows."""
+    z = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((17, 12, 9)), 1.0)
+    z *= 2.5 / z.std()
+    expected = np.zeros(z.shape)
+    for signed in (z, -z):
+        for height in np.arange(1.5, 20, 0.5):
+            parts, count = ndimage.label(signed > height)
+            for part in range(1, count + 1):
+                where = parts == part
+                expected[where] += (where.sum() / (PEAK * z.size)) ** 0.5 * height**2 * 0.5
+    np.testing.assert_allclose(enhanced(z), expected, rtol=1e-12)
+    assert not enhanced(np.zeros((5, 4, 3))).any()
+
+
 def test_the_peak_is_the_mean_of_the_largest():
     values = np.arange(1000.0)
     shape = (64, 64, 64)
