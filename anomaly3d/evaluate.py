@@ -32,6 +32,7 @@ def main(config: DictConfig) -> Done:
     from anomaly3d.evaluation.elsewhere import evaluate_elsewhere
     from anomaly3d.evaluation.options import Options
     from anomaly3d.evaluation.run import evaluate_run
+    from anomaly3d.runs.lineage import require_same_data
     from anomaly3d.scoring.inference import prepared_of
     from anomaly3d.scoring.new_scans import tell_set_aside
     from anomaly3d.system.quiet import hush
@@ -61,6 +62,7 @@ def main(config: DictConfig) -> Done:
         manifest = focus.lineage["settings"]["dataset"].get("manifest")
         if manifest and Path(manifest).exists():
             prepared.refuse_edited(Path(manifest))
+        require_same_data(focus.lineage, prepared, focus.folder.path)  # before a control is fitted anew
         for control in config.controls:
             fit_control(control, run, focus, prepared, settings)
         found = evaluate_run(run, focus, prepared, options)

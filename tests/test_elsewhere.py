@@ -23,12 +23,13 @@ from anomaly3d.scoring.writer import read_scores
 from tests.conftest import refused
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def few(tiny_run):
-    """A copy of the tiny run with one control, so that it is evaluated in seconds."""
+    """A copy of the tiny run with one control, so that it is evaluated in seconds; a new one for each test."""
     run = tiny_run.parent / "few"
     shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("wandb", "zscore", "mirror", "*_volume", "encoder"))
-    return run
+    yield run
+    shutil.rmtree(run)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Several methods as one: trained together, each by its own loss, and each keeps its own map.
 
-Methods miss different things: a residual what is as dense as its surroundings, numbers of places what no block holds.
 What their maps and scores say is put together where healthy scans say how rare each is: ``scoring/combination.py``.
 """
 

@@ -159,7 +159,7 @@ def learn(
     if detector.combined:
         usual = Reference.measure(found[found["task"] == reference], detector.combined)
         healthy = replace(healthy, reference=usual)
-        found = with_combined(found, usual, {i: [scan.scan_id for scan in scans] for i, scans in measured_on.items()})
+        found = with_combined(found, usual)
     rescored = {s: found[found["task"] == s].drop(columns="task").reset_index(drop=True) for s in tables}
     fair = rescored[PSEUDO][rescored[PSEUDO]["lesions"].isin(detector.judged_by)]
     chosen, ranking = choose(rescored["validation"], fair)

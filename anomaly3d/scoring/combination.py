@@ -17,13 +17,13 @@ COMBINED = "combined"
 class Reference:
     """Scores of the healthy scans that say what is usual.
 
-    ``scores (N,)`` by name; ``weights (N,)`` are ``weights_of`` the scans' subjects. ``scan_ids`` are known while an
+    ``scores (N,)`` by name; ``weights (N,)`` are ``weights_of`` the scans' ``subjects (N,)``, which are known while an
     evaluation learns, and not kept.
     """
 
     scores: dict[str, np.ndarray]
     weights: np.ndarray
-    scan_ids: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
 
     @classmethod
     def measure(cls, table: pd.DataFrame, names: Sequence[str]) -> "Reference":
@@ -37,13 +37,12 @@ class Reference:
                 there = ", ".join(str(c) for c in table if pd.api.types.is_float_dtype(table[c]))
                 raise UserError(f"detector.module.combined: there is no score {name!r}; there are {there}")
         scores = {name: table[name].to_numpy(float) for name in names}
-        return cls(scores, weights_of(table["subject_id"].to_numpy()), tuple(table["scan_id"]))
+        return cls(scores, weights_of(table["subject_id"].to_numpy()), tuple(table["subject_id"]))
 
-    def without(self, scan_ids: Sequence[str]) -> "Reference":
-        """The other scans."""
-        kept = ~np.isin(self.scan_ids, list(scan_ids)) if self.scan_ids else np.ones(len(self.weights), bool)
-        ids = tuple(np.array(self.scan_ids)[kept]) if self.scan_ids else ()
-        return Reference({name: values[kept] for name, values in self.scores.items()}, self.weights[kept], ids)
+    def without(self, subject: str) -> "Reference":
+        """The scans of all others."""
+        kept = np.array(self.subjects) != subject
+        return Reference({name: values[kept] for name, values in self.scores.items()}, self.weights[kept])
 
     def combined(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
         """Stouffer's sum over K scores ``(M,)`` each, ``(M,)``: sum of Phi^-1(1 - p) over the square root of K.
@@ -56,20 +55,13 @@ class Reference:
         return np.sum([norm.isf(each - half) for each in p], axis=0) / np.sqrt(len(p))
 
 
-def with_combined(
-    table: pd.DataFrame, reference: Reference | None, left_out: Mapping[str, Sequence[str]] | None = None
-) -> pd.DataFrame:
-    """``table`` with the column ``COMBINED``, where there is a reference.
-
-    Args:
-        left_out: by ``scan_id``, scans of the reference that are of the same subject and do not count for it.
-    """
+def with_combined(table: pd.DataFrame, reference: Reference | None) -> pd.DataFrame:
+    """``table`` with the column ``COMBINED``, where there is a reference; whoever is in it is judged by the others."""
     if reference is None:
         return table
-    found = np.empty(len(table))
-    same = [tuple((left_out or {}).get(scan_id, ())) for scan_id in table["scan_id"]]
-    for group in set(same):
-        rows = np.array([ids == group for ids in same])
-        scores = {name: table.loc[rows, name].to_numpy(float) for name in reference.scores}
-        found[rows] = reference.without(group).combined(scores)
+    scores = {name: table[name].to_numpy(float) for name in reference.scores}
+    found = reference.combined(scores)
+    for subject in set(reference.subjects):
+        own = (table["subject_id"] == subject).to_numpy()
+        found[own] = reference.without(subject).combined({name: values[own] for name, values in scores.items()})
     return table.assign(**{COMBINED: found})

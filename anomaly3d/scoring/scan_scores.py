@@ -40,8 +40,8 @@ def enhanced(z: np.ndarray) -> np.ndarray:
     Smith and Nichols 2009: at each voxel the sum of extent^0.5 h^2 dh over heights h below |z|, where the extent is
     that of the voxel's cluster of one sign at this height, here in units of ``PEAK``.
 
-    Clusters are parts of the graph of neighbours above a height, which is small: labels of whole volumes take five
-    times as long.
+    Clusters are parts of the graph of neighbours above a height, which is small: labels of whole volumes take two
+    to four times as long.
     """
     found = np.zeros(z.size)
     for signed in (z, -z):

@@ -208,7 +208,7 @@ class Scorer:
         if self.known is None:
             return "total", scores["total"], None, None
         healthy, calibration = self.known
-        every = part_scores(pd.DataFrame([scores]), healthy).assign(scan_id="", **map_scores(raw, healthy))
+        every = part_scores(pd.DataFrame([scores]), healthy).assign(**map_scores(raw, healthy))
         score = float(with_combined(every, healthy.reference)[calibration.score].iloc[0])
         p = float(calibration.p_values(np.array([score]))[0])
         flagged = bool(score >= calibration.threshold) if calibration.possible else None

@@ -16,7 +16,7 @@ HEALTHY = pd.DataFrame(
         "other": 0.0,
     }
 )
-NEW = pd.DataFrame({"scan_id": ["x", "y"], "total": [2.5, 9.0], "exceedance": [35.0, 50.0]})
+NEW = pd.DataFrame({"scan_id": ["x", "y"], "subject_id": ["x", "y"], "total": [2.5, 9.0], "exceedance": [35.0, 50.0]})
 
 
 def test_it_is_stouffers_sum_of_p_values_among_healthy_scans():
@@ -34,11 +34,13 @@ def test_it_is_stouffers_sum_of_p_values_among_healthy_scans():
 
 def test_a_scan_of_the_reference_is_judged_by_the_others():
     made = Reference.measure(HEALTHY, ["total", "exceedance"])
-    left = with_combined(HEALTHY, made, {scan_id: [scan_id] for scan_id in "abcd"})[COMBINED]
-    for row, scan_id in enumerate("abcd"):
-        others = Reference.measure(HEALTHY[HEALTHY["scan_id"] != scan_id], ["total", "exceedance"])
-        assert left[row] == pytest.approx(with_combined(HEALTHY[row : row + 1], others)[COMBINED].item())
-    assert not np.allclose(left, with_combined(HEALTHY, made)[COMBINED])
+    pasted = HEALTHY.assign(scan_id=["a+1", "b+1", "c+1", "d+1"], total=9.0)  # the same heads with something in them
+    for table in (HEALTHY, pasted):
+        left = with_combined(table, made)[COMBINED]
+        for row, subject in enumerate("abcd"):
+            others = Reference.measure(HEALTHY[HEALTHY["subject_id"] != subject], ["total", "exceedance"])
+            assert left[row] == pytest.approx(with_combined(table[row : row + 1], others)[COMBINED].item())
+        assert not np.allclose(left, with_combined(table.assign(subject_id="new"), made)[COMBINED])
 
 
 def test_subjects_count_and_not_their_scans():
@@ -57,7 +59,7 @@ def test_it_is_kept_to_the_last_digit(tmp_path):
     healthy.save(tmp_path / "own.npz")
     kept = Healthy.load(tmp_path / "own.npz").reference
     assert kept.scores["total"].tolist() == made.scores["total"].tolist()
-    assert kept.scan_ids == ()  # who they were stays at home
+    assert kept.subjects == ()  # who they were stays at home
     pd.testing.assert_frame_equal(with_combined(NEW, kept), with_combined(NEW, made))
     assert healthy.without([]).reference is made
 
