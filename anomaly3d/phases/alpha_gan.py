@@ -43,8 +43,11 @@ class AlphaGANPhase(GANPhase):
         generator_optimizer: OptimizerConfig | None = None,
         scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
+        penalty: str = "exact",
+        penalty_every: int = 4,
     ) -> None:
-        super().__init__(detector, optimizer, lambda_gp, critic_steps, generator_optimizer, scheduler, seed)
+        more = (generator_optimizer, scheduler, seed, penalty, penalty_every)
+        super().__init__(detector, optimizer, lambda_gp, critic_steps, *more)
         self.save_hyperparameters({"lambda_image": lambda_image, "code_width": code_width}, logger=False)
         self.lambda_image = lambda_image
         sides = (self.detector.model.latent, code_width, code_width)
@@ -63,7 +66,7 @@ class AlphaGANPhase(GANPhase):
             codes = self.detector.encoder(real, *person).float()
             fake = torch.cat([self.detector.generator(code, *person) for code in (codes, z)]).to(real.dtype)
         epsilon = self.epsilon(size, 2)
-        of_volumes = self.critic_loss(torch.cat([real, real]), fake, epsilon, *twice(person))
+        of_volumes = self.critic_loss(torch.cat([real, real]), fake, epsilon, *twice(person), each=2)
         of_codes = critic_losses(self.code_critic, z, codes, epsilon[:size], self.lambda_gp)
         return {
             **of_volumes,

@@ -15,9 +15,11 @@ from anomaly3d.data.sampler import dealt
 from anomaly3d.detectors.base import Detector
 from anomaly3d.detectors.fanogan import FAnoGAN
 from anomaly3d.detectors.losses import critic_losses
+from anomaly3d.errors import UserError
 from anomaly3d.phases.base import Alarm, OptimizerConfig, Phase
 
-CRITIC, GENERATOR, EPSILON, SAMPLES = range(4)  # what random numbers are for
+CRITIC, GENERATOR, EPSILON, SAMPLES, DIRECTION = range(5)  # what random numbers are for
+PENALTIES = ("exact", "lazy", "approximate")
 NEIGHBOURS = 500  # training volumes among which the nearest is sought
 COUNT = 6  # volumes that are compared with each other
 KERNEL, SCALES = 7, (0.2, 0.3, 0.5)  # of MS-SSIM; the default needs more than 160 voxels a side
@@ -30,6 +32,11 @@ class GANPhase(Phase):
         lambda_gp: weight of the gradient penalty.
         critic_steps: critic steps for each generator step.
         generator_optimizer: of the generator; None: as the critic's.
+        penalty: ``exact``, the gradient of a gradient; ``lazy``, the same in every ``penalty_every``-th step, times as
+            much; ``approximate``, from two values of the critic beside each other.
+
+    Raises:
+        UserError: there is no such penalty.
     """
 
     name = "gan"
@@ -78,14 +85,27 @@ class GANPhase(Phase):
         generator_optimizer: OptimizerConfig | None = None,
         scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
+        penalty: str = "exact",
+        penalty_every: int = 4,
     ) -> None:
-        kept = {"lambda_gp": lambda_gp, "critic_steps": critic_steps}
+        if penalty not in PENALTIES or penalty_every < 1:
+            raise UserError(
+                f"phase.module.penalty must be one of {', '.join(PENALTIES)} and penalty_every at least 1, "
+                f"not {penalty} and {penalty_every}"
+            )
+        kept = {
+            "lambda_gp": lambda_gp,
+            "critic_steps": critic_steps,
+            "penalty": penalty,
+            "penalty_every": penalty_every,
+        }
         if isinstance(generator_optimizer, Mapping):
-            kept["generator_optimizer"] = dict(generator_optimizer)  # type: ignore[assignment]
+            kept["generator_optimizer"] = dict(generator_optimizer)
         super().__init__(detector, optimizer, seed, self.idle, scheduler, **kept)
         self.generator_optimizer = generator_optimizer
         self.automatic_optimization = False
         self.lambda_gp, self.critic_steps = lambda_gp, critic_steps
+        self.penalty, self.penalty_every = penalty, penalty_every
         self.batches_seen = 0
         self.alikeness_of_real: float | None = None  # which does not change
 
@@ -127,9 +147,21 @@ class GANPhase(Phase):
         z = torch.randn(batch, self.detector.model.latent, generator=self.noise(step, purpose))
         return z.to(self.device)
 
-    def critic_loss(self, real: Tensor, fake: Tensor, epsilon: Tensor, *person: Tensor) -> dict[str, Tensor]:
-        """Eq. 2 as ``critic_loss``, and its parts."""
-        return critic_losses(self.detector.critic, real, fake, epsilon, self.lambda_gp, *person)
+    def critic_loss(
+        self, real: Tensor, fake: Tensor, epsilon: Tensor, *person: Tensor, each: int = 1
+    ) -> dict[str, Tensor]:
+        """Eq. 2 as ``critic_loss``, and its parts; of ``real`` each volume is there ``each`` times."""
+        weight, noise = self.lambda_gp, None
+        if self.penalty == "lazy":
+            weight *= self.penalty_every if self.batches_seen % self.penalty_every == 0 else 0
+        if self.penalty == "approximate":
+            noise = self.direction(real[: len(real) // each]).repeat(each, *(1,) * (real.ndim - 1))
+        return critic_losses(self.detector.critic, real, fake, epsilon, weight, *person, noise=noise)
+
+    def direction(self, real: Tensor) -> Tensor:
+        """N(0, I) for each of ``(B, ...)``."""
+        with self.seeded(self.batches_seen, DIRECTION):
+            return dealt(lambda volumes: torch.randn(volumes, *real.shape[1:], device=real.device), len(real))
 
     def generator_loss(self, z: Tensor, *person: Tensor) -> Tensor:
         """Eq. 3."""

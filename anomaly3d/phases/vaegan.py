@@ -48,8 +48,11 @@ class VAEGANPhase(GANPhase):
         generator_optimizer: OptimizerConfig | None = None,
         scheduler: Mapping[str, Any] | None = None,
         seed: int = 0,
+        penalty: str = "exact",
+        penalty_every: int = 4,
     ) -> None:
-        super().__init__(detector, optimizer, lambda_gp, critic_steps, generator_optimizer, scheduler, seed)
+        more = (generator_optimizer, scheduler, seed, penalty, penalty_every)
+        super().__init__(detector, optimizer, lambda_gp, critic_steps, *more)
         self.save_hyperparameters({"adversarial": adversarial}, logger=False)
         self.adversarial = adversarial
 

@@ -1,6 +1,14 @@
 import torch
 
-from anomaly3d.detectors.losses import feature_distance, gradient_norm, gradient_penalty, image_distance, interpolate
+from anomaly3d.detectors.losses import (
+    approximate_penalty,
+    feature_distance,
+    gradient_norm,
+    gradient_penalty,
+    image_distance,
+    interpolate,
+    slope,
+)
 
 SHAPE = (3, 1, 3, 4, 5)
 
@@ -25,6 +33,26 @@ def test_penalty_can_be_differentiated():
     gradient_penalty(gradient_norm(lambda v: scale * v.flatten(1).sum(1), x)).backward()
     # (||scale * 1||_2 - 1)^2 = (2 scale - 1)^2
     torch.testing.assert_close(scale.grad, torch.tensor(4.0 * (2 * 2.0 - 1)))
+
+
+def test_penalty_from_two_values_of_the_critic_is_on_average_that_of_its_gradient():
+    """A critic with a bend, whose gradient has length 1.5 and then 0.6 at 0; 40,000 directions, so within 1 %."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(60, generator=generator)
+    x, noise = torch.zeros(40_000, 60), torch.randn(40_000, 60, generator=generator)
+    for length in (1.5, 0.6):
+        along = w / w.norm() * length
+        slopes = slope(lambda v, along=along: v @ along + 3 * v.square().sum(1), x, noise)
+        torch.testing.assert_close(slopes.square().mean(), torch.tensor(length**2), rtol=0.03, atol=0)
+        torch.testing.assert_close(
+            approximate_penalty(slopes), torch.tensor((length - 1) ** 2), rtol=0, atol=0.02 * length
+        )
+
+
+def test_two_values_of_the_critic_are_taken_in_float32():
+    with torch.autocast("cpu", torch.bfloat16):
+        slopes = slope(lambda v: v @ torch.ones(5, 1) + 300, torch.ones(4, 5), torch.ones(4, 5))
+    torch.testing.assert_close(slopes, torch.full((4, 1), 5.0), rtol=1e-2, atol=0)
 
 
 def test_interpolation_uses_one_epsilon_a_volume():

@@ -103,6 +103,8 @@ def test_what_a_phase_was_made_with_is_in_its_checkpoints(kind, monkeypatch):
         "detector": module.detector.config,
         "lambda_gp": 10.0,
         "critic_steps": 1,
+        "penalty": "exact",
+        "penalty_every": 4,
         "seed": 0,
         **own,
     }

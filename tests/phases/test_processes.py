@@ -62,6 +62,10 @@ CASES = {
         partial(AlphaGANPhase, **WGAN, lambda_image=10.0, code_width=6),
         partial(fanogan, "group"),
     ),
+    "gan, codes too, approximate": (
+        partial(AlphaGANPhase, **WGAN, lambda_image=10.0, code_width=6, penalty="approximate"),
+        partial(fanogan, "group"),
+    ),
     "gan of reconstructions": (partial(VAEGANPhase, **WGAN, adversarial=0.5), partial(AnoVAEGAN, 4, 2, 3, SIDE)),
     "gan, slices": (GAN, fanogan_2d),
     "gan, BatchNorm": (GAN, partial(fanogan, "batch")),
@@ -136,11 +140,12 @@ def both(tmp_path_factory):
 def test_gradients_weights_and_curves_are_those_of_one_process(both, case):
     """Curves too: of five validation scans one process sees 4 and 1 at a time, the two see 2 and 1, and 2."""
     one, two, curves, curves_of_two = both[case]
+    near = 1e-4 if case.endswith("approximate") else 1e-5  # a difference of nearly equal numbers
     for what in ("gradients", "state"):
         assert len(one[what]) == len(two[what]) > 0
         for a, b in zip(one[what], two[what], strict=True):
             for left, right in zip(a, b, strict=True):
-                torch.testing.assert_close(right, left, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(right, left, rtol=near, atol=near)
     assert len(one["gradients"]) == STEPS * (2 if case.startswith("gan") else 1)
     assert any(g.abs().max() > 1e-3 for g in one["gradients"][-1])
     if case.startswith(
