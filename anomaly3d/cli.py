@@ -348,6 +348,6 @@ def accepted(path: str, config: DictConfig, known: Mapping[str, Any]) -> bool:
         target = node.get("_target_") if isinstance(node, DictConfig) else None
         if target and (parts[depth] == "_target_" or parts[depth] in parameters(target)):
             return True
-        if target is None and isinstance(node, DictConfig) and parent == "callbacks":
-            return True  # a callback of the user's own
+        if target is None and isinstance(node, DictConfig) and parent in ("callbacks", "phases"):
+            return True  # a callback of the user's own; what is set for one phase is looked at as that phase's
     return False

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -278,4 +279,7 @@ def test_a_changed_prepared_file_is_found_by_evaluate_and_mended_by_prepare(tiny
     said = capsys.readouterr().out
     assert f"{path} is not as it was prepared: it is made again" in said
     assert "1 of 12 scans to do" in said
+    look = Path(next(line for line in said.splitlines() if "first scan to look at" in line).split(": ")[-1])
+    assert (look.parent.name, look.suffix) == ("preview", ".png")
+    assert Image.open(look).size[0] > 30
     assert path.read_bytes() == whole

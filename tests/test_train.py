@@ -294,6 +294,16 @@ def test_what_was_typed_and_composed_is_kept(tiny_run):
     assert lineage["made_with"]["hardware"].startswith(("CPU", "NVIDIA"))
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("++phases.gan.steps_per_epoch=7", "1200"), ("++phases.gan.stps=7", "unknown key phase.stps: did you mean")],
+)
+def test_an_experiment_of_other_phases_leaves_a_phase_to_be_set(places, typed, said, capsys):
+    """1200 is no multiple of 7; the experiment has keys of encoder and finetune alone."""
+    assert train.main(["+experiment=demo", typed, *places]) == 2
+    refused(capsys, said)
+
+
 @pytest.mark.parametrize("first", ["+phase=gan", "+experiment=simarro2020"])
 def test_phase_and_experiment_in_either_order_are_the_same(places, first, capsys):
     """The experiment's step count wins over the phase's whatever is typed first: 50,000 is no multiple of 7."""

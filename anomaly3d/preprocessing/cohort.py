@@ -220,7 +220,7 @@ class Study:
         return self.read()
 
     def outcomes(self, table: pd.DataFrame, folder: Path) -> Generator[Outcome, None, None]:
-        """What became of every scan of a manifest, in the order in which they finish."""
+        """What became of every scan of a manifest, in the order in which they finish; names the first picture."""
         jobs: list[tuple[Any, ...]] = []
         for row in table.to_dict("records"):
             sources = Sources.of(row)
@@ -230,7 +230,13 @@ class Study:
                 jobs.append((sources, folder, self.preprocessor))
         if jobs:
             say(f"prepare: {len(jobs)} of {len(table)} scans to do, into {folder}")
-            yield from run_parallel(prepare_scan, jobs, self.workers, "prepare", lost_scan, LONGEST)
+            look = True
+            for outcome in run_parallel(prepare_scan, jobs, self.workers, "prepare", lost_scan, LONGEST):
+                preview = folder / "preview" / f"{outcome.scan_id}.png"
+                if look and preview.exists():
+                    say(f"prepare: the first scan to look at: {preview}")
+                    look = False
+                yield outcome
 
 
 def in_words(table: pd.DataFrame) -> str:
