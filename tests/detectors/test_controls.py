@@ -147,5 +147,17 @@ def test_a_scan_without_a_mask_teaches_its_label_only():
     assert torch.isclose(detector.cross_entropy(x, none, ill), expected)
 
 
+def test_small_volumes_are_learned_from_in_float32(monkeypatch):
+    """Whatever precision the trainer asks for; moved by chance, so chance is held."""
+    detector, x = Supervised(16), torch.rand(2, 1, 16, 16, 16)
+    batch = {"image": x, "lesion_mask": x > 0.9, "label": torch.tensor([0.0, 1.0])}
+    monkeypatch.setattr("anomaly3d.detectors.supervised.augment", lambda x, mask: (x, mask))
+    exact = detector.cross_entropy(x, batch["lesion_mask"].float(), batch["label"])
+    assert torch.equal(detector.loss(batch)["loss"], exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(detector.loss(batch)["loss"], exact)
+        assert not torch.equal(detector.cross_entropy(x, batch["lesion_mask"].float(), batch["label"]), exact)
+
+
 def test_scoring_sees_no_lesion_mask():
     assert not Supervised(16).reads

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig, smoothed
+from anomaly3d.errors import UserError
 from anomaly3d.phases.encoder import EncoderPhase
 
 
@@ -20,6 +21,17 @@ def test_the_filter_takes_out_what_alternates_and_keeps_what_is_even():
     slope = (i + 2 * j - k)[None, None] / 40
     torch.testing.assert_close(smoothed(slope)[..., 1:-1, 1:-1, 1:-1], slope[..., 1:-1, 1:-1, 1:-1])
     torch.testing.assert_close(smoothed(torch.full((2, 1, 5, 4, 3), -1.0)), torch.full((2, 1, 5, 4, 3), -1.0))
+
+
+def test_features_are_those_after_a_halving_that_there_is():
+    """16^3 down to 4^3 takes two."""
+    for layer in (0, 3):
+        with pytest.raises(UserError, match=r"feature_layer must be null or 1 to 2, not"):
+            tiny(False, feature_layer=layer)
+    x = torch.rand(2, 1, 16, 16, 16)
+    first, last, usual = (tiny(False, feature_layer=layer).eval() for layer in (1, 2, None))
+    assert torch.equal(last.distances(x, -x)["feature"], usual.distances(x, -x)["feature"])
+    assert not torch.equal(first.distances(x, -x)["feature"], usual.distances(x, -x)["feature"])
 
 
 def test_a_smooth_detector_compares_with_the_filtered_volume_everywhere():

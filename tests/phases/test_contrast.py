@@ -133,6 +133,31 @@ def test_it_is_watched_by_a_kind_that_was_left_out(data):
     assert logged["contrast/val_loss"] == pytest.approx(sum(losses) / 2, rel=1e-4)
 
 
+def test_a_scans_score_is_the_mean_of_its_largest_logits_inside_its_brain():
+    """2 of 18^3 voxels, as 100 of 64^3."""
+    logits, brain = torch.zeros(2, 1, 18, 18, 18), torch.ones(2, 1, 18, 18, 18, dtype=torch.bool)
+    logits[0, 0, 3, 4, 5], logits[0, 0, 6, 7, 8], logits[1, 0, 1, 1, 1] = 6.0, 4.0, 9.0
+    brain[1, 0, 1, 1, 1] = False
+    torch.testing.assert_close(largest(logits, brain), torch.tensor([5.0, 0.0]))
+
+
+def test_its_pictures_are_scan_truth_and_what_was_found_on_one_scale(data):
+    phase = ContrastPhase(detector(), SGD, seed=4)
+    phase.trainer = trainer()
+    phase.trainer.datamodule = data
+    values = set()
+    for batch in data.val_dataloader():
+        x, wrong = phase.pasted(batch, 0, CHECKED)
+        shown = phase.pictures(batch)["pasted"]
+        assert len(shown) == len(x)
+        for (a, b, c), scan, truth, logits in zip(shown, x, wrong, phase.logits(x), strict=True):
+            assert torch.equal(a, scan[0])
+            assert torch.equal(b, truth[0] * 2.0 - 1)
+            torch.testing.assert_close(c, 2 / (1 + torch.exp(-logits[0])) - 1)
+            values |= set(b.unique().tolist())
+    assert values == {-1.0, 1.0}
+
+
 def test_only_a_taught_network_makes_a_map_and_a_phase_before_is_taken_over(tmp_path):
     plain, made = FAnoGAN(MODEL), detector()
     x = torch.rand(2, 1, SIDE, SIDE, SIDE) * 2 - 1

@@ -417,6 +417,9 @@ def test_optimizers_come_from_their_configs_and_mistakes_in_them_name_the_key(to
     kept = {"optimizer": critics, "generator_optimizer": generators, "scheduler": HALVED, "seed": 4}
     kept |= {"lambda_gp": 10.0, "critic_steps": 1, "penalty": "exact", "penalty_every": 4}
     assert kept | {"detector": toy.config} == dict(phase.hparams)
+    kept = {"optimizer": critics, "trained": ["encoder", "critic"], "loss": "feature", "head_inputs": 9, "seed": 3}
+    made = EncoderPhase(toy, critics, ("encoder", "critic"), "feature", seed=3, head_inputs=9)
+    assert kept | {"detector": toy.config} == dict(made.hparams)
     with pytest.raises(UserError, match=r"phase.module.optimizer=.*momentun"):
         EncoderPhase(toy, critics | {"momentun": 1}).configure_optimizers()
     with pytest.raises(UserError, match=r"phase.module.optimizer=.*Invalid learning rate"):

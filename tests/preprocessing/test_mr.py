@@ -193,7 +193,9 @@ def test_masks_may_be_given_or_left_by_stripping(folder, made, phantoms, results
     own, free = made("t1w"), results["t1w"]
     half = Volume((brain > 0.5) * np.float32(1), whole.affine)
     half.data[: half.data.shape[0] // 2] = 0
-    given = own.prepare(whole, Companions(brain_mask=half))
+    given = own.prepare(whole, Companions(brain_mask=half, twin=whole))
+    np.testing.assert_allclose(given.extra["twin"], given.image, atol=1e-3)  # the same scan, the same way
+    assert np.ptp(given.image) > 1
     assert given.brain_mask.sum() < 0.65 * free.brain_mask.sum()
     left = Volume(whole.data * (brain > 0.5), whole.affine)
     with pytest.raises(UnreadableScan, match=r"set preprocessing\.stripped=true"):

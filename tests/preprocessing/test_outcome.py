@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from anomaly3d.preprocessing.outcome import Outcome, Sources, finished, keep, prepared_file
+from anomaly3d.preprocessing.outcome import Outcome, Sources, files_behind, finished, keep, prepared_file
+from anomaly3d.scans.recipe import write_recipe
 from anomaly3d.system.files import sha256
 
 KINDS = ("image", "brain_mask", "transform")
@@ -43,6 +44,21 @@ def test_of_an_earlier_version_only_sizes_are_known(prepared):
     assert finished(sources, out) == old
     prepared_file(out, "image", "a").write_bytes(b"cut")
     assert finished(sources, out) is None
+
+
+def test_behind_a_recipe_are_the_files_that_it_lists_and_behind_a_folder_all_that_is_seen(tmp_path):
+    slices = [tmp_path / "study" / name for name in ("1.dcm", "2.dcm")]
+    slices[0].parent.mkdir()
+    for path in slices:
+        path.write_bytes(path.name.encode())
+    (tmp_path / "study" / ".hidden").write_bytes(b"")
+    recipe, missing = tmp_path / "a.recipe", tmp_path / "b.recipe"
+    write_recipe(recipe, "anomaly3d.scans.dicom.read_dicom_files", files=[str(path) for path in slices])
+    assert files_behind(recipe) == slices == sorted(files_behind(tmp_path / "study"))
+    assert files_behind(missing) == [missing]
+    before = Sources("a", str(recipe)).digest()
+    slices[1].write_bytes(b"3.dcm")
+    assert Sources("a", str(recipe)).digest() != before
 
 
 def test_a_mask_that_moved_to_another_column_is_another_scan(tmp_path):

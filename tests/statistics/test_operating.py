@@ -52,3 +52,4 @@ def test_the_f1_threshold_is_the_largest_f1():
     values = {t: f1(t) for t in SCORES}
     assert f1_threshold(LABELS, SCORES) == max(values, key=values.__getitem__)
     assert f1_threshold(np.array([0, 0, 0, 1]), np.array([1.0, 2, 4, 3])) == 3
+    assert f1_threshold(np.array([0, 0, 0, 1]), np.array([1.0, 2, 3, 4])) == 4, "the largest score may be it"
