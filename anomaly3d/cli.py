@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -304,8 +305,7 @@ def refuse_unknown_keys(config_name: str, config: DictConfig, more: Sequence[str
     if not added:
         return
     groups = [str(o.input_line) for o in overrides if o.key_or_group in choices]
-    reference = OmegaConf.to_container(compose(config_name, [*groups, *searchpath()]), resolve=False)
-    known = dict(keys(reference))
+    known = keys_of(config_name, *groups, *searchpath())
     for override in added:
         key = override.key_or_group
         value = OmegaConf.select(config, key)
@@ -314,13 +314,18 @@ def refuse_unknown_keys(config_name: str, config: DictConfig, more: Sequence[str
                 raise UserError(unknown_key(path, known))
 
 
+@lru_cache
+def keys_of(config_name: str, *overrides: str) -> dict[str, Any]:
+    """Dotted keys of a config and their values, as its files have them."""
+    return dict(keys(OmegaConf.to_container(compose(config_name, list(overrides)), resolve=False)))
+
+
 def composed_keys(config_name: str) -> list[str]:
     """Groups of a command, and its keys with the groups that were typed and no key set."""
     groups = names_of(config_name)[0]
     typed = [text for text in sys.argv[1:] if key_of(text) in groups and "," not in text]
     with initialize_config_dir(CONF, version_base="1.3"):
-        composed = OmegaConf.to_container(compose(config_name, typed), resolve=False)
-    return [*sorted(groups), *(key for key, _ in keys(composed))]
+        return [*sorted(groups), *keys_of(config_name, *typed)]
 
 
 def plain_value(value: Any) -> Any:
