@@ -13,15 +13,16 @@ import numpy as np
 import pandas as pd
 
 from anomaly3d.cohorts.phantom.lesions import TYPES
-from anomaly3d.evaluation.metrics import ap_of, as_text, auc_of, of_lesion, ranked
+from anomaly3d.evaluation.metrics import ap_of, as_text, auc_of, labels_and_scores, of_lesion, ranked, subjects_of
 from anomaly3d.report.figures import LINES, draw_roc, new_axes
-from anomaly3d.statistics.auc import compare_auc, holm
+from anomaly3d.statistics.auc import Estimate, bootstrap_auc, compare_auc, holm
 from experiments.comparison.judge import HERE, KEPT, SCANS
 from experiments.comparison.methods import METHODS
 from experiments.scores.measure import VOLUMES, fill, markdown
 
 SITES = ("A", "B")
 BANDS = tuple(pairwise(VOLUMES))
+OVER_SEEDS = {"own_a": ("A", "own"), "a": ("A", "chosen"), "b": ("B", "chosen")}
 OF = {"fanogan_phase2": ("fanogan", ("gan", "encoder"))}  # whose cost it has
 
 
@@ -75,7 +76,19 @@ def row_of(name: str, trainings: list[tuple[dict[str, Any], pd.DataFrame]]) -> d
         "found": told["maps"].get("standardised", {}).get("found"),
         **cost_of(name),
         "seeds": [auc_of(t[t["site"] == "A"], "chosen").value for _, t in trainings],
+        "over_seeds": {
+            key: over_seeds([t for _, t in trainings], *of).as_json()
+            for key, of in OVER_SEEDS.items()
+            if len(trainings) > 1
+        },
     }
+
+
+def over_seeds(tables: list[pd.DataFrame], site: str, score: str) -> Estimate:
+    """The mean AUC of a method's trainings; scans and trainings are drawn together."""
+    at = [table[table["site"] == site] for table in tables]
+    (labels, *_), scores = zip(*(labels_and_scores(table, score) for table in at), strict=True)
+    return bootstrap_auc(labels, np.stack(scores), subjects_of(at[0]))
 
 
 def add_tests(rows: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> None:
@@ -162,6 +175,17 @@ def main() -> None:
         ]
         for name, row in rows.items()
     ]
+    several = [
+        [
+            name,
+            ", ".join(f"{value:.3f}" for value in row["seeds"]),
+            *(shown(row["over_seeds"][key]) for key in ("a", "b", "own_a")),
+        ]
+        for name, row in rows.items()
+        if len(row["seeds"]) > 1
+    ]
+    head = ["method", "each, chosen score, A", "their mean, A", "B", "own score, A"]
+    fill(HERE / "README.md", "seeds", markdown(head, several))
     head = ["method", "voxel AP, residual", "standardised", "Dice", "lesions found", "s a scan", "parameters"]
     fill(HERE / "README.md", "where", markdown(head, where))
 
