@@ -143,6 +143,8 @@ def test_a_scans_score_is_the_mean_of_its_largest_logits_inside_its_brain():
 
 def test_its_pictures_are_scan_truth_and_what_was_found_on_one_scale(data):
     phase = ContrastPhase(detector(), SGD, seed=4)
+    data.prepare_data()
+    data.setup()
     phase.trainer = trainer()
     phase.trainer.datamodule = data
     values = set()
