@@ -15,12 +15,20 @@ from anomaly3d.evaluation.gathering import gather, label_of, training_of
 from anomaly3d.evaluation.metrics import as_text, labels_and_scores, ranked, subjects_of
 from anomaly3d.scoring.scan_scores import score_names
 from anomaly3d.scoring.writer import RESCORED, read_scores
-from anomaly3d.statistics.auc import auc_covariance, bootstrap_auc, bootstrap_difference, compare_auc, holm
+from anomaly3d.statistics.auc import (
+    auc_covariance,
+    bootstrap_auc,
+    bootstrap_difference,
+    compare_auc,
+    fewest_subjects,
+    holm,
+)
 from anomaly3d.statistics.seeds import paired_difference, spread
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import console, say
 
 FEWEST = 3  # seeds for a test over them
+FEW = 10  # subjects of a class below which 9 to 18 of 100 differences that are none have p < .05
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,9 @@ def compare_runs(wanted: Comparison) -> int:
     with written_whole(wanted.out) as path:
         path.write_text(json.dumps(result, indent=1))
     show(result, next(iter(detectors)))
+    if result["fewest_subjects"] < FEW:
+        fewest = f"subjects in the smaller class: {result['fewest_subjects']}"
+        say(f"{fewest}; of fewer than {FEW} intervals are too narrow and p-values too small")
     say(f"written to {wanted.out}")
     return 0
 
@@ -150,7 +161,7 @@ def compared(
     for entries in (list(difference.values()), paired):
         for entry, p in zip(entries, holm([e["p"] for e in entries]), strict=True):
             entry["p_holm"] = p
-    return {"auc": auc, "difference": difference}
+    return {"auc": auc, "difference": difference, "fewest_subjects": fewest_subjects(labels, subjects)}
 
 
 def show(result: dict[str, Any], first: str) -> None:

@@ -31,12 +31,23 @@ def label_of(run: Path, name: str) -> str:
 
 
 def training_of(runs: Path, name: str) -> Training | None:
-    """The training of ``demo`` or ``demo/pca``; None where the run does not hold it any more."""
+    """The training of ``demo`` or ``demo/pca``; None where the run does not hold it any more.
+
+    Raises:
+        UserError: it was trained anew since it was evaluated.
+    """
     run, _, detector = name.partition("/")
     label = label_of(runs / run, detector)
     trained = next((t for t in find_trained(runs / run) if t.label == label), None)
     if trained is None:
         return None
+    metrics = runs / run / "evaluation" / "metrics.json"
+    evaluated = json.loads(metrics.read_text())["detectors"].get(label, {}) if metrics.exists() else {}
+    if evaluated and evaluated["model"] != trained.digest():
+        raise UserError(
+            f"{name} was trained anew since it was evaluated, and its scores are those of before: run "
+            f"'python -m anomaly3d.evaluate run={run}' again"
+        )
     phases = trained.lineage["settings"]["detector"]["phases"]
     folders = [trained.folder.path.with_name(phase) for phase in phases[: phases.index(trained.stage) + 1]]
     settings = {

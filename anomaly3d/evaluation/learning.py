@@ -149,10 +149,9 @@ def learn(
         healthy = replace(healthy, ageing=Ageing.measure(maps[reference], list(tables[reference]["subject_id"])))
         if "calibration" in tables:
             refuse_unknown_ages(maps["calibration"])
-    measured_on = {}
-    if reference == "validation":
-        same = of_one_subject(data.split("validation"), maps["validation"])
-        measured_on = {scan.scan_id: same[base_of(scan.scan_id)] for scan in maps["validation"] + maps[PSEUDO]}
+    pasted = maps[PSEUDO] if reference == "validation" else []
+    same = of_one_subject(data.split(reference), maps[reference])
+    measured_on = {scan.scan_id: same[base_of(scan.scan_id)] for scan in maps[reference] + pasted}
     together = pd.concat([table.assign(task=split) for split, table in tables.items()], ignore_index=True)
     every = [scan for split in tables for scan in maps[split]]
     found = rescore(together, every, healthy, workers, f"{trained.label}: scores", measured_on)

@@ -90,8 +90,7 @@ def summarise_localization(rows: pd.DataFrame) -> dict[str, Any]:
     for (mask, name), members in rows[rows["mask"] != ""].groupby(["mask", "map"]):
         entry: dict[str, Any] = {"n_scans": len(members)}
         for number in ("auroc", "ap", "chance_ap", *(["dice"] if "dice" in members else [])):
-            mean, low, high = mean_interval(members[number].to_numpy(float), members["subject_id"].to_numpy())
-            entry[number] = {"value": mean, "ci95": [low, high]}
+            entry[number] = mean_of(members, number)
         lesions = members["lesions"].to_numpy(int) if "lesions" in members else np.zeros(0, int)
         if lesions.any():
             found = members["found"].to_numpy(int)
@@ -99,10 +98,12 @@ def summarise_localization(rows: pd.DataFrame) -> dict[str, Any]:
             entry["found"] = share(hits, np.repeat(members["subject_id"].to_numpy(), lesions))
         summary.setdefault(str(mask), {})[str(name)] = entry
     for name, members in rows[rows["mask"] == ""].groupby("map"):
-        mean, low, high = mean_interval(members["false_parts"].to_numpy(float), members["subject_id"].to_numpy())
-        summary.setdefault("healthy_false_parts", {})[str(name)] = {
-            "value": mean,
-            "ci95": [low, high],
-            "n_scans": len(members),
-        }
+        entry = {**mean_of(members, "false_parts"), "n_scans": len(members)}
+        summary.setdefault("healthy_false_parts", {})[str(name)] = entry
     return summary
+
+
+def mean_of(rows: pd.DataFrame, column: str) -> dict[str, Any]:
+    """The mean over scans with its interval over subjects, None for one subject."""
+    mean, low, high = mean_interval(rows[column].to_numpy(float), rows["subject_id"].to_numpy())
+    return {"value": mean, "ci95": None if np.isnan(low) else [low, high]}

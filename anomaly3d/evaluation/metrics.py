@@ -177,6 +177,8 @@ def whole_percent(share: float) -> str:
 
 
 def as_text(estimate: dict[str, Any]) -> str:
-    """``0.81 [0.76, 0.86]`` for people."""
+    """``0.81 [0.76, 0.86]`` for people; of one subject without an interval."""
+    if estimate["ci95"] is None:
+        return f"{estimate['value']:.3f}, one subject"
     low, high = estimate["ci95"]
     return f"{estimate['value']:.3f} [{low:.3f}, {high:.3f}]"

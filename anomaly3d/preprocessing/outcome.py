@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from anomaly3d.scans.detached import voxel_files
 from anomaly3d.scans.recipe import is_recipe, listed_files
 from anomaly3d.system.files import sha256, visible, written_whole
 from anomaly3d.system.progress import say
@@ -50,10 +51,12 @@ class Sources:
 
 
 def files_behind(path: Path) -> list[Path]:
-    """What is read for a path of a manifest: the file, the files of a folder, or those that a recipe lists."""
+    """What is read for a path of a manifest: the file, and those that hold its voxels where it is a header alone; the
+    files of a folder, or those that a recipe lists."""
     if path.is_dir():
         return [folder / name for folder, names in visible(path) for name in names]
-    return (listed_files(path) if is_recipe(path) and path.exists() else []) or [path]
+    listed = listed_files(path) if is_recipe(path) and path.exists() else []
+    return listed or [path, *voxel_files(path)]
 
 
 def stamp(path: Path) -> str:

@@ -15,6 +15,7 @@ from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.system.files import sha256
 
 SHARED = ("model", "preprocessing", "dataset")  # settings that the phases of a detector have in common
+LEARNED = ("train", "validation", "labelled")  # splits that training reads
 WHERE = ("dataset.root", "dataset.scans", "dataset.manifest")  # a study may move: its scans are compared, not its place
 
 
@@ -116,16 +117,37 @@ def split_hash(table: pd.DataFrame) -> str:
     return hashlib.sha256(repr(sorted(rows.itertuples(index=False, name=None))).encode()).hexdigest()[:12]
 
 
+def voxels_hash(prepared: PreparedCohort) -> str | None:
+    """Twelve hex digits of what the scans show that networks learn from or are chosen by, whatever file they are in.
+
+    None where that is not known of all.
+    """
+    scans = prepared.table.loc[prepared.table["split"].isin(LEARNED), "scan_id"]
+    content = prepared.quality.reindex(columns=["scan_id", "content"]).fillna("").set_index("scan_id")["content"]
+    rows = sorted((scan_id, content.get(scan_id, "")) for scan_id in scans)
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:12] if all(shown for _, shown in rows) else None
+
+
+def same_voxels(lineage: dict[str, Any], now: str | None) -> bool:
+    """Whether a phase saw the scans of a ``voxels_hash``, as far as both are known; earlier versions kept none."""
+    return lineage.get("voxels_hash") in (None, now) or now is None
+
+
 def require_same_data(lineage: dict[str, Any] | None, prepared: PreparedCohort, what: Path) -> None:
     """Refuse prepared data other than those of a lineage (None: nothing to compare).
 
     Raises:
-        UserError: scans were added, removed, or moved between splits since.
+        UserError: scans were added, removed, moved between splits, or replaced under their names since.
     """
     if lineage and lineage["split_hash"] != split_hash(prepared.table):
         raise UserError(
             f"the scans in {prepared.folder} or their splits are not those that {what} was trained with: restore the "
             "manifest, or train all phases anew with overwrite=true"
+        )
+    if lineage and not same_voxels(lineage, voxels_hash(prepared)):
+        raise UserError(
+            f"scans in {prepared.folder} were replaced by others under the same names since {what} was trained: "
+            "restore them and prepare again, or train all phases anew with overwrite=true"
         )
 
 
@@ -141,6 +163,7 @@ def describe(settings: dict[str, Any], prepared: PreparedCohort, parent: Path | 
         "cohort": prepared.folder.parent.name,
         "prepared": prepared.folder.name,
         "split_hash": split_hash(prepared.table),
+        "voxels_hash": voxels_hash(prepared),
         "parent_sha256": sha256(parent) if parent else None,
     }
 

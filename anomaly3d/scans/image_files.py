@@ -13,6 +13,7 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
 from anomaly3d.errors import UnreadableScan
+from anomaly3d.scans.detached import refuse_elsewhere
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what is wrong with a header is judged here
 
@@ -240,6 +241,7 @@ def read_itk(path: Path) -> tuple[nib.nifti1.Nifti1Image, dict[str, str]]:
     """NRRD or MetaImage by SimpleITK, which says where voxels lie in LPS, and what else its header says."""
     import SimpleITK as sitk
 
+    refuse_elsewhere(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -128,10 +128,15 @@ def bootstrap_auc(
     Args:
         scores: ``(N,)``, or ``(seeds, N)`` of a detector trained with several seeds: then the value is the mean AUC and
             each draw also takes seeds with replacement, because another study would have another run of the training.
+
+    Where draws cannot differ (a perfect AUC, a class of one subject) Wilson's interval stands in, as in ``auc``.
     """
     rng = np.random.default_rng(seed)
     value, draws = drawn_auc(labels, np.atleast_2d(scores), subject_weights(labels, subjects, rng), rng)
     low, high = np.nanpercentile(draws, [2.5, 97.5])
+    fewest = fewest_subjects(labels, subjects)
+    if fewest < 2 or low == high:
+        low, high = wilson(value, fewest)
     return Estimate(value, float(low), float(high), int((labels == 0).sum()), int((labels == 1).sum()))
 
 
@@ -223,12 +228,16 @@ def bootstrap_difference(
     Args:
         scores, others: ``(seeds, N)`` of the same scans, or ``(N,)`` for one seed; an AUC is the mean over seeds, and
             every draw takes subjects and seeds with replacement. The detectors need not have as many seeds.
+
+    Of a class of one subject every draw is the same, so nothing is known, as in ``compare_auc``: [-1, 1] and p = 1.
     """
     rng = np.random.default_rng(seed)
     weights = subject_weights(labels, subjects, rng)
     (value, draws), (other, other_draws) = (
         drawn_auc(labels, np.atleast_2d(table), weights, rng) for table in (scores, others)
     )
+    if fewest_subjects(labels, subjects) < 2:
+        return Difference(value - other, -1.0, 1.0, 1.0)
     gaps = draws - other_draws
     low, high = np.nanpercentile(gaps, [2.5, 97.5])
     beyond = max(min(np.mean(gaps <= 0), np.mean(gaps >= 0)), 1 / (2 * DRAWS))

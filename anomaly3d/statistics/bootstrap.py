@@ -82,7 +82,9 @@ def weighted_ap(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> 
 
 
 def mean_interval(values: np.ndarray, subjects: np.ndarray | None = None, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of ``values (N,)`` and its 95 % percentile interval over subjects."""
+    """Mean of ``values (N,)`` and its 95 % percentile interval over subjects; of one subject NaN, for it is unknown."""
+    if len(values if subjects is None else np.unique(subjects)) < 2:
+        return float(np.mean(values)), float("nan"), float("nan")
     weights = subject_weights(np.ones(len(values)), subjects, np.random.default_rng(seed))
     draws = weights @ values / weights.sum(1)
     low, high = np.percentile(draws, [2.5, 97.5])

@@ -1,5 +1,6 @@
 """Runs of several seeds and settings in one table, from folders as training and evaluation leave them."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -31,7 +32,8 @@ def leave(runs, name, seed, kappa, quality, lr=1e-3):
     place = runs / name / "evaluation" / "fanogan"
     place.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(place / "scores.csv", index=False)
-    (place.parent / "metrics.json").write_text(json.dumps({"focus": "fanogan", "detectors": {"fanogan": {}}}))
+    evaluated = {"fanogan": {"model": hashlib.sha256(b"").hexdigest()}}
+    (place.parent / "metrics.json").write_text(json.dumps({"focus": "fanogan", "detectors": evaluated}))
     return scores
 
 
@@ -57,6 +59,27 @@ def test_runs_are_gathered_by_what_sets_them_apart_but_for_the_seed(runs):
         "kappa=0.1, lr=0.001",
         "kappa=1.0, lr=0.001",
     ]
+
+
+def test_scores_of_an_earlier_training_are_refused(runs, capsys):
+    """The table would show them beside the settings of the new one."""
+    (runs / "kappa-1.0-2" / "fanogan" / "encoder" / "model.pt").write_bytes(b"trained anew")
+    assert compare.main(["runs=[kappa-*]", f"runs_dir={runs}"]) == 2
+    refused(capsys, "kappa-1.0-2 was trained anew since", "anomaly3d.evaluate run=kappa-1.0-2")
+    assert compare.main(["detectors={a: [kappa-0.1-1], b: [kappa-1.0-2]}", f"runs_dir={runs}"]) == 2
+    refused(capsys, "kappa-1.0-2 was trained anew since")
+    assert not (runs / "compared.json").exists()
+
+
+def test_few_subjects_are_told(tmp_path, capsys):
+    for name, quality in (("a", 1.0), ("b", 0.5)):
+        leave(tmp_path, name, 1, 1.0, quality)
+        path = tmp_path / name / "evaluation" / "fanogan" / "scores.csv"
+        pd.read_csv(path).iloc[[*range(20), 25]].to_csv(path, index=False)
+    assert compare.main(["detectors={a: a, b: b}", f"runs_dir={tmp_path}"]) == 0
+    assert "subjects in the smaller class: 1" in capsys.readouterr().out
+    found = json.loads((tmp_path / "compared.json").read_text())
+    assert (found["difference"]["b"]["ci95"], found["difference"]["b"]["p_holm"]) == ([-1, 1], 1)
 
 
 def test_names_say_what_differs():

@@ -274,6 +274,25 @@ def test_the_bootstraps_interval_is_the_middle_of_its_draws():
     assert bootstrap_difference(labels, labels * 1.0, -labels * 1.0).p == 1 / DRAWS  # none of the draws says otherwise
 
 
+def test_draws_that_cannot_differ_are_no_certainty():
+    """A class of one subject, also of one scanned often; and a perfect AUC."""
+    rng = np.random.default_rng(1)
+    for labels, subjects in (
+        (np.repeat([0, 1], [1, 12]), np.arange(13)),
+        (np.repeat([0, 1], [4, 12]), np.r_[np.zeros(4), np.arange(1, 13)]),
+    ):
+        scores, other = labels + 0.1 * rng.normal(size=len(labels)), rng.normal(size=len(labels))
+        gap = bootstrap_difference(labels, scores, other, subjects)
+        assert (gap.low, gap.high, gap.p) == (-1, 1, 1)
+        assert gap.value == pytest.approx(compare_auc(labels, scores, other, subjects).value)
+        found = bootstrap_auc(labels, scores, subjects)
+        assert (found.low, found.high) == pytest.approx(wilson(found.value, 1))
+    labels = np.repeat([0, 1], 12)
+    perfect = bootstrap_auc(labels, labels * 1.0)
+    assert (perfect.value, perfect.low, perfect.high) == pytest.approx((1, *wilson(1, 12)))
+    assert perfect.low < 0.8
+
+
 def test_each_draw_takes_one_of_the_seeds():
     """Of a perfect seed and one that is always wrong, a draw takes one twice or both."""
     labels = np.array([0, 0, 1, 1])

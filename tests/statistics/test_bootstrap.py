@@ -48,6 +48,13 @@ def test_the_jackknifes_error_of_a_mean_is_the_usual_one():
     assert together == pytest.approx(values.reshape(10, 3).mean(1).std(ddof=1) / np.sqrt(10))
 
 
+def test_the_mean_of_one_subject_has_no_interval():
+    for values, subjects in (([0.8], None), ([0.8, 0.6], ["a", "a"])):
+        mean, low, high = mean_interval(np.array(values), None if subjects is None else np.array(subjects))
+        assert mean == pytest.approx(np.mean(values))
+        assert np.isnan([low, high]).all()
+
+
 def test_interval_of_a_mean_is_that_of_the_normal_distribution():
     values = np.random.default_rng(0).normal(2, 3, 400)
     mean, low, high = mean_interval(values)
