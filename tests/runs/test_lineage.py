@@ -28,9 +28,9 @@ def test_scans_that_were_replaced_under_their_names_are_refused():
             require_same_data(lineage, cohort(**{learned: "others"}), Path("model.pt"))
     for other in ("s4", "s5"):  # no network learns from them
         require_same_data(lineage, cohort(**{other: "others"}), Path("model.pt"))
+    moved = cohort()
+    moved.table.loc[0, "split"] = "validation"
     with pytest.raises(UserError, match="or their splits are not those"):
-        moved = cohort()
-        moved.table.loc[0, "split"] = "validation"
         require_same_data(lineage, moved, Path("model.pt"))
 
 
