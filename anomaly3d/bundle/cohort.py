@@ -29,20 +29,28 @@ def counts_of(table: pd.DataFrame) -> list[Count]:
     found = []
     for split in SPLITS:
         rows = table[table["split"] == split]
-        if rows.empty:
-            continue
-        found.append(Count(split, "all", "all", len(rows), rows["subject_id"].nunique()))
-        for kind, groups in {
+        kinds = {
+            "all": np.full(len(rows), "all"),
             "site": rows["site"],
             "age": between(rows["age"], AGES, "years"),
             "sex": rows["sex"],
-        }.items():
-            for group, members in rows.groupby(groups.to_numpy(), sort=True):
-                if group:
-                    scans, subjects = len(members), members["subject_id"].nunique()
-                    told = (scans, subjects) if subjects >= FEW else (None, None)
-                    found.append(Count(split, kind, str(group), *told))
+        }
+        for kind, groups in kinds.items():
+            parts = [(str(name), part) for name, part in rows.groupby(np.asarray(groups), sort=True) if name]
+            subjects = [part["subject_id"].nunique() for _, part in parts]
+            for (name, part), count, few in zip(parts, subjects, hidden(subjects), strict=True):
+                found.append(Count(split, kind, name, *((None, None) if few else (len(part), count))))
     return found
+
+
+def hidden(subjects: list[int]) -> list[bool]:
+    """Which groups of a kind are not told: those of few subjects, and the next smallest where what is told of all
+    would tell these as well."""
+    order = np.argsort(subjects, kind="stable")
+    count = sum(number < FEW for number in subjects)
+    while 0 < count < len(subjects) and sum(subjects[k] for k in order[:count]) < FEW:
+        count += 1
+    return [k in order[:count] for k in range(len(subjects))]
 
 
 def told(number: int | None) -> str:

@@ -5,7 +5,8 @@ for among the derivatives: ``*_label-lesion_mask.nii.gz`` of the same subject an
 """
 
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pandas as pd
 from anomaly3d.cohorts.base import Cohort, columns_of, existing
 from anomaly3d.cohorts.names import plain, split_healthy
 from anomaly3d.errors import UserError
+from anomaly3d.scans.manifest import NOTHING
+from anomaly3d.system.progress import say
 from anomaly3d.system.workers import Workers
 
 
@@ -62,8 +65,8 @@ class BIDS(Cohort):
             )
         people = self.participants()
         masks = layout.get(suffix="mask", extension=[".nii", ".nii.gz"])
-        rows = [self.row(scan, people, masks) for scan in scans]
-        table = pd.DataFrame(rows)
+        table = pd.DataFrame([self.row(scan, people, masks) for scan in scans])
+        self.tell_abnormal([people.get(scan.entities["subject"], {}) for scan in scans])
         return table.assign(split=split_healthy(table["subject_id"], table["label"], self.shares))
 
     def participants(self) -> dict[str, dict[str, str]]:
@@ -78,11 +81,23 @@ class BIDS(Cohort):
         records = [{str(name): str(value) for name, value in row.items()} for row in table.to_dict("records")]
         return {row["participant_id"].removeprefix("sub-"): row for row in records}
 
+    def diagnosis(self, person: Mapping[str, str]) -> str:
+        """What the label's column says of somebody, in lower case; empty where it says nothing."""
+        value = person.get(self.label_column, "").strip().lower() if self.label_column else ""
+        return "" if value in NOTHING else value
+
+    def tell_abnormal(self, people: Iterable[Mapping[str, str]]) -> None:
+        """Say which values were taken for abnormal: a typing error of a healthy one is among them."""
+        values = Counter(v for v in map(self.diagnosis, people) if v and v not in self.healthy)
+        if values:
+            told = ", ".join(f"{value} ({count})" for value, count in values.most_common())
+            say(f"{self.label_column}: taken as abnormal: {told}; healthy is {', '.join(self.healthy)}")
+
     def row(self, scan: Any, people: Mapping[str, dict[str, str]], masks: list[Any]) -> dict[str, str]:
         """A row of the manifest for an image of the layout."""
         subject, session = scan.entities["subject"], scan.entities.get("session")
         known = people.get(subject, {})
-        value = known.get(self.label_column, "").strip().lower() if self.label_column else ""
+        value = self.diagnosis(known)
         lesion = [
             mask.path
             for mask in masks
@@ -95,7 +110,7 @@ class BIDS(Cohort):
             "subject_id": f"sub-{subject}",
             "cohort": self.name,
             "image": scan.path,
-            "label": ("0" if value in self.healthy else "1") if value not in ("", "n/a") else "",
+            "label": ("0" if value in self.healthy else "1") if value else "",
             "lesion_mask": lesion[0] if lesion else "",
             "age": known.get("age", ""),
             "sex": known.get("sex", ""),

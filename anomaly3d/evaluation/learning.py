@@ -84,7 +84,7 @@ class Learned:
         for old in {calibration_file(stage, "total", score) for score in ("total", "")} - set(files.values()):
             old.unlink(missing_ok=True)  # of a model or a cohort before
         for calibration in self.calibrations:
-            calibration.save(files[calibration.score], trained.digest())
+            calibration.save(files[calibration.score], trained.digest(), healthy_file(stage, OWN))
         choice = {"model": trained.digest(), "chosen": self.chosen, "by": self.by, "pseudo_auc": self.ranking}
         with written_whole(folder / CHOICE) as path:
             path.write_text(json.dumps({**choice, "without_each": self.without_each}, indent=1))
@@ -97,8 +97,8 @@ class Learned:
             UserError: a file is damaged.
         """
         stage = trained.folder.path
-        file = calibration_folder(stage) / CHOICE
-        if not file.exists() or not healthy_file(stage, OWN).exists():
+        file, usual = calibration_folder(stage) / CHOICE, healthy_file(stage, OWN)
+        if not file.exists() or not usual.exists():
             return None
         try:
             kept = json.loads(file.read_text())
@@ -109,8 +109,8 @@ class Learned:
         if not same:
             return None
         files = [calibration_file(stage, score, chosen) for score in dict.fromkeys([chosen, "total"])]
-        calibrations = [Calibration.load(path, trained) for path in files if path.exists()]
-        return cls(Healthy.load(healthy_file(stage, OWN)), *words, calibrations)
+        calibrations = [Calibration.load(path, trained, usual) for path in files if path.exists()]
+        return cls(Healthy.load(usual), *words, calibrations)
 
 
 def calibration_file(stage: Path, score: str, chosen: str) -> Path:

@@ -15,7 +15,7 @@ from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps, stan
 from anomaly3d.scoring.familiarity import INPUTS
 from anomaly3d.scoring.scan_scores import of_one_subject, rescore
 from anomaly3d.statistics.conformal import TOLERANCE, p_values, threshold, weights_of
-from anomaly3d.system.files import written_whole
+from anomaly3d.system.files import sha256, written_whole
 from anomaly3d.system.workers import Workers, run_in_threads
 
 NEIGHBOURS = np.ones((3, 3, 3))  # voxels that touch at a corner hang together
@@ -81,33 +81,37 @@ class Calibration:
         """For scans unlike those that were measured: no p-value of a cluster holds for them."""
         return replace(self, cluster_masses={})
 
-    def save(self, path: Path, model: str) -> None:
+    def save(self, path: Path, model: str, usual: Path) -> None:
         """Write what ``load`` reads, with the threshold for readers.
 
         Args:
             model: digest of the trained model whose scores these are.
+            usual: the ``healthy_file`` by which they were standardised.
         """
+        made_with = {"model": model, "healthy": sha256(usual)}
         with written_whole(path) as beside:
             threshold = self.threshold if self.possible else None
-            beside.write_text(json.dumps({"model": model, **asdict(self), "threshold": threshold}, indent=1))
+            beside.write_text(json.dumps({**made_with, **asdict(self), "threshold": threshold}, indent=1))
 
     @classmethod
-    def load(cls, path: Path, trained: Trained) -> "Calibration":
-        """Read what ``save`` wrote of this very model.
+    def load(cls, path: Path, trained: Trained, usual: Path) -> "Calibration":
+        """Read what ``save`` wrote of this very model with this very ``healthy_file``.
 
         Raises:
-            UserError: the file is not one, or another model's.
+            UserError: the file is not one, or another model's, or belongs to other statistics.
         """
         again = f"calibrate {path.stem} again; {OWN} by 'python -m anomaly3d.evaluate'"
         try:
             stored = json.loads(path.read_text())
             stored.pop("threshold")
-            its_model = stored.pop("model", None)
+            its_model, its_healthy = stored.pop("model", None), stored.pop("healthy", None)
             found = cls(**stored)
         except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {again}") from error
         if its_model != trained.digest():
             raise UserError(f"{path} holds thresholds of another model than {trained.folder.model} is: {again}")
+        if its_healthy not in (None, sha256(usual)):  # earlier versions kept none
+            raise UserError(f"{path} and {usual} are of two calibrations, one of which was interrupted: {again}")
         return found
 
 
@@ -143,7 +147,8 @@ def healthy_file(stage: Path, site: str) -> Path:
 
 def sites_of(stage: Path) -> list[str]:
     """Whose healthy scans have been measured: ``OWN`` and sites."""
-    return sorted(path.stem for path in calibration_folder(stage).glob("*.json") if path.stem not in NO_SITES[1:])
+    files = [path for path in calibration_folder(stage).glob("*.json") if not path.name.startswith(".")]
+    return sorted(path.stem for path in files if path.stem not in NO_SITES[1:])
 
 
 def load_calibration(trained: Trained, site: str) -> tuple[Healthy, Calibration] | None:
@@ -164,7 +169,7 @@ def load_calibration(trained: Trained, site: str) -> tuple[Healthy, Calibration]
         return None
     if not (usual := healthy_file(stage, site)).exists():
         raise UserError(f"{usual} is missing: calibrate {site} again; {OWN} by 'python -m anomaly3d.evaluate'")
-    return Healthy.load(usual), Calibration.load(folder / f"{site}.json", trained)
+    return Healthy.load(usual), Calibration.load(folder / f"{site}.json", trained, usual)
 
 
 def clusters_of(z: np.ndarray, level: float, voxel_ml: float) -> tuple[np.ndarray, np.ndarray]:

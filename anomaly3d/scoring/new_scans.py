@@ -318,7 +318,7 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     healthy, (made,) = calibrate_anew(site, [before.score], *scans, rate, before.voxel_ml, workers)
     path = calibration_folder(stage) / f"{site}.json"
     healthy.save(healthy_file(stage, site))
-    made.save(path, job.trained.digest())
+    made.save(path, job.trained.digest(), healthy_file(stage, site))
     flagged = before.flags(earlier[before.score])
     known = "has none" if flagged is None else f"{before.threshold:.4g} flags {flagged.mean():.0%}"
     say(f"{len(new.table)} healthy scans of {site}: the run's own threshold {known}")

@@ -171,7 +171,7 @@ def config_of(name: str) -> dict:
     return yaml.safe_load((Path(CONF) / "dataset" / f"{name}.yaml").read_text())
 
 
-def test_bids_with_participants_sessions_and_lesion_masks(tmp_path):
+def test_bids_with_participants_sessions_and_lesion_masks(tmp_path, capsys):
     root = tmp_path / "bids"
     for seed, name in enumerate(("01", "02")):
         save(small_head(seed), root / f"sub-{name}" / "ses-1" / "ct" / f"sub-{name}_ses-1_ct.nii.gz")
@@ -193,6 +193,13 @@ def test_bids_with_participants_sessions_and_lesion_masks(tmp_path):
     assert table["age"].tolist() == ["40", "61"]
     assert float(table["lesion_ml"].iloc[1]) > 1
     assert table["lesion_mask"].iloc[0] == ""
+    told = capsys.readouterr().out
+    assert "diagnosis: taken as abnormal: tbi (1); healthy is" in told
+    for unknown in ("NA", "nan", "None", "-", "n/a"):
+        (root / "participants.tsv").write_text(f"participant_id\tdiagnosis\nsub-01\t{unknown}\nsub-02\tcontrl\n")
+        rows = BIDS("bids", str(root), "diagnosis", ["control"], {"train": 1.0}).rows(tmp_path, 1)
+        assert rows["label"].tolist() == ["", "1"], unknown
+        assert "diagnosis: taken as abnormal: contrl (1); healthy is control" in capsys.readouterr().out
     of_mr = BIDS("mr", str(root), None, [], {"train": 1.0}, suffix="T1w")
     assert of_mr.rows(tmp_path, 1)["scan_id"].tolist() == ["sub-02_ses-1_T1w"]
 

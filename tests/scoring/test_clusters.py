@@ -7,7 +7,7 @@ import pytest
 from anomaly3d.errors import UserError
 from anomaly3d.runs.folder import PhaseFolder, Trained
 from anomaly3d.scoring.anomaly_maps import RawMaps
-from anomaly3d.scoring.calibration import Calibration, clusters_of, largest_masses
+from anomaly3d.scoring.calibration import Calibration, clusters_of, healthy_file, largest_masses, sites_of
 from anomaly3d.scoring.clusters import own_grid_clusters
 from anomaly3d.scoring.way_back import Found, own_grid_maps
 
@@ -135,13 +135,23 @@ def test_a_calibration_keeps_its_clusters_and_old_ones_are_read(tmp_path):
     made = calibration()
     trained = Trained("fanogan", "finetune", PhaseFolder(tmp_path), {})
     trained.folder.model.write_bytes(b"weights")
-    made.save(tmp_path / "own.json", trained.digest())
-    assert Calibration.load(tmp_path / "own.json", trained) == made
+    file, usual = tmp_path / "calibration" / "own.json", healthy_file(tmp_path, "own")
+    usual.parent.mkdir()
+    usual.write_bytes(b"statistics")
+    made.save(file, trained.digest(), usual)
+    assert Calibration.load(file, trained, usual) == made
+    assert sites_of(tmp_path) == ["own"]
+    file.with_name(".123.utrecht.json").touch()  # of a process that was killed while it wrote
+    assert sites_of(tmp_path) == ["own"]
+    usual.write_bytes(b"statistics of a calibration that was killed before it wrote its scores")
+    with pytest.raises(UserError, match=r"own.json and .*own.npz are of two calibrations.*: calibrate own again"):
+        Calibration.load(file, trained, usual)
+    usual.write_bytes(b"statistics")
     trained.folder.model.write_bytes(b"other weights")
     with pytest.raises(
         UserError, match=r"own.json holds thresholds of another model than .*model.pt is: calibrate own"
     ):
-        Calibration.load(tmp_path / "own.json", trained)
+        Calibration.load(file, trained, usual)
     np.testing.assert_allclose(made.cluster_p_values("standardised", np.array([0.0, 2, 31])), [1, 3 / 5, 1 / 5])
     weighted = calibration(weights=[0.5, 0.5, 1, 1])
     np.testing.assert_allclose(weighted.cluster_p_values("standardised", np.array([1.5])), [3 / 4])
