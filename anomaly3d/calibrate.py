@@ -18,9 +18,11 @@ def main(config: DictConfig) -> Done:
         refuse_findings(Path(config.manifest))
     job = scoring_job(config, f"calibrated/{config.site}")
 
-    from anomaly3d.scoring.new_scans import calibrate_site
+    from anomaly3d.scoring.new_scans import LOCK, calibrate_site
+    from anomaly3d.system.files import locked
 
-    return Done(calibrate_site(job, config.site or "", config.false_positive_rate))
+    with locked(job.out / LOCK, str(job.out)):
+        return Done(calibrate_site(job, config.site or "", config.false_positive_rate))
 
 
 def refuse_findings(manifest: Path) -> None:

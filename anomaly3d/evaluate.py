@@ -2,6 +2,7 @@
 ``dataset=...`` on those of another cohort."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +26,29 @@ def main(config: DictConfig) -> Done:
     """
     from anomaly3d.runs.folder import choose_trained
 
-    run, data_dir = Path(config.runs_dir) / config.run, Path(config.data_dir)
+    run = Path(config.runs_dir) / config.run
     focus = choose_trained(run, chosen("detector"))  # before what takes long to import
     refuse_missing_inputs(config)
 
+    from anomaly3d.system.files import locked
+    from anomaly3d.system.progress import is_leader
+    from anomaly3d.system.quiet import hush
+
+    hush()
+    with locked(run / ".evaluate.lock", str(run)) if is_leader() else nullcontext():
+        return evaluate(run, focus, config)
+
+
+def evaluate(run: Path, focus: "Trained", config: DictConfig) -> Done:
+    """``main``, when no other process evaluates the run."""
     from anomaly3d.evaluation.elsewhere import evaluate_elsewhere
     from anomaly3d.evaluation.options import Options
     from anomaly3d.evaluation.run import evaluate_run
     from anomaly3d.runs.lineage import require_same_data
     from anomaly3d.scoring.inference import prepared_of
     from anomaly3d.scoring.new_scans import tell_set_aside
-    from anomaly3d.system.quiet import hush
     from anomaly3d.system.workers import worker_count
 
-    hush()
     settings = {"trainer": plain(config.trainer), "memory_gb": config.memory_gb}
     workers = worker_count(config.workers, config.scheduler)
     options = Options(
@@ -58,7 +68,7 @@ def main(config: DictConfig) -> Done:
         code = 0 if prepared.with_verdict("unreadable").empty else 3
         found = evaluate_elsewhere(run, focus, prepared, other.cohort.synthetic, options)
     else:
-        prepared = prepared_of(focus, data_dir)
+        prepared = prepared_of(focus, Path(config.data_dir))
         manifest = focus.lineage["settings"]["dataset"].get("manifest")
         if manifest and Path(manifest).exists():
             prepared.refuse_edited(Path(manifest))

@@ -64,7 +64,8 @@ def main(config: DictConfig) -> Done:
     from anomaly3d.report.worklist import present_scored
     from anomaly3d.scans.dicom_results import require_highdicom
     from anomaly3d.scoring.calibration import check_volume
-    from anomaly3d.scoring.new_scans import score_scans
+    from anomaly3d.scoring.new_scans import LOCK, score_scans
+    from anomaly3d.system.files import locked
 
     check_volume("smallest_cluster_ml", config.smallest_cluster_ml)
     if config.dicom:
@@ -72,8 +73,9 @@ def main(config: DictConfig) -> Done:
     accept = [config.accept] if isinstance(config.accept, str) else [str(scan_id) for scan_id in config.accept]
     study = replace(job.study, accept=accept, rejected_too=True)
     job = replace(job, study=study, smallest_cluster_ml=config.smallest_cluster_ml, dicom=bool(config.dicom))
-    scored = score_scans(job, config.site)
-    present_scored(scored, job, config.images)
+    with locked(job.out / LOCK, str(job.out), wait=True):  # several calls may write beside each other's results
+        scored = score_scans(job, config.site)
+        present_scored(scored, job, config.images)
     return Done(scored.code)
 
 

@@ -13,6 +13,7 @@ from anomaly3d.scoring import anomaly_maps
 from anomaly3d.scoring.anomaly_maps import Healthy
 from anomaly3d.scoring.calibration import OWN, healthy_file
 from anomaly3d.scoring.writer import read_scores
+from anomaly3d.system.files import locked
 from tests.conftest import TINY, refused
 
 CONTROLS = ("bright_volume", "mean_volume", "zscore", "mirror", "pca")
@@ -98,6 +99,12 @@ def alone(tiny_run, places):
     shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("wandb", *controls))
     yield run, ["run=alone", *places, "controls=[]", "logger=none"]
     shutil.rmtree(run)
+
+
+def test_two_evaluations_of_one_run_at_once_are_one_too_many(tiny_run, places, capsys):
+    with locked(tiny_run / ".evaluate.lock", "it"):
+        assert evaluate.main(["run=tiny", *places]) == 2
+    refused(capsys, f"another process is at work on {tiny_run}")
 
 
 def test_a_second_evaluation_runs_no_network(tiny_run, alone):

@@ -13,9 +13,10 @@ from scipy import ndimage
 
 from anomaly3d import Scorer, calibrate, score
 from anomaly3d.runs.folder import choose_trained
+from anomaly3d.scoring import new_scans
 from anomaly3d.scoring.anomaly_maps import Healthy
 from anomaly3d.scoring.calibration import healthy_file
-from anomaly3d.system.files import sha256
+from anomaly3d.system.files import locked, sha256
 from tests.conftest import refused
 from tests.writers import write_series
 
@@ -115,6 +116,23 @@ def test_scores_of_earlier_calls_are_kept(tiny_run, places, bad_and_good, tmp_pa
     assert list(table["scan_id"]) == ["001", "b"]
     assert table["total"][0] == table["total"][1]
     assert set(table["model"]) == {sha256(tiny_run / "fanogan" / "finetune" / "model.pt")[:12]}
+
+
+@pytest.mark.parametrize(
+    ("command", "works", "more"),
+    [(score, "score_scans", []), (calibrate, "calibrate_site", ["site=utrecht"])],
+)
+def test_two_calls_do_not_write_into_one_folder_at_once(
+    tiny_run, places, bad_and_good, tmp_path, capsys, monkeypatch, command, works, more
+):
+    def work(job, *rest):
+        with locked(job.out / ".lock", "it"):
+            pass
+
+    monkeypatch.setattr(new_scans, works, work)
+    words = ["run=tiny", *places, f"scans=[{bad_and_good}/good.nii.gz]", f"out={tmp_path}/out", *more]
+    assert command.main(words) == 2
+    refused(capsys, "another process is at work on it")
 
 
 @pytest.mark.parametrize("ill", ["1,", ",subdural"])

@@ -49,6 +49,7 @@ from anomaly3d.system.progress import say, track
 from anomaly3d.system.quiet import hush
 from anomaly3d.system.workers import Workers
 
+LOCK = ".lock"  # in ``out``: of two calls one waits
 INFERENCE = "inference"  # under ``out``: scores of the last call's scans, reconstructions in MNI space
 JUDGED = ["score_name", "score", "p_value", "flagged", "discovery", "site"]
 IN_SCOPE = "in_scope"  # whether a scan is one of those that the detector was made for: quality control accepts it

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from anomaly3d.errors import UserError
+from anomaly3d.system.progress import say
 
 try:
     import fcntl
@@ -74,13 +75,16 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Hold a lock for as long as the block runs; it goes with the process, however that ends.
 
     Where the block fails and has made nothing else, neither the lock's file nor folders made for it stay.
 
+    Args:
+        wait: for another process to end.
+
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, and there is no waiting.
     """
     if fcntl is None:
         yield
@@ -91,7 +95,10 @@ def locked(path: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another process is at work on {what}: wait until it ends, or stop it") from error
+            if not wait:
+                raise UserError(f"another process is at work on {what}: wait until it ends, or stop it") from error
+            say(f"another process is at work on {what}: this one waits until it ends")
+            fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield
         except BaseException:

@@ -1,10 +1,13 @@
 """Which texts are names of files, and files that are whole or not there."""
 
 import errno
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from anomaly3d.errors import UserError
 from anomaly3d.system.files import is_name, locked, written_whole
 
 
@@ -33,6 +36,27 @@ def test_an_error_of_a_disk_names_the_file_that_was_to_be_written(tmp_path, name
         fill_up(tmp_path / "a.csv", named)
     assert found.value.filename == str(tmp_path / "a.csv")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_may_wait_for_a_lock_gets_it_next(tmp_path, capsys):
+    lock, order = tmp_path / ".lock", []
+
+    def work(name: str, seconds: float) -> None:
+        with locked(lock, "the scores", wait=True):
+            order.append(f"{name} begins")
+            time.sleep(seconds)
+            order.append(f"{name} ends")
+
+    first = threading.Thread(target=work, args=("first", 0.5))
+    first.start()
+    while not order:
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="another process is at work on the scores"), locked(lock, "the scores"):
+        pass
+    work("second", 0)
+    first.join()
+    assert order == ["first begins", "first ends", "second begins", "second ends"]
+    assert "at work on the scores: this one waits until it ends" in capsys.readouterr().out
 
 
 def test_a_lock_whose_work_failed_leaves_nothing_behind(tmp_path):
