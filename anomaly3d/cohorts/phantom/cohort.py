@@ -164,11 +164,10 @@ class PhantomCohort(Cohort):
     def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
         """Makes the volumes that are missing."""
         say(f"phantom cohort: {len(self.scans)} heads in {folder}")
-        if self.keep_raw:
-            for _ in run_parallel(write_phantom, [(folder, recipe) for _, recipe in self.scans], workers, "phantom"):
-                pass
-        write = write_phantom if self.keep_raw else write_recipes
-        return pd.DataFrame([describe(folder, self.name, p, r, write(folder, r)) for p, r in self.scans])
+        write, what = (write_phantom, "phantom") if self.keep_raw else (write_recipes, "recipe")
+        made = run_parallel(write, [(folder, recipe) for _, recipe in self.scans], workers, what)
+        people = {person["recipe"]["scan_id"]: person for person in made}
+        return pd.DataFrame([describe(folder, self.name, p, r, people[r.scan_id]) for p, r in self.scans])
 
 
 def describe(folder: Path, name: str, part: Part, recipe: Recipe, person: dict[str, Any]) -> dict[str, str]:

@@ -72,7 +72,7 @@ def write_fault(folder: Path, recipe: Recipe) -> None:
             np.savetxt(path, transform_fault(np.random.default_rng((*recipe.seed, FAULT))))
 
 
-def write_phantom(folder: Path, recipe: Recipe) -> dict[str, object]:
+def write_phantom(folder: Path, recipe: Recipe) -> dict[str, Any]:
     """Write one phantom's files under ``folder`` and return its truth, which is also what ``truth/ID.json`` holds.
 
     The truth is written last, so a scan that has one is complete; such a scan is not made again.
@@ -102,13 +102,13 @@ def write_phantom(folder: Path, recipe: Recipe) -> dict[str, object]:
     return truth
 
 
-def write_recipes(folder: Path, recipe: Recipe) -> dict[str, object]:
-    """Write a file a volume that says how ``make_volume`` makes it; returns ``age`` and ``sex``."""
+def write_recipes(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Write a file a volume that says how ``make_volume`` makes it; returns ``age``, ``sex`` and its ``recipe``."""
     for kind in recipe.kinds():
         write_recipe(folder / kind / f"{recipe.scan_id}{SUFFIX}", MAKER, kind=kind, phantom=recipe.settings())
     write_fault(folder, recipe)
     subject = draw_subject(np.random.default_rng((*recipe.seed, PERSON)), version_of(recipe.version))
-    return {"age": subject.age, "sex": subject.sex}
+    return {"age": subject.age, "sex": subject.sex, "recipe": recipe.settings()}
 
 
 @lru_cache(maxsize=1)  # a scan's image, masks and twin are read one after the other
