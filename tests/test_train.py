@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -340,6 +341,7 @@ def test_an_interrupted_overwrite_goes_on(tiny_run, places, capsys, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(GANPhase, "on_train_epoch_start", interrupt_second_epoch)
         assert train.main([*exact, "run=replaced"]) == 130
+    time.sleep(1.1)  # W&B names its folders by the second
     assert train.main([*exact, "run=replaced"]) == 0
     assert "goes on where overwrite=true was interrupted" in capsys.readouterr().out
     table = pd.read_csv(run / "fanogan" / "gan" / "training.csv")
