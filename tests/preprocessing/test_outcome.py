@@ -2,7 +2,15 @@ from dataclasses import replace
 
 import pytest
 
-from anomaly3d.preprocessing.outcome import Outcome, Sources, files_behind, finished, keep, prepared_file
+from anomaly3d.preprocessing.outcome import (
+    Outcome,
+    Sources,
+    adopted,
+    files_behind,
+    finished,
+    keep,
+    prepared_file,
+)
 from anomaly3d.scans.recipe import write_recipe
 from anomaly3d.system.files import sha256
 
@@ -35,6 +43,28 @@ def test_a_changed_byte_of_any_prepared_file_is_found(prepared, kind, capsys):
     assert f"{path} is not as it was prepared: it is made again" in capsys.readouterr().out
     path.unlink()
     assert outcome.damaged(out) == [path]
+
+
+def test_a_copied_scan_is_prepared_no_second_time_and_then_known_where_it_lies(tmp_path):
+    there, here = (tmp_path / "data" / name / "hash" for name in ("cohort 1", "cohort 2"))
+    scans = [tmp_path / name / "scan.nii.gz" for name in ("site", "copy")]
+    for scan in scans:
+        scan.parent.mkdir()
+        scan.write_bytes(b"a scan")
+    first, copy = (Sources("a", str(scan)) for scan in scans)
+    for kind in KINDS:
+        path = prepared_file(there, kind, "a")
+        path.parent.mkdir(parents=True)
+        path.write_bytes(f"{kind} of a".encode())
+    files = {kind: sha256(prepared_file(there, kind, "a")) for kind in KINDS}
+    keep(Outcome("a", "", {"noise_hu": 3.0}, first.fingerprint(), files=files, digest=first.digest()), there)
+    found = adopted(copy, here)
+    assert found is not None
+    assert (found.quality, found.files) == ({"noise_hu": 3.0}, files)
+    assert finished(copy, here) == found
+    scans[1].write_bytes(b"another scan")
+    assert finished(copy, here) is None
+    assert adopted(copy, here) is None
 
 
 def test_of_an_earlier_version_only_sizes_are_known(prepared):
