@@ -150,10 +150,10 @@ def test_card_and_descriptions_say_what_is_so(folder, tiny_run):
     card = (folder / "README.md").read_text()
     auc = metrics["results"]["all"]["auc"]
     assert f"| A(x) | {auc['value']:.3f} [{auc['ci95'][0]:.3f}, {auc['ci95'][1]:.3f}] |" in card
-    assert "| train | all | fewer than 5 | fewer than 5 |" in card
+    assert "| train | all | not told | not told |" in card
     assert "synthetic heads (phantoms)" in card
     assert "Not a medical device" in card
-    assert re.search(r"\| train \| sex: [FM] \| fewer than 5 \| fewer than 5 \|", card)  # nobody is singled out
+    assert re.search(r"\| train \| sex: [FM] \| not told \| not told \|", card)  # nobody is singled out
     assert "`detector.module.kappa`" in card
     described = json.loads((folder / "metadata.json").read_text())
     assert described["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 32, 32]

@@ -1,6 +1,7 @@
 """Write the folder of an exported detector, whole or not at all."""
 
 import json
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.exported import DETECTOR, PREPROCESSING, SUMS, WEIGHTS
 from anomaly3d.runs.folder import Trained
+from anomaly3d.runs.lineage import same_voxels, split_hash, voxels_hash
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.scoring.calibration import calibration_folder, load_calibration, sites_of
 from anomaly3d.scoring.inference import preprocessor_of
@@ -94,9 +96,19 @@ def write_model(folder: Path, trained: Trained, detector: Detector) -> None:
     described = {"name": trained.name, "stage": trained.stage, "model_sha256": trained.digest()}
     write_json(folder / DETECTOR, {**described, **known, "config": detector.config})
     settings = {**trained.lineage["settings"]["preprocessing"]}
-    if command := settings.get("mask_command"):  # programs, not where they lie here
-        settings["mask_command"] = " ".join(Path(w).name if w.startswith("/") else w for w in str(command).split(" "))
+    if command := settings.get("mask_command"):
+        settings["mask_command"] = without_places(str(command))
     (folder / PREPROCESSING).write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
+
+
+def without_places(command: str) -> str:
+    """A command's programs and files by their names, not by where they lie here; also behind an ``=``."""
+    words = []
+    for word in shlex.split(command):
+        option, equals, value = word.rpartition("=")
+        named = f"{option}{equals}{Path(value).name if '/' in value else value}"
+        words.append(named if "{" in named else shlex.quote(named))
+    return " ".join(words)
 
 
 def copy_calibrations(trained: Trained, target: Path) -> list[str]:
@@ -114,11 +126,16 @@ def copy_calibrations(trained: Trained, target: Path) -> list[str]:
 
 
 def prepared_table(trained: Trained, data_dir: Path) -> pd.DataFrame | None:
-    """The scans that a detector was made with, without rejected ones; None where they are not at hand."""
+    """The scans that a detector was made with, without rejected ones; None where they are not at hand, or others."""
     folder = data_dir / trained.lineage["cohort"] / trained.lineage["prepared"]
     if not (folder / "manifest.csv").exists():
         return None
-    return PreparedCohort.read(folder, preprocessor_of(trained).judge).table
+    prepared = PreparedCohort.read(folder, preprocessor_of(trained).judge)
+    same = trained.lineage["split_hash"] == split_hash(prepared.table)
+    if not (same and same_voxels(trained.lineage, voxels_hash(prepared))):
+        say(f"the scans in {folder} are not those that the detector was trained with: the card does not count them")
+        return None
+    return prepared.table
 
 
 def check_volumes(table: pd.DataFrame | None, resolution: int) -> tuple[Tensor, str]:

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from anomaly3d.bundle.cohort import counts_of, hidden
+from anomaly3d.bundle.cohort import as_data, counts_of, hidden
+from anomaly3d.bundle.write import without_places
 
 
 def people(sexes, split="train"):
@@ -30,6 +31,26 @@ def test_few_people_are_not_counted_nor_told_by_what_is_left():
     assert all((c.scans is None) == (c.subjects is None) for c in found)
 
 
+def test_those_of_whom_nothing_is_said_are_a_group_too():
+    found = [c for c in counts_of(people(["F"] * 9 + ["M"] * 7 + [""] * 2)) if c.kind == "sex"]
+    assert [(c.group, c.subjects) for c in found] == [("F", 9), ("M", None), ("unknown", None)]
+    assert [row["subjects"] for row in as_data(found)] == ["9", "not told", "not told"]
+    assert [c.kind for c in counts_of(people([""] * 9))] == ["all", "site", "age"]
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("/opt/x/strip --weights=/home/jane/w.pt {input} {output}", "strip --weights=w.pt {input} {output}"),
+        ("tools/jane/strip -i {input} -o {output}", "strip -i {input} -o {output}"),
+        ("'/home/jane/my tools/strip it' {input} {output}", "'strip it' {input} {output}"),
+        ("strip --size=2 {input} {output}", "strip --size=2 {input} {output}"),
+    ],
+)
+def test_a_skull_strippers_command_names_no_place(command, told):
+    assert without_places(command) == told
+
+
 @pytest.mark.parametrize(
     ("subjects", "told"),
     [
@@ -38,6 +59,7 @@ def test_few_people_are_not_counted_nor_told_by_what_is_left():
         ([4, 3, 30], [False, False, True]),  # together 7, whoever they are
         ([1, 1, 6, 30], [False, False, False, True]),
         ([2], [False]),
+        ([1] * 6 + [9, 30], [False] * 7 + [True]),  # six groups of six people would be one each
         ([], []),
     ],
 )
