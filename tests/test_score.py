@@ -79,6 +79,12 @@ def test_scans_that_the_run_learned_from_get_no_p_value(split, tiny_run, places,
     said = capsys.readouterr().out
     assert f"no p-value: the run learned from these very voxels, in its {split} split" in said
     assert f"in its {split} split: no p-value holds" in (tmp_path / "out" / "report.html").read_text()
+    scorer = Scorer.from_run(tiny_run, data_dir=tiny_run.parents[1] / "data")
+    known, new = (scorer.score(bad_and_good / f"{name}.nii.gz") for name in ("renamed", "good"))
+    assert (known.learned_in, known.p_value, known.flagged, new.learned_in) == (split, None, None, "")
+    assert known.score is not None
+    assert new.p_value is not None
+    assert known.clusters is None or known.clusters["p_value"].isna().all()
 
 
 def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_path, capsys):

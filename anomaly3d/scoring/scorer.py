@@ -1,6 +1,6 @@
 """A trained detector in Python: volumes or a scan in, findings, p-value and maps out, nothing written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -16,6 +16,7 @@ from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.errors import UnreadableScan, UserError
 from anomaly3d.phases.base import Predicting, freeze
 from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
+from anomaly3d.preprocessing.scan import digest_of
 from anomaly3d.runs.exported import read_exported
 from anomaly3d.runs.folder import Trained, choose_trained
 from anomaly3d.scans.manifest import wrong_age
@@ -25,6 +26,7 @@ from anomaly3d.scoring.calibration import OWN, Calibration, load_calibration
 from anomaly3d.scoring.clusters import own_grid_clusters
 from anomaly3d.scoring.combination import with_combined
 from anomaly3d.scoring.inference import preprocessor_of, require_command, round_weights
+from anomaly3d.scoring.learned_from import read_seen
 from anomaly3d.scoring.scan_scores import map_scores, part_scores
 from anomaly3d.scoring.way_back import Found, own_grid_maps
 from anomaly3d.system.device import fast_bfloat16
@@ -39,7 +41,8 @@ class Result:
     ``verdict`` is accepted, rejected or unreadable, ``reasons`` say why. ``scores`` are the detector's own. ``score``
     is the one called ``score_name`` that thresholds belong to, ``p_value`` how rare it is among healthy scans,
     ``flagged`` whether it reaches the threshold; None where the run has no calibration or too small a one, and of
-    rejected scans: no healthy scans like them were measured. ``maps`` are images on the scan's own grid: ``input``,
+    rejected scans: no healthy scans like them were measured. Of a scan that the run learned from ``learned_in`` says as
+    one of which split, and it has neither. ``maps`` are images on the scan's own grid: ``input``,
     ``reconstruction``, ``residual`` in the preprocessing's unit, ``brain_mask``, the detector's own maps, and where the
     run has a calibration ``standardised``, in units of the spread of healthy scans, and of its clusters ``clusters``
     and ``anomaly_mask``; ``clusters`` has a row for each (``scoring.clusters``).
@@ -55,6 +58,7 @@ class Result:
     flagged: bool | None = None
     maps: dict[str, nib.nifti1.Nifti1Image] = field(default_factory=dict)
     clusters: pd.DataFrame | None = None
+    learned_in: str = ""
 
 
 class Scorer:
@@ -62,12 +66,17 @@ class Scorer:
 
     Args:
         known: of ``load_calibration``.
+        seen: the split of each scan that the run learned from, by the digest of its voxels.
     """
 
     def __init__(
-        self, detector: Detector, preprocessor: Preprocessor, known: tuple[Healthy, Calibration] | None
+        self,
+        detector: Detector,
+        preprocessor: Preprocessor,
+        known: tuple[Healthy, Calibration] | None,
+        seen: Mapping[str, str] | None = None,
     ) -> None:
-        self.preprocessor, self.known = preprocessor, known
+        self.preprocessor, self.known, self.seen = preprocessor, known, seen or {}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.rounded = fast_bfloat16("auto")
         self.module = Predicting(detector)
@@ -120,7 +129,9 @@ class Scorer:
             )
         preprocessor = preprocessor_of(trained)
         preprocessor.setup(data_dir)
-        return cls(trained.load(), preprocessor, load_calibration(trained, site))
+        table = read_seen(trained)
+        seen = {content: split for content, split in zip(table["content"], table["split"], strict=True) if content}
+        return cls(trained.load(), preprocessor, load_calibration(trained, site), seen)
 
     def examine(
         self,
@@ -176,7 +187,8 @@ class Scorer:
         if sex not in ("F", "M", ""):
             raise UserError(f"sex must be 'F', 'M' or empty, not {sex!r}")
         try:
-            prepared = self.prepare(path)
+            scan = self.preprocessor.read(Path(path))
+            prepared = self.preprocessor.prepare(scan, Companions())
         except UnreadableScan as error:
             return Result("unreadable", str(error))
         reasons = self.preprocessor.judge(prepared.quality)
@@ -189,19 +201,22 @@ class Scorer:
         values = one.maps if one.reconstruction is None else {RESIDUAL: one.image - one.reconstruction, **one.maps}
         raw = RawMaps(values, one.brain > 0, age)
         name, score, p, flagged = self.judge(scores, raw)
+        learned_in = self.seen.get(digest_of(scan, self.preprocessor.stored), "") if self.seen else ""
         ageless = self.known is not None and self.known[0].ageing is not None and age is None
-        if reasons or ageless:
+        outside = reasons or ageless or learned_in
+        if outside:
             p = flagged = None
         if self.known:
             one = replace(one, maps=one.maps | standardised_maps(raw, self.known[0]))
         original = read_image(Path(path))
         maps = own_grid_maps(original, one, self.preprocessor)
-        known = self.known and (self.known[1].without_clusters() if reasons or ageless else self.known[1])
+        known = self.known and (self.known[1].without_clusters() if outside else self.known[1])
         clusters = own_grid_clusters(original, one, maps, known) if known else None
         if clusters:
             maps |= {"clusters": clusters.labels, "anomaly_mask": clusters.mask}
         table = clusters.table if clusters else None
-        return Result(verdict, "; ".join(reasons), prepared.quality, scores, name, score, p, flagged, maps, table)
+        told = (verdict, "; ".join(reasons), prepared.quality, scores, name, score, p, flagged, maps, table)
+        return Result(*told, learned_in)
 
     def judge(self, scores: dict[str, float], raw: RawMaps) -> tuple[str, float | None, float | None, bool | None]:
         """Name and value of the score that thresholds belong to, its p-value, and whether it is flagged."""
