@@ -22,7 +22,7 @@ from anomaly3d.system.progress import is_leader, say
 from anomaly3d.system.quiet import hush
 from anomaly3d.system.trainer import make_trainer, resolve_trainer, several_processes
 from anomaly3d.system.weights import read_weights
-from anomaly3d.training.callbacks.checkpoints import KeepLast, WholeCheckpoints
+from anomaly3d.training.callbacks.checkpoints import KeepBest, KeepLast, WholeCheckpoints
 from anomaly3d.training.callbacks.finite import StopBroken
 from anomaly3d.training.callbacks.record import Record
 from anomaly3d.training.job import Job, check, name_of, steps_of
@@ -127,7 +127,7 @@ def best_checkpoint(job: Job) -> ModelCheckpoint | None:
     monitor, folder = job.phase["monitor"], job.folder.last_checkpoint.parent
     if not monitor:
         return None
-    return ModelCheckpoint(folder, "best", monitor=monitor, mode=job.phase["mode"], enable_version_counter=False)
+    return KeepBest(folder, "best", monitor=monitor, mode=job.phase["mode"], enable_version_counter=False)
 
 
 def build_trainer(

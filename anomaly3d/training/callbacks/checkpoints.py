@@ -7,10 +7,12 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from anomaly3d.runs.folder import PhaseFolder
 from anomaly3d.system.weights import write_weights
+
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # in the state of Lightning's best checkpoint
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -18,6 +20,27 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         write_weights(Path(path), checkpoint)
+
+
+class KeepBest(ModelCheckpoint):
+    """The best state by a phase's monitor, ``best.ckpt``, also in a folder that was moved or copied since.
+
+    Lightning's own goes by absolute paths: elsewhere it forgets how good the best was, and takes its weights from the
+    old folder.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """As that of Lightning's own, so that checkpoints of earlier versions are gone on from."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = {name: here(state_dict[name]) for name in PATHS if name in state_dict}
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
 
 
 class KeepLast(Checkpoint):
