@@ -125,18 +125,13 @@ def fit_control(name: str, run: Path, focus: "Trained", prepared: "PreparedCohor
     """Fit a control to the training data of a run's detector, unless the run holds it; kept as any detector."""
     from anomaly3d.detectors.base import build_detector
     from anomaly3d.runs.folder import PhaseFolder
-    from anomaly3d.runs.lineage import same_voxels, split_hash, voxels_hash
+    from anomaly3d.runs.lineage import data_hashes, same_data
     from anomaly3d.system.progress import is_leader
     from anomaly3d.training.job import Job
     from anomaly3d.training.run import train_phase
 
     lineage = PhaseFolder(run / name / "fit").finished()
-    same = (
-        lineage
-        and lineage["split_hash"] == split_hash(prepared.table)
-        and same_voxels(lineage, voxels_hash(prepared))
-        and lineage["prepared"] == focus.lineage["prepared"]
-    )
+    same = lineage and same_data(lineage, data_hashes(prepared)) and lineage["prepared"] == focus.lineage["prepared"]
     if same or name == focus.name or not is_leader():
         return
     config = plain(compose("train", [f"detector={name}", "+phase=fit", "callbacks=none", *searchpath()]))

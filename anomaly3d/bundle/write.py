@@ -22,7 +22,7 @@ from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.exported import DETECTOR, PREPROCESSING, SUMS, WEIGHTS
 from anomaly3d.runs.folder import Trained
-from anomaly3d.runs.lineage import same_voxels, split_hash, voxels_hash
+from anomaly3d.runs.lineage import data_hashes, same_data
 from anomaly3d.scans.nifti import voxels
 from anomaly3d.scoring.calibration import calibration_folder, load_calibration, sites_of
 from anomaly3d.scoring.inference import preprocessor_of
@@ -107,7 +107,8 @@ def without_places(command: str) -> str:
     for word in shlex.split(command):
         option, equals, value = word.rpartition("=")
         named = f"{option}{equals}{Path(value).name if '/' in value else value}"
-        words.append(named if "{" in named else shlex.quote(named))
+        plain = named.replace("{", "").replace("}", "")  # of what is filled in, which needs no quotes
+        words.append(named if plain == shlex.quote(plain) else shlex.quote(named))
     return " ".join(words)
 
 
@@ -131,8 +132,7 @@ def prepared_table(trained: Trained, data_dir: Path) -> pd.DataFrame | None:
     if not (folder / "manifest.csv").exists():
         return None
     prepared = PreparedCohort.read(folder, preprocessor_of(trained).judge)
-    same = trained.lineage["split_hash"] == split_hash(prepared.table)
-    if not (same and same_voxels(trained.lineage, voxels_hash(prepared))):
+    if not same_data(trained.lineage, data_hashes(prepared)):
         say(f"the scans in {folder} are not those that the detector was trained with: the card does not count them")
         return None
     return prepared.table

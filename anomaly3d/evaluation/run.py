@@ -9,7 +9,7 @@ from anomaly3d.evaluation.learning import REFERENCE, Learned, chooses, learn
 from anomaly3d.evaluation.options import Options
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.folder import Trained, find_trained
-from anomaly3d.runs.lineage import require_same_data, same_voxels
+from anomaly3d.runs.lineage import require_same_data, same_data
 from anomaly3d.scoring.calibration import calibration_folder
 from anomaly3d.scoring.familiarity import INPUTS, Familiar, input_statistics
 from anomaly3d.scoring.inference import Inference, preprocessor_of
@@ -86,8 +86,8 @@ def others_of(run: Path, focus: Trained, data: HeadCTDataModule) -> list[Trained
     for trained in find_trained(run):
         if trained.label == focus.label or (trained.earlier and trained.name != focus.name):
             continue
-        same = all(trained.lineage[key] == focus.lineage[key] for key in ("prepared", "split_hash"))
-        if not (same and same_voxels(trained.lineage, focus.lineage.get("voxels_hash"))):
+        same = trained.lineage["prepared"] == focus.lineage["prepared"]
+        if not (same and same_data(trained.lineage, focus.lineage)):
             say(f"{trained.label} of this run was trained with other scans and is left out")
         elif lacking := [(k, n) for k in trained.lineage["reads"] if (n := int((test[k] == "").sum()))]:
             kind, count = lacking[0]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,20 @@ def voxels_hash(prepared: PreparedCohort) -> str | None:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:12] if all(shown for _, shown in rows) else None
 
 
-def same_voxels(lineage: dict[str, Any], now: str | None) -> bool:
-    """Whether a phase saw the scans of a ``voxels_hash``, as far as both are known; earlier versions kept none."""
-    return lineage.get("voxels_hash") in (None, now) or now is None
+def data_hashes(prepared: PreparedCohort) -> dict[str, str | None]:
+    """What a lineage keeps of prepared data, to know them again."""
+    return {"split_hash": split_hash(prepared.table), "voxels_hash": voxels_hash(prepared)}
+
+
+def same_voxels(lineage: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two lineages, or ``data_hashes`` two cohorts, are of the same voxels as far as both know: earlier versions
+    kept no ``voxels_hash``."""
+    return None in (known := {of.get("voxels_hash") for of in (lineage, other)}) or len(known) == 1
+
+
+def same_data(lineage: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether they are of the same scans in the same splits, which show the same."""
+    return lineage["split_hash"] == other["split_hash"] and same_voxels(lineage, other)
 
 
 def require_same_data(lineage: dict[str, Any] | None, prepared: PreparedCohort, what: Path) -> None:
@@ -144,7 +156,7 @@ def require_same_data(lineage: dict[str, Any] | None, prepared: PreparedCohort, 
             f"the scans in {prepared.folder} or their splits are not those that {what} was trained with: restore the "
             "manifest, or train all phases anew with overwrite=true"
         )
-    if lineage and not same_voxels(lineage, voxels_hash(prepared)):
+    if lineage and not same_voxels(lineage, data_hashes(prepared)):
         raise UserError(
             f"scans in {prepared.folder} were replaced by others under the same names since {what} was trained: "
             "restore them and prepare again, or train all phases anew with overwrite=true"
@@ -162,8 +174,7 @@ def describe(settings: dict[str, Any], prepared: PreparedCohort, parent: Path | 
         "git_commit": git_commit(),
         "cohort": prepared.folder.parent.name,
         "prepared": prepared.folder.name,
-        "split_hash": split_hash(prepared.table),
-        "voxels_hash": voxels_hash(prepared),
+        **data_hashes(prepared),
         "parent_sha256": sha256(parent) if parent else None,
     }
 

@@ -45,6 +45,7 @@ def test_those_of_whom_nothing_is_said_are_a_group_too():
         ("tools/jane/strip -i {input} -o {output}", "strip -i {input} -o {output}"),
         ("'/home/jane/my tools/strip it' {input} {output}", "'strip it' {input} {output}"),
         ("strip --size=2 {input} {output}", "strip --size=2 {input} {output}"),
+        ("'/my tools/strip' '--in={input} it' {output}", "strip '--in={input} it' {output}"),
     ],
 )
 def test_a_skull_strippers_command_names_no_place(command, told):

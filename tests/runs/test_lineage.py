@@ -7,7 +7,7 @@ import pytest
 
 from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.cohort import PreparedCohort
-from anomaly3d.runs.lineage import require_same_data, same_voxels, split_hash, voxels_hash
+from anomaly3d.runs.lineage import data_hashes, require_same_data, same_data, split_hash, voxels_hash
 
 SPLITS = ["train", "train", "validation", "labelled", "calibration", "test"]
 
@@ -21,7 +21,7 @@ def cohort(**content):
 
 
 def test_scans_that_were_replaced_under_their_names_are_refused():
-    lineage = {"split_hash": split_hash(cohort().table), "voxels_hash": voxels_hash(cohort())}
+    lineage = data_hashes(cohort())
     require_same_data(lineage, cohort(), Path("model.pt"))
     for learned in ("s0", "s2", "s3"):
         with pytest.raises(UserError, match=r"replaced by others under the same names since model.pt was trained"):
@@ -38,6 +38,13 @@ def test_where_it_is_not_known_what_scans_show_nothing_is_said():
     assert voxels_hash(cohort(s0="")) is None
     assert voxels_hash(PreparedCohort(Path("data"), cohort().table, pd.DataFrame())) is None
     require_same_data({"split_hash": split_hash(cohort().table)}, cohort(), Path("model.pt"))  # of an earlier version
-    assert same_voxels({"voxels_hash": None}, "a")
-    assert same_voxels({"voxels_hash": "a"}, None)
-    assert not same_voxels({"voxels_hash": "a"}, "b")
+    of_a, of_b, old = (
+        {"split_hash": "s", "voxels_hash": "a"},
+        {"split_hash": "s", "voxels_hash": "b"},
+        {"split_hash": "s"},
+    )
+    assert same_data(of_a, of_a)
+    assert same_data(of_a, old)
+    assert same_data({**old, "voxels_hash": None}, of_a)
+    assert not same_data(of_a, of_b)
+    assert not same_data(old, {"split_hash": "t"})
