@@ -135,8 +135,8 @@ def data_hashes(prepared: PreparedCohort) -> dict[str, str | None]:
 
 
 def same_voxels(lineage: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two lineages, or ``data_hashes`` two cohorts, are of the same voxels as far as both know: earlier versions
-    kept no ``voxels_hash``."""
+    """Whether two lineages, or ``data_hashes``, are of the same voxels as far as both know: earlier versions kept no
+    ``voxels_hash``."""
     return None in (known := {of.get("voxels_hash") for of in (lineage, other)}) or len(known) == 1
 
 
