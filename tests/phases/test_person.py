@@ -22,7 +22,8 @@ from anomaly3d.phases.contrast import ContrastPhase
 from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.gan import CRITIC, GENERATOR, SAMPLES, GANPhase
-from tests.phases.test_wiring import SGD, SHAPE, Dealt, trainer, volumes
+from tests.phases.test_wiring import Dealt
+from tests.phases.toys import SGD, SHAPE, trainer, volumes
 
 LATENT, KAPPA = 3, 0.25
 STILL = partial(torch.optim.SGD, lr=0.0)

@@ -1,17 +1,14 @@
 """Each phase's own steps by a real trainer, against the paper's equations written out for networks of a few weights."""
 
 import copy
-import math
 from functools import partial
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.plugins import Precision
 from sklearn.metrics import roc_auc_score
-from torch.nn import Module, Parameter
-from torch.utils.data import DataLoader
+from torch.nn import Parameter
 
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
@@ -21,89 +18,9 @@ from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.fit import DRAWN, FitPhase
 from anomaly3d.phases.gan import CRITIC, EPSILON, GENERATOR, SAMPLES, GANPhase
+from tests.phases.toys import KAPPA, LATENT, MOVED_BY_GAN, RATE, SGD, loader, trained, trainer, volumes
 
-SHAPE, LATENT, KAPPA, RATE = (1, 2, 3, 4), 3, 0.25, 0.1
 NETWORKS = ("generator", "critic", "encoder")
-MOVED_BY_GAN = (("generator", "w"), ("critic", "a"), ("critic", "b"))
-SGD = partial(torch.optim.SGD, lr=RATE)
-
-
-class LinearGenerator(Module):
-    """G(z) = z W."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = Parameter(torch.randn(LATENT, 24) / 3)
-
-    def forward(self, z):
-        return (z @ self.w).unflatten(1, SHAPE)
-
-
-class QuadraticCritic(Module):
-    """f(x) = a x^2 / 2 at each voxel, D(x) = sum f(x) + <b, x>; so grad D(x) = a x + b."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = Parameter(torch.rand(24)), Parameter(torch.randn(24) / 5)
-
-    def features(self, x, halvings=None):
-        return self.a * x.flatten(1).square() / 2
-
-    def forward(self, x):
-        return self.features(x).sum(1) + x.flatten(1) @ self.b
-
-
-class LinearEncoder(Module):
-    """E(x) = x U."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.u = Parameter(torch.randn(24, LATENT) / 5)
-
-    def forward(self, x):
-        return x.flatten(1) @ self.u
-
-
-class Recording(Precision):
-    """Lightning's own way through ``backward``, which divides gradients among processes, and who took it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.losses = []
-
-    def backward(self, tensor, *rest, **more):
-        self.losses.append(float(tensor))
-        super().backward(tensor, *rest, **more)
-
-
-@pytest.fixture
-def toy():
-    torch.manual_seed(0)
-    detector = FAnoGAN(ModelConfig(1, LATENT, 8, "none", "none", "none", "linear"), KAPPA)
-    detector.generator, detector.critic, detector.encoder = LinearGenerator(), QuadraticCritic(), LinearEncoder()
-    return detector
-
-
-def volumes(count, seed=1):
-    return torch.rand((count, *SHAPE), generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def trainer(*plugins):
-    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    return L.Trainer(accelerator="cpu", devices=1, max_epochs=1, plugins=[*plugins], log_every_n_steps=1, **quiet)
-
-
-def loader(batches):
-    """Batches as they are."""
-    return DataLoader(list(batches), batch_size=None)
-
-
-def trained(phase, batches):
-    """The losses that went through Lightning's ``backward``, and what was logged last, of one pass over batches."""
-    recording = Recording()
-    fitting = trainer(recording)
-    fitting.fit(phase, loader({"image": x} for x in batches))
-    return recording.losses, {name: float(value) for name, value in fitting.callback_metrics.items()}
 
 
 def weights(detector):
@@ -148,41 +65,6 @@ def test_a_gan_phase_is_equations_2_and_3_in_turn(toy):
     assert torch.equal(toy.encoder.u, before["encoder.u"])
     for name, value in {**last, "critic_loss": expected[-1], "generator_loss": expected[2]}.items():
         assert logged[f"gan/{name}"] == pytest.approx(float(value), rel=1e-3), name
-
-
-@pytest.mark.parametrize("way", ["lazy", "approximate"])
-def test_a_penalty_is_taken_in_every_third_step_or_from_two_values_of_the_critic(toy, way):
-    """The critic's first four losses, which no generator step comes between."""
-    a, b, w = (getattr(toy.get_submodule(n), k).detach().clone() for n, k in (*MOVED_BY_GAN[1:], MOVED_BY_GAN[0]))
-    phase = GANPhase(toy, partial(torch.optim.SGD, lr=0.0), 10.0, 9, seed=7, penalty=way, penalty_every=3)
-    batches = [volumes(n, n) for n in (4, 3, 2, 5)]
-    losses, _ = trained(phase, batches)
-    for step, (loss, x) in enumerate(zip(losses, (x.flatten(1) for x in batches), strict=True)):
-        fake = torch.randn(len(x), LATENT, generator=phase.noise(step, CRITIC)) @ w
-        epsilon = torch.rand(len(x), generator=phase.noise(step, EPSILON))[:, None]
-        gradient = a * (epsilon * x + (1 - epsilon) * fake) + b
-        wasserstein = (x.square() @ a / 2 + x @ b).mean() - (fake.square() @ a / 2 + fake @ b).mean()
-        if way == "lazy":
-            penalty = 3 * (gradient.norm(dim=1) - 1).square().mean() if step in (0, 3) else torch.tensor(0.0)
-        else:
-            phase.batches_seen = step
-            along = (gradient * phase.direction(x)).sum(1).abs()  # of a quadratic critic it is exact
-            penalty = (along - math.sqrt(math.pi / 2)).square().mean() + 1 - math.pi / 2
-        assert loss == pytest.approx(float(10 * penalty - wasserstein), rel=1e-3), step
-
-
-def test_an_approximate_penalty_of_reconstructions_and_samples_is_along_one_direction_a_volume(toy):
-    phase = GANPhase(toy, SGD, 10.0, 1, penalty="approximate")
-    twice = partial(phase.critic_loss, volumes(2).repeat(2, 1, 1, 1, 1), volumes(2, 3).repeat(2, 1, 1, 1, 1))
-    once = phase.critic_loss(volumes(2), volumes(2, 3), torch.tensor([0.2, 0.7]))["penalty"]
-    torch.testing.assert_close(twice(torch.tensor([0.2, 0.7] * 2), each=2)["penalty"], once)
-    assert float(twice(torch.tensor([0.2, 0.7] * 2), each=1)["penalty"]) != pytest.approx(float(once), rel=1e-3)
-
-
-@pytest.mark.parametrize("wrong", [{"penalty": "exakt"}, {"penalty": "lazy", "penalty_every": 0}])
-def test_a_penalty_that_there_is_not_is_refused(toy, wrong):
-    with pytest.raises(UserError, match=r"phase.module.penalty must be one of exact, lazy, approximate"):
-        GANPhase(toy, SGD, 10.0, 1, **wrong)
 
 
 def test_noise_is_normal_and_epsilon_uniform_and_one_a_volume(toy, monkeypatch):
