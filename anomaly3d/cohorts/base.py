@@ -29,7 +29,8 @@ def existing(root: str | None, *inside: str) -> Path:
 
 
 def columns_of(path: Path, wanted: Iterable[str], remedy: str) -> pd.DataFrame:
-    """A table of a data set as text without spaces around it, with the columns that are wanted.
+    """A table of a data set as text without spaces around it, with the columns that are wanted; rows that hold nothing,
+    as spreadsheets leave them at the end, are left out.
 
     Args:
         remedy: what to do where one is missing.
@@ -42,7 +43,13 @@ def columns_of(path: Path, wanted: Iterable[str], remedy: str) -> pd.DataFrame:
     if missing := [column for column in wanted if column not in table]:
         there = ", ".join(map(str, table.columns))
         raise UserError(f"{path} lacks the column(s) {', '.join(missing)}; it has {there}: {remedy}")
-    return table.map(str.strip)
+    table = table.map(str.strip)
+    return table[(table != "").any(axis=1)]
+
+
+def as_flag(value: str) -> bool | None:
+    """1 or 0 of a table, as it was or as a spreadsheet saved it (``1.0``); None for anything else."""
+    return {"1": True, "1.0": True, "0": False, "0.0": False}.get(value)
 
 
 class Cohort(ABC):

@@ -56,7 +56,7 @@ class CenterTBI(Cohort):
             "leaves one out"
         )
         review = columns_of(self.table, [self.subject, self.file, *self.findings], remedy)
-        rows = [self.row(number, read) for number, read in enumerate(review.to_dict("records"), start=2)]
+        rows = [self.row(int(k) + 2, read) for k, read in zip(review.index, review.to_dict("records"), strict=True)]
         table = pd.DataFrame(rows)
         return table.assign(split=split_healthy(table["subject_id"], table["label"], self.shares))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomaly3d.cohorts.base import Cohort, columns_of, existing
+from anomaly3d.cohorts.base import Cohort, as_flag, columns_of, existing
 from anomaly3d.errors import UserError
 from anomaly3d.system.files import visible
 from anomaly3d.system.progress import say
@@ -35,7 +35,8 @@ NAME = re.compile(r"CQ500-CT-(\d+)")
 class CQ500(Cohort):
     """All scans are tested: abnormal where two of the three readers saw a bleed, a fracture, mass effect or a shift.
 
-    Those without are "normal" for these findings only; the readers were not asked for others, such as infarcts.
+    Those without are "normal" for these findings only; the readers were not asked for others, such as infarcts. Where
+    two reads of a finding are missing and nothing else is there, the label is empty.
 
     Args:
         root: the release's folder.
@@ -58,11 +59,12 @@ class CQ500(Cohort):
             if not number or int(number[1]) not in places:
                 without.append(str(read["name"]))
                 continue
-
-            def majority(finding: str, read: dict = read) -> bool:
-                return sum(read[f"{reader}:{finding}"] in ("1", "1.0") for reader in READERS) >= 2
-
-            lesions = [lesion for finding, lesion in FINDINGS.items() if majority(finding)]
+            seen = {
+                finding: majority([as_flag(read[f"{reader}:{finding}"]) for reader in READERS])
+                for finding in (ANY_BLEED, *FINDINGS)
+            }
+            lesions = [lesion for finding, lesion in FINDINGS.items() if seen[finding]]
+            clear = all(found is False for found in seen.values())
             name = f"cq500-{int(number[1]):03d}"
             rows.append(
                 {
@@ -70,7 +72,7 @@ class CQ500(Cohort):
                     "subject_id": name,
                     "cohort": self.name,
                     "image": str(places[int(number[1])]),
-                    "label": "1" if lesions or majority(ANY_BLEED) else "0",
+                    "label": "1" if lesions or seen[ANY_BLEED] else "0" if clear else "",
                     "split": "test",
                     "lesions": ";".join(lesions),
                 }
@@ -81,6 +83,11 @@ class CQ500(Cohort):
         if not rows:
             raise UserError(f"{self.root} holds no folder of a patient like 'CQ500CT0 CQ500CT0'")
         return pd.DataFrame(rows)
+
+
+def majority(reads: list[bool | None]) -> bool | None:
+    """What two readers agree on; None where they do not, because reads are missing."""
+    return next((vote for vote in (True, False) if reads.count(vote) >= 2), None)
 
 
 def patients(root: Path) -> dict[int, Path]:

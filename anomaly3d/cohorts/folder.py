@@ -62,23 +62,28 @@ def find_scans(root: Path) -> list[Found]:
 
 
 def studies(files: Sequence[Path]) -> list[Found]:
-    """DICOM files by study; where that is unknown, by folder."""
+    """DICOM files by study, and by patient, because some anonymizers give all studies one number; where the study is
+    unknown, by folder."""
     ids: Iterable[tuple[str, str]] = map(read_ids, files)
     if len(files) > MANY:
         ids = track(ids, len(files), "DICOM headers")
-    groups: dict[str, list[tuple[Path, str]]] = defaultdict(list)
-    folders: dict[Path, set[str]] = defaultdict(set)
-    for path, (study, patient) in zip(files, ids, strict=True):
-        groups[study or str(path.parent)].append((path, patient))
+    known = [(study or str(path.parent), patient) for path, (study, patient) in zip(files, ids, strict=True)]
+    people: dict[str, set[str]] = defaultdict(set)
+    for study, patient in known:
+        people[study] |= {patient} - {""}
+    groups: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    folders: dict[Path, set[tuple[str, str]]] = defaultdict(set)
+    for path, (study, patient) in zip(files, known, strict=True):
+        key = study, patient if len(people[study]) > 1 else "".join(people[study])
+        groups[key].append(path)
         for folder in path.parents:
-            folders[folder].add(study or str(path.parent))
+            folders[folder].add(key)
     found = []
-    for study, members in groups.items():
-        paths = [path for path, _ in members]
+    for (study, patient), paths in groups.items():
         common = Path(os.path.commonpath([path.parent for path in paths]))
-        patient = next((patient for _, patient in members if patient), "")
-        known = "" if study == str(paths[0].parent) else study
-        found.append(Found(common, known, patient, tuple(paths), alone=folders[common] == {study}))
+        name = "" if study == str(paths[0].parent) else study
+        name = f"{study} {patient}" if len(people[study]) > 1 else name
+        found.append(Found(common, name, patient, tuple(paths), alone=folders[common] == {(study, patient)}))
     return found
 
 

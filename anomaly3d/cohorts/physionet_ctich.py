@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomaly3d.cohorts.base import Cohort, columns_of, existing
+from anomaly3d.cohorts.base import Cohort, as_flag, columns_of, existing
 from anomaly3d.errors import UserError
 from anomaly3d.scans.manifest import read_table
 from anomaly3d.system.progress import say
@@ -42,20 +42,28 @@ class PhysioNetCTICH(Cohort):
 
     def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
         wanted = ("PatientNumber", *BLEEDS)
-        slices = columns_of(self.root / DIAGNOSES, wanted, "take the table of release 1.3.1")
+        remedy = "take the table of release 1.3.1"
+        slices = columns_of(self.root / DIAGNOSES, wanted, remedy)
         if FRACTURE not in slices:
-            slices[FRACTURE] = "0"
+            slices = slices.assign(**{FRACTURE: "0"})
         known = demographics(self.root / DEMOGRAPHICS)
         rows, without = [], []
-        for patient, found in slices.groupby(slices["PatientNumber"].astype(float).astype(int)):
+        flags = slices[[*BLEEDS, FRACTURE]].map(lambda value: as_flag(value or "0"))
+        numbers = pd.to_numeric(slices["PatientNumber"], errors="coerce")
+        if (wrong := flags.isna().any(axis=1) | numbers.isna()).any():
+            raise UserError(
+                f"{self.root / DIAGNOSES}, row {slices.index[wrong][0] + 2}: no patient's number, or a diagnosis other "
+                f"than 0 and 1: {remedy}"
+            )
+        for patient, found in flags.groupby(numbers.astype(int)):
             name = f"{patient:03d}"
             scan = first_of(self.root / "ct_scans", name)
             if scan is None:
                 without.append(name)
                 continue
-            lesions = [lesion for column, lesion in BLEEDS.items() if (found[column] == "1").any()]
+            lesions = [lesion for column, lesion in BLEEDS.items() if found[column].any()]
             bleeds = bool(lesions)
-            lesions += ["fracture"] if (found[FRACTURE] == "1").any() else []
+            lesions += ["fracture"] if found[FRACTURE].any() else []
             mask = first_of(self.root / "masks", name) if bleeds else None
             rows.append(
                 {

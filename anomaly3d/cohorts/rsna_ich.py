@@ -5,6 +5,7 @@ To get it: kaggle.com/c/rsna-intracranial-hemorrhage-detection/data. ``root`` is
 read once.
 """
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +14,11 @@ from anomaly3d.cohorts.base import Cohort, columns_of, existing
 from anomaly3d.cohorts.folder import image_of, scan_name, studies
 from anomaly3d.cohorts.names import pseudonym, split_healthy
 from anomaly3d.scans.dicom_headers import find_dicom
+from anomaly3d.system.files import sha256, written_whole
+from anomaly3d.system.progress import say
 from anomaly3d.system.workers import Workers
 
+MADE_OF = "made_of.txt"  # beside the manifest
 BLEEDS = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 
 
@@ -34,8 +38,20 @@ class RSNAICH(Cohort):
         self.root = existing(root, part, f"{part}.csv")
 
     def manifest(self, data_dir: Path, workers: Workers) -> Path:
+        """As of any cohort; made once of as many slices and one table, because it reads them all."""
         path = self.place(data_dir)
-        return path if path.exists() else super().manifest(data_dir, workers)
+        made_of, now = path.parent / MADE_OF, self.state()
+        if path.exists() and made_of.exists() and made_of.read_text() == now:
+            return path
+        super().manifest(data_dir, workers)
+        with written_whole(made_of) as beside:
+            beside.write_text(now)
+        return path
+
+    def state(self) -> str:
+        """How many slices lie there, and which table: a download may be unpacked in several goes."""
+        slices = sum(1 for _ in os.scandir(self.root / self.part))
+        return f"{slices} slices, {self.part}.csv {sha256(self.root / f'{self.part}.csv')}"
 
     def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
         labels = columns_of(self.root / f"{self.part}.csv", ("ID", "Label"), "take the table of the challenge")
@@ -43,7 +59,13 @@ class RSNAICH(Cohort):
         seen = labels.assign(slice=parts[0], kind=parts[1])[labels["Label"] == "1"]
         shows = {str(name): set(kinds) for name, kinds in seen.groupby("slice")["kind"]}
         labelled = set(parts[0])
-        found = studies(find_dicom(self.root / self.part))
+        files = find_dicom(self.root / self.part)
+        if gone := labelled - {path.stem for path in files}:
+            say(
+                f"{self.name}: {len(gone)} of {len(labelled)} slices of {self.part}.csv are not in "
+                f"{self.root / self.part} (one is {min(gone)}): of a scan that is there in part, a bleed may be missing"
+            )
+        found = studies(files)
         names = [scan_name(one, one.path, False) for one in found]
         kinds = [set().union(*(shows.get(path.stem, set()) for path in one.files)) for one in found]
         known = [any(path.stem in labelled for path in one.files) for one in found]

@@ -5,7 +5,7 @@ read, so that another limit prepares nothing again.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,16 @@ from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.preprocessing.outcome import Outcome, Sources, finished, prepared_file
 from anomaly3d.preprocessing.scan import lost_scan, prepare_scan
-from anomaly3d.scans.manifest import MASKS, OVERRULED, PATHS, SPLITS, read_manifest, read_text, write_manifest
+from anomaly3d.scans.manifest import (
+    HEALTHY_SPLITS,
+    MASKS,
+    OVERRULED,
+    PATHS,
+    SPLITS,
+    read_manifest,
+    read_text,
+    write_manifest,
+)
 from anomaly3d.system.files import mark_output, remove_leftovers, written_whole
 from anomaly3d.system.progress import say
 from anomaly3d.system.workers import Workers, run_parallel
@@ -26,7 +35,7 @@ from anomaly3d.system.workers import Workers, run_parallel
 LONGEST = 900.0  # seconds for one scan
 DESCRIPTION = ["scan_id", "subject_id", "cohort", "split", "label", "group", "lesions", "quality"]  # in quality.csv too
 ABOUT = ["site", "age", "sex"]  # in manifest.csv alone
-NAMED = 3  # differences that a sentence names
+NAMED = 3  # facts that a sentence names
 TEXT = [*DESCRIPTION, "verdict", "reasons", "read_as", "content"]  # the other columns of quality.csv are numbers
 
 
@@ -97,9 +106,8 @@ class PreparedCohort:
             if bool(kept.loc[n, mask]) != bool(now.loc[n, mask])
         ]
         if differs:
-            more = f" and {len(differs) - NAMED} more" if len(differs) > NAMED else ""
             raise UserError(
-                f"{manifest} was edited after its scans were prepared ({'; '.join(differs[:NAMED])}{more}): run "
+                f"{manifest} was edited after its scans were prepared ({first_of(differs)}): run "
                 f"'python -m anomaly3d.prepare dataset=manifest dataset.manifest={manifest}' with the run's "
                 "preprocessing, which does again only what is needed"
             )
@@ -213,6 +221,11 @@ class Study:
                 f"the same voxels are there under several names: {'; '.join(twice)}: keep one row of each in the "
                 f"manifest, or one file in the folder (all scans are in {folder / 'quality.csv'})"
             )
+        if ill := with_lesion_mask(table, outcomes):
+            raise UserError(
+                f"lesion masks are not empty of scans that are taken for healthy: {first_of(ill)}: correct label and "
+                "split of these scans in the manifest, or their lesion_mask"
+            )
         readable = [not o.unreadable for o in outcomes]
         write_manifest(
             prepared_files(table[readable], [o for o in outcomes if not o.unreadable], folder), folder / "manifest.csv"
@@ -261,6 +274,23 @@ def copies(quality: pd.DataFrame) -> list[str]:
         " = ".join(f"{row.scan_id} ({row.split})" for row in same.itertuples())
         for _, same in known.groupby("content", sort=False)
         if len(same) > 1
+    ]
+
+
+def first_of(facts: Sequence[str]) -> str:
+    """Some facts in a row, and how many more there are."""
+    more = f" and {len(facts) - NAMED} more" if len(facts) > NAMED else ""
+    return "; ".join(facts[:NAMED]) + more
+
+
+def with_lesion_mask(table: pd.DataFrame, outcomes: Sequence[Outcome]) -> list[str]:
+    """Scans of label 0 or of a split of healthy scans whose lesion mask says otherwise, each in words; a mask of a
+    healthy scan may well be there, and empty."""
+    healthy = (table["label"] == "0") | table["split"].isin(HEALTHY_SPLITS)
+    return [
+        f"{outcome.scan_id} ({split}, label {label or 'empty'}, {outcome.lesion_ml:.2g} ml)"
+        for outcome, split, label, mine in zip(outcomes, table["split"], table["label"], healthy, strict=True)
+        if mine and outcome.lesion_ml
     ]
 
 

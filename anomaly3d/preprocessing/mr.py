@@ -246,7 +246,7 @@ class MR(HeadPreprocessor):
     def mask(self, scan: Volume, signal: np.ndarray, given: Volume | None, to_scan: np.ndarray) -> np.ndarray:
         """Step 3 on the working grid: by the given mask, a command's, what is left of a stripped head, or ours."""
         if given is None and self.mask_command:
-            given = run_mask_command(self.mask_command, scan)
+            given = run_mask_command(self.mask_command, scan, self.air(scan))
         grid = working_grid(self.working_spacing)
         if given is not None:
             mask = resample(given, *grid, to_scan) > 0.5

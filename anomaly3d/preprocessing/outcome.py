@@ -36,7 +36,7 @@ class Sources:
         return {name: Path(path) for name, path in vars(self).items() if path and name != "scan_id"}
 
     def fingerprint(self) -> str:
-        """Sizes and modification times, to notice that a file was replaced, or is now something else."""
+        """Places, sizes and modification times, to notice that a file was replaced, or is now something else."""
         return " ".join(f"{name}:{stamp(path)}" for name, path in self.paths().items())
 
     def digest(self) -> str:
@@ -60,9 +60,12 @@ def files_behind(path: Path) -> list[Path]:
 
 
 def stamp(path: Path) -> str:
-    """Size of the files behind a path, and when the last of them was changed."""
-    stats = [file.stat() for file in files_behind(path) if file.exists()]
-    return f"{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}"
+    """Size of the files behind a path, when the last of them was changed, and a digest of where they lie: two scans of
+    one matrix, unpacked together, may have one size and date."""
+    files = [file for file in files_behind(path) if file.exists()]
+    stats = [file.stat() for file in files]
+    places = hashlib.sha256("\n".join(map(str, files)).encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}-{places}"
 
 
 @dataclass(frozen=True)

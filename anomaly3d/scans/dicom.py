@@ -59,10 +59,12 @@ def find_stack(files: Sequence[Path | str]) -> tuple[Stack, str]:
         raise UnreadableScan(f"{damaged} of {len(files)} DICOM files are damaged or cut short")
     if not headers:
         raise UnreadableScan("a folder without a DICOM series")
-    if (studies := len({header.study for header in headers})) > 1:
-        raise UnreadableScan(
-            f"a folder with {studies} DICOM studies, not one: name it with root=... or dataset.root=..."
-        )
+    patients = {header.patient for header in headers} - {""}
+    for number, what in ((len({header.study for header in headers}), "studies"), (len(patients), "patients")):
+        if number > 1:
+            raise UnreadableScan(
+                f"a folder with {number} DICOM {what}, not one: name it with root=... or dataset.root=..."
+            )
     stack, read_as = choose(stacks_of(headers))
     check_complete(stack)
     check_size((*stack.first.shape, stack.count))

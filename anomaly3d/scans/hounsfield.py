@@ -1,6 +1,7 @@
 """Are these voxels a head CT in Hounsfield units? If not, what are they?"""
 
 import numpy as np
+from scipy import ndimage
 
 from anomaly3d.errors import UnreadableScan
 from anomaly3d.scans.volume import Volume
@@ -115,7 +116,10 @@ def likely(sample: np.ndarray) -> str:
 
 
 def without_background(scan: Volume) -> Volume:
-    """A stripped head with air in place of what lies around the brain: the value in the corner, or no value at all."""
-    corner = scan.data[0, 0, 0]
-    outside = ~np.isfinite(scan.data) | (scan.data == corner)
+    """A stripped head with air in place of what lies around the brain: no value at all, or that of the corner as far as
+    it hangs together with the border; fluid may have it as well."""
+    parts, _ = ndimage.label(scan.data == scan.data[0, 0, 0])
+    sides = [np.take(parts, end, axis) for axis in range(3) for end in (0, -1)]
+    around = np.unique(np.concatenate([side.ravel() for side in sides]))
+    outside = ~np.isfinite(scan.data) | np.isin(parts, around[around > 0])
     return Volume(np.where(outside, np.float32(-1024), scan.data), scan.affine, scan.read_as)

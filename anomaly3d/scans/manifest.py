@@ -264,11 +264,11 @@ def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
             problems.append(f"row {rows(wrong)}: {column} {value!r} must be one of {names}{hint}")
     faults = table["age"].map(wrong_age)
     problems += [f"row {rows(faults == fault)}: {fault}" for fault in faults.unique() if fault]
-    named = table["lesions"].map(lambda found: found.split(";")).explode()
-    for name in named[~named.isin([*LESIONS, ""])].unique():
+    lesions = table["lesions"].map(lambda found: found.split(";")).explode()
+    for name in lesions[~lesions.isin([*LESIONS, ""])].unique():
         meant = OTHER_NAMES.get(name) or near(name, LESIONS)
         hint = f"did you mean {meant}?" if meant else f"known are {', '.join(LESIONS)}"
-        problems.append(f"row {numbered(named.index[named == name].unique())}: unknown lesion {name!r}: {hint}")
+        problems.append(f"row {numbered(lesions.index[lesions == name].unique())}: unknown lesion {name!r}: {hint}")
     for _, same in repeated(table, "subject_id"):
         if same["split"].nunique() > 1:
             subject, splits = same["subject_id"].iloc[0], " and ".join(sorted(set(same["split"])))
@@ -278,11 +278,21 @@ def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
             )
     both = (table["label"] == "0") & (table["lesions"] != "")
     if both.any():
-        found = table.loc[both, "lesions"].iloc[0]
-        problems.append(f"row {rows(both)}: label 0 (without findings), but lesions names {found}")
+        named = table.loc[both, "lesions"].iloc[0]
+        problems.append(f"row {rows(both)}: label 0 (without findings), but lesions names {named}")
     ill = (table["label"] == "1") & table["split"].isin(HEALTHY_SPLITS)
     if ill.any():
         problems.append(f"row {rows(ill)}: abnormal scans (label 1) belong to the test split only")
+    found = (table["lesions"] != "") & table["split"].isin(HEALTHY_SPLITS) & ~ill & ~both
+    if found.any():
+        named, split = table.loc[found, ["lesions", "split"]].iloc[0]
+        problems.append(f"row {rows(found)}: lesions names {named}, and scans with findings do not belong to {split}")
+    unknown = (table["label"] == "") & (table["split"] == "calibration")
+    if unknown.any():
+        problems.append(
+            f"row {rows(unknown)}: label is empty, and scans by which thresholds are set (calibration) must be known "
+            "to be healthy: label 0"
+        )
     other = ~table["group"].isin(["normal", ""]) & table["split"].isin(HEALTHY_SPLITS) & ~ill
     if other.any():
         group = table.loc[other, "group"].iloc[0]

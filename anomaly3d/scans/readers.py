@@ -22,6 +22,7 @@ LARGEST_ARCHIVE = 4e9  # bytes when unpacked
 PACKED = 100  # times smaller than what it holds an archive of scans may be; CT packs to a half or a third ...
 SMALL = 100e6  # ... and less than so many bytes fill no disk
 NEGATIVE = 0.05  # share of an MR's voxels that interpolation may leave below 0
+WHOLE = 1e-3  # how far from whole numbers the labels of a mask may lie
 INSIDE = 0.9  # share of a mask that must lie in the head
 
 
@@ -147,6 +148,9 @@ def read_mr(path: Path) -> Volume:
 def read_mask(path: Path, scan: Volume | None = None, air: float = AIR) -> Volume:
     """A mask file in its scan's world: 0 outside, 1 inside.
 
+    Inside is what has a label, whole numbers above 0; of values between them, as probabilities or an interpolated mask
+    have, what is above half of the largest, and of 0.5.
+
     Args:
         scan: the mask must lie on it: on its grid, or on another with nearly all of it in the head.
         air: what of the scan is darker is no head.
@@ -161,7 +165,10 @@ def read_mask(path: Path, scan: Volume | None = None, air: float = AIR) -> Volum
     if len(image.shape) != 3:
         raise UnreadableScan(f"its mask {path.name} is not a volume")
     image = nib.as_closest_canonical(image)
-    inside = np.asarray(image.dataobj) > 0
+    values = np.nan_to_num(np.asarray(image.dataobj, np.float32))
+    labels = np.rint(values)
+    whole = np.abs(values - labels).max() < WHOLE
+    inside = labels > 0 if whole else values > max(values.max(), 1) / 2
     mask = Volume(inside.astype(np.float32), np.asarray(image.affine, float))
     if scan is not None:
         check_place(mask, scan, path.name, air)

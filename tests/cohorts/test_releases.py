@@ -13,7 +13,13 @@ import yaml
 from anomaly3d import prepare
 from anomaly3d.cli import CONF
 from anomaly3d.cohorts.bids import BIDS
-from anomaly3d.cohorts.physionet_ctich import demographics
+from anomaly3d.cohorts.cq500 import CQ500
+from anomaly3d.cohorts.folder import FolderCohort
+from anomaly3d.cohorts.physionet_ctich import PhysioNetCTICH, demographics
+from anomaly3d.cohorts.rsna_ich import RSNAICH
+from anomaly3d.errors import UnreadableScan, UserError
+from anomaly3d.preprocessing.outcome import files_behind
+from anomaly3d.scans.readers import read_image
 from tests.conftest import TINY, refused
 from tests.writers import small_head, write_series
 
@@ -70,6 +76,14 @@ def test_physionet_ct_ich(tmp_path, capsys):
     assert float(table["lesion_ml"]["ctich-050"]) == pytest.approx(400 * small_ml(1), rel=0.01)
     assert table["lesion_mask"]["ctich-058"] == ""
     assert demographics(root / "none.csv") == {}
+    slices = root / "hemorrhage_diagnosis_raw_ct.csv"
+    saved = "\n".join(["".join(lines[:1]), *(line.replace(",1", ",1.0").replace(",0", ",0.0") for line in lines[1:])])
+    slices.write_text(saved + "\n" + "," * 8 + "\n")  # by a spreadsheet, with a row of nothing
+    again = PhysioNetCTICH("ctich", str(root)).rows(tmp_path, 1)
+    assert again["lesions"].tolist() == ["", "subdural", "fracture"]
+    slices.write_text("\n".join([*lines[:3], lines[3].replace(",0,", ",yes,", 1), *lines[4:]]) + "\n")
+    with pytest.raises(UserError, match="row 4: no patient's number, or a diagnosis other than 0 and 1"):
+        PhysioNetCTICH("ctich", str(root)).rows(tmp_path, 1)
 
 
 def small_ml(seed: int) -> float:
@@ -115,6 +129,15 @@ def test_cq500_takes_the_majority_of_its_readers(tmp_path, capsys):
     assert "no scan of 1 patient(s)" in told
     assert "cq500-000: series 3 (28 axial slices" in told
     assert "with contrast agent" in told
+    unread = pd.read_csv(root / "reads.csv", dtype=str).set_index("name")
+    unread.loc["CQ500-CT-12", ["R1:IPH", "R2:IPH", "R3:EDH"]] = ["", "0", ""]
+    unread.loc["CQ500-CT-0", ["R1:IPH", "R2:IPH"]] = ""
+    unread.to_csv(root / "reads.csv")
+    labels = CQ500("cq500", str(root)).rows(tmp_path, 1)["label"].tolist()
+    assert labels == ["1", "0"]  # two readers agree on each finding, or there is another
+    unread.loc["CQ500-CT-12", "R3:IPH"] = ""
+    unread.to_csv(root / "reads.csv")
+    assert CQ500("cq500", str(root)).rows(tmp_path, 1)["label"].tolist() == ["1", ""]
 
 
 def test_rsna_slices_are_gathered_to_scans(tmp_path):
@@ -134,6 +157,23 @@ def test_rsna_slices_are_gathered_to_scans(tmp_path):
     assert (healthy["split"], ill["split"], ill["lesions"]) == ("train", "test", "subdural")
     assert table["subject_id"].nunique() == 2
     assert not table["subject_id"].str.contains("ID_").any()
+
+
+def test_rsna_slices_that_come_later_are_read_and_those_that_lack_are_told(tmp_path, capsys):
+    root = tmp_path / "rsna"
+    paths = write_series(root / "stage_2_train", small_head(0), name="ID_{:03d}.dcm")
+    rows = [f"{path.stem}_{kind},{int(path == paths[-1])}" for path in paths for kind in ("subdural", "any")]
+    (root / "stage_2_train.csv").write_text("\n".join(["ID,Label", *rows]) + "\n")
+    away = paths[-1].rename(tmp_path / "later.dcm")
+    cohort = RSNAICH("rsna", str(root), "stage_2_train", {"train": 1.0})
+    first = pd.read_csv(cohort.manifest(tmp_path / "data", 1), dtype=str)
+    assert first["label"].tolist() == ["0"]
+    assert f"1 of {len(paths)} slices of stage_2_train.csv are not in" in capsys.readouterr().out
+    away.rename(paths[-1])
+    second = cohort.manifest(tmp_path / "data", 1)
+    assert pd.read_csv(second, dtype=str)[["label", "split"]].to_numpy().tolist() == [["1", "test"]]
+    made = second.stat().st_mtime_ns
+    assert cohort.manifest(tmp_path / "data", 1).stat().st_mtime_ns == made  # nothing changed: not read again
 
 
 def test_center_tbi_export_with_a_table_of_the_experts_review(tmp_path, capsys):
@@ -200,8 +240,52 @@ def test_bids_with_participants_sessions_and_lesion_masks(tmp_path, capsys):
         rows = BIDS("bids", str(root), "diagnosis", ["control"], {"train": 1.0}).rows(tmp_path, 1)
         assert rows["label"].tolist() == ["", "1"], unknown
         assert "diagnosis: taken as abnormal: contrl (1); healthy is control" in capsys.readouterr().out
+    folder = root / "derivatives" / "manual" / "sub-02" / "ses-1" / "ct"
+    plain = BIDS("bids", str(root), None, [], {"train": 1.0})
+    for other in ("sub-02_ses-1_run-2_label-lesion_mask", "sub-02_ses-1_space-MNI152_label-lesion_mask"):
+        save(lesion_mask(small_head(1)), folder / f"{other}.nii.gz")  # of another run, in another space
+    assert [Path(path).name for path in plain.rows(tmp_path, 1)["lesion_mask"]] == ["", mask]
+    save(lesion_mask(small_head(1)), folder / "sub-02_ses-1_space-orig_label-lesion_mask.nii.gz")
+    with pytest.raises(UserError, match="has several lesion masks"):
+        plain.rows(tmp_path, 1)
+    (root / "derivatives" / "manual" / "dataset_description.json").unlink()
+    assert plain.rows(tmp_path, 1)["lesion_mask"].tolist() == ["", ""]
+    assert "manual has no dataset_description.json, so no mask is taken from it" in capsys.readouterr().out
     of_mr = BIDS("mr", str(root), None, [], {"train": 1.0}, suffix="T1w")
     assert of_mr.rows(tmp_path, 1)["scan_id"].tolist() == ["sub-02_ses-1_T1w"]
+
+
+def test_bids_people_who_are_not_clear(tmp_path, capsys):
+    root = tmp_path / "bids"
+    for name in ("01", "02"):
+        save(small_head(1), root / f"sub-{name}" / "ct" / f"sub-{name}_ct.nii.gz")
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "heads", "BIDSVersion": "1.9.0"}))
+    people = root / "participants.tsv"
+    cohort = BIDS("bids", str(root), "diagnosis", ["healthy"], {"train": 1.0})
+    people.write_text("participant_id\tdiagnosis\nsub-01\tstroke\nsub-01\thealthy\n")
+    with pytest.raises(UserError, match="several rows of sub-01, and their diagnosis differs"):
+        cohort.rows(tmp_path, 1)
+    people.write_text("participant_id\tdiagnosis\n1\thealthy\n2\tstroke\n")
+    with pytest.raises(UserError, match="knows nobody who has an image: it has 1, images are of sub-01"):
+        cohort.rows(tmp_path, 1)
+    people.write_text("participant_id\tdiagnosis\nsub-01\thealthy\n")
+    assert cohort.rows(tmp_path, 1)["label"].tolist() == ["0", ""]
+    assert "lacks 1 of 2 subjects (sub-02): they get no label" in capsys.readouterr().out
+    (root / "sub-01" / "ct" / "sub-01_ct.json").write_text("")
+    with pytest.raises(UserError, match=r"pybids cannot read .*sub-01_ct\.json"):
+        cohort.rows(tmp_path, 1)
+
+
+def test_patients_of_one_study_number_are_told_apart(tmp_path):
+    """As an anonymizer leaves them that gives all studies one number."""
+    for k, person in enumerate("AB"):
+        write_series(tmp_path / "in", small_head(k), study="1.2.3", name=person + "{}", PatientID=person)
+    found = FolderCohort("dicom", str(tmp_path / "in")).rows(tmp_path / "data", 1)
+    assert found["scan_id"].nunique() == found["subject_id"].nunique() == 2
+    for image, person in zip(found["image"], "AB", strict=True):
+        assert {path.name[0] for path in files_behind(Path(image))} == {person}
+    with pytest.raises(UnreadableScan, match="2 DICOM patients"):
+        read_image(tmp_path / "in")
 
 
 def test_a_dicom_tree(tmp_path):
@@ -214,6 +298,20 @@ def test_a_dicom_tree(tmp_path):
     assert len(table) == 4
     assert table["subject_id"].nunique() == 2
     assert (table.groupby("subject_id")["split"].nunique() == 1).all()
+
+
+def test_a_healthy_scan_with_a_lesion_in_its_mask_is_refused(tmp_path, capsys):
+    head = small_head(0)
+    save(head, tmp_path / "a.nii.gz")
+    save(lesion_mask(head, 0), tmp_path / "m.nii.gz")
+    (tmp_path / "study.csv").write_text(
+        "scan_id,subject_id,image,label,split,lesion_mask\na,p,a.nii.gz,,train,m.nii.gz\n"
+    )
+    arguments = ["dataset=manifest", f"dataset.manifest={tmp_path / 'study.csv'}", f"data_dir={tmp_path / 'd'}", *SMALL]
+    assert prepare.main(arguments) == 0  # a mask of nothing may be there
+    save(lesion_mask(head), tmp_path / "m.nii.gz")
+    assert prepare.main(arguments) == 2
+    refused(capsys, "taken for healthy: a (train, label empty, ", " ml): correct label and split")
 
 
 def test_a_folder_and_a_csv(tmp_path):

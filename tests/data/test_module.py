@@ -1,12 +1,16 @@
 import math
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra.utils import instantiate
 from monai.transforms import Compose, RandFlipd, RandShiftIntensityd
+from omegaconf import OmegaConf
 
+from anomaly3d.cli import CONF
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.cohort import PreparedCohort
@@ -88,6 +92,28 @@ def test_transforms_are_drawn_anew_each_step_and_again_the_same_in_a_resumed_run
     assert not torch.equal(images(resumed, epoch=1), changed)
     shifts = {round(float(v), 4) for v in (changed.flatten(2).mean(2) - plain.flatten(2).mean(2)).ravel()}
     assert len(shifts) == 6  # two scans in each of three steps, each drawn for itself
+
+
+def test_what_data_augmented_mirrors_it_mirrors_with_all_masks(prepared):
+    """A supervised control would learn from lesions of the other side."""
+    transforms = instantiate(OmegaConf.load(Path(CONF) / "data" / "augmented.yaml").transforms)
+    sides = set()
+    for epoch in range(8):
+        plain, changed = (last_seen(prepared, "s7", epoch, each) for each in (None, transforms))
+        mirrored = not torch.equal(changed["brain"], plain["brain"])
+        for kind in ("brain", "lesion_mask"):
+            assert torch.equal(changed[kind], plain[kind].flip(1) if mirrored else plain[kind])
+        sides.add(mirrored)
+    assert sides == {True, False}
+
+
+def last_seen(prepared, scan_id, epoch, transforms):
+    """Masks of a scan of the test split in the last step that takes it."""
+    data = module(prepared, learns_from="test", reads=("lesion_mask",), transforms=transforms)
+    loader = data.train_dataloader()
+    loader.batch_sampler.set_epoch(epoch)
+    (*_, found) = [batch for batch in loader if scan_id in batch["scan_id"]]
+    return {kind: found[kind][found["scan_id"].index(scan_id)] for kind in ("brain", "lesion_mask")}
 
 
 def test_validation_and_test_scans_are_not_transformed(prepared):

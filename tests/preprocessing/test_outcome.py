@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,18 @@ def test_a_copied_scan_is_prepared_no_second_time_and_then_known_where_it_lies(t
     scans[1].write_bytes(b"another scan")
     assert finished(copy, here) is None
     assert adopted(copy, here) is None
+
+
+def test_two_scans_of_one_size_and_date_that_changed_names_are_told_apart(tmp_path):
+    """As of an archive that keeps whole seconds, when a manifest that mixed them up has been corrected."""
+    for name in ("x.nii", "y.nii"):
+        (tmp_path / name).write_bytes(name.encode())
+        os.utime(tmp_path / name, (1e9, 1e9))
+    before, after = (Sources("a", str(tmp_path / name)) for name in ("x.nii", "y.nii"))
+    keep(Outcome("a", "", {}, before.fingerprint(), digest=before.digest()), tmp_path / "data" / "cohort" / "hash")
+    assert finished(before, tmp_path / "data" / "cohort" / "hash")
+    assert finished(after, tmp_path / "data" / "cohort" / "hash") is None
+    assert adopted(after, tmp_path / "data" / "cohort" / "hash") is None
 
 
 def test_of_an_earlier_version_only_sizes_are_known(prepared):

@@ -128,19 +128,23 @@ def test_a_mask_command_gets_the_scan_and_gives_its_mask(tmp_path):
         "image = nib.load(sys.argv[1])\n"
         "nib.save(nib.Nifti1Image((image.get_fdata() > 500).astype(np.uint8), image.affine), sys.argv[2])\n"
     )
-    scan = Volume(head(), AFFINE)
+    upright = nib.as_closest_canonical(nib.nifti1.Nifti1Image(head(), AFFINE))  # as scans are read
+    scan = Volume(np.asarray(upright.dataobj), upright.affine)
     command = f"{sys.executable} {program} {{input}} {{output}}"
     check_mask_command(command)
     mask = run_mask_command(command, scan)
     there = np.linalg.inv(mask.affine) @ AFFINE @ [3, 10, 4, 1]  # bone
     assert mask.data[tuple(np.rint(there[:3]).astype(int))] == 1
     assert mask.data.sum() == (head() > 500).sum()
+    program.write_text(program.read_text().replace("image.affine", "np.eye(4)"))
+    with pytest.raises(UnreadableScan, match="but another affine"):
+        run_mask_command(command, scan)
 
 
 def test_a_mask_command_that_fails_is_the_scans_reason():
     scan = Volume(head(), AFFINE)
     with pytest.raises(UnreadableScan, match="mask command failed"):
-        run_mask_command(f"{sys.executable} -c 'raise SystemExit(1)' {{input}} {{output}}", scan)
+        run_mask_command(f"{sys.executable} -c 'raise SystemExit(1)' {{input}} {{output}} {{name}}", scan)
     with pytest.raises(UnreadableScan, match="no mask was written"):
         run_mask_command(f"{sys.executable} -c 'pass' {{input}} {{output}}", scan)
 

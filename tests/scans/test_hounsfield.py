@@ -69,6 +69,16 @@ def test_a_stripped_head_is_refused_with_the_switch_for_it(tmp_path, head, hu, o
     assert (read_ct(path, stripped=True).data == -1024).mean() > 0.5
 
 
+def test_fluid_of_the_value_around_a_stripped_brain_stays(tmp_path, head, hu):
+    """Most tools put 0 there, and CSF has 0 HU as well."""
+    brain = brain_only(hu, 0)
+    x, y, z = (n // 2 for n in brain.shape)
+    brain[x : x + 5, y : y + 5, z : z + 3] = 0
+    found = read_ct(saved(tmp_path / "a.nii", brain, head.affine), stripped=True)
+    assert (found.data[x : x + 5, y : y + 5, z : z + 3] == 0).all()
+    assert (found.data[:3] == -1024).all()
+
+
 def test_a_stripped_head_with_nothing_around_it_is_read(tmp_path, head, hu):
     path = saved(tmp_path / "a.nii", brain_only(hu, np.nan), head.affine)
     assert np.isfinite(read_ct(path, stripped=True).data).all()
@@ -92,6 +102,15 @@ def test_a_mask_on_the_grid_of_its_scan_is_taken(tmp_path, scan, hu, head):
     assert read_mask(saved(tmp_path / "m.nii", mask, head.affine), scan).data.sum() == mask.sum()
     empty = saved(tmp_path / "e.nii", np.zeros_like(mask), head.affine)
     assert read_mask(empty, scan).data.sum() == 0  # of a scan without a lesion
+
+
+@pytest.mark.parametrize(("low", "high", "noise"), [(0.2, 0.9, 0), (0, 1, 1e-6), (60, 255, 0), (0, 3, 0)])
+def test_of_a_mask_between_labels_half_of_them_counts(tmp_path, scan, hu, head, low, high, noise):
+    """Probabilities, an interpolated mask and one with rounding errors are no labels; whole numbers are."""
+    mask = np.where(hu > 300, high, low * (hu > 0)).astype(float) + noise
+    mask[hu > 1000] = high - 0.1 if low > 1 else high
+    found = read_mask(saved(tmp_path / "m.nii", mask.astype(np.float32), head.affine), scan)
+    assert found.data.sum() == (hu > 300).sum()
 
 
 @pytest.mark.parametrize("affine", [np.eye(4), np.diag([4.0, 4.0, 7.0, 1.0])])

@@ -50,6 +50,8 @@ def test_a_sound_manifest_is_completed(manifest, tmp_path):
         ((0, "label", "2"), ["row 2", "label"]),
         ((1, "lesions", "subdural"), ["row 3", "label 0 (without findings), but lesions names subdural"]),
         ((0, "label", "1"), ["row 2", "test split"]),
+        (((0, "label", ""), (0, "lesions", "subdural")), ["row 2", "lesions names subdural", "do not belong to train"]),
+        (((1, "label", ""), (1, "split", "calibration")), ["row 3: label is empty", "calibration", "label 0"]),
         ((2, "split", "holdout"), ["row 4", "split"]),
         ((2, "image", "gone.nii.gz"), ["row 4", "gone.nii.gz"]),
         ((0, "scan_id", "../a"), ["row 2", "letters"]),
@@ -57,7 +59,7 @@ def test_a_sound_manifest_is_completed(manifest, tmp_path):
 )
 def test_each_problem_names_its_row(manifest, change, words):
     with pytest.raises(UserError) as caught:
-        read_manifest(manifest(change))
+        read_manifest(manifest(*(change if isinstance(change[0], tuple) else (change,))))
     for word in words:
         assert word in str(caught.value)
 
