@@ -26,7 +26,7 @@ METHODS = {
     "fanogan_2d": Method(GAN, 3),
     "alpha_fanogan": Method({"alpha_gan": 0.6, "encoder": 0.25, "finetune": 0.15}),
     "aeu": Method(),
-    "denoising": Method(),
+    "denoising": Method(seeds=3),
     "ensemble": Method(),
     "masked": Method(),
     "diffusion": Method(),
