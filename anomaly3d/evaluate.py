@@ -59,6 +59,7 @@ def evaluate(run: Path, focus: "Trained", config: DictConfig) -> Done:
         settings["trainer"],
         workers,
         config.by_age,
+        config.densest_hu,
         config.memory_gb,
     )
     code = 0

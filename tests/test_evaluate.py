@@ -224,7 +224,8 @@ def test_scans_that_moved_between_splits_are_noticed(tiny_run, places, capsys):
 
 
 @pytest.mark.parametrize(
-    "override", ["by_age=perhaps", "score=tootal", "false_positive_rate=10", "voxel_false_alarm_ml=0"]
+    "override",
+    ["by_age=perhaps", "densest_hu=bone", "score=tootal", "false_positive_rate=10", "voxel_false_alarm_ml=0"],
 )
 def test_evaluation_mistakes_name_the_key(tiny_run, places, capsys, override):
     assert evaluate.main(["run=tiny", *places, "logger=none", override]) == 2

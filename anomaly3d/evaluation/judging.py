@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
@@ -29,6 +30,7 @@ from anomaly3d.evaluation.thresholds import (
     recall_by,
     site_shift,
 )
+from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.folder import Trained
 from anomaly3d.scans.manifest import SPLITS, TRUTH
@@ -131,12 +133,21 @@ def judge(
     }
     metrics["notes"] = [
         *filter(None, notes),
+        *dense_told(known, preprocessor_of(focus)),
         *ages_told(maps[focus.label], known),
         *unsaid(test, known, bool(maps[focus.label]), metrics["localization"]),
     ]
     with written_whole(setting.place / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=1))
     return Evaluated(setting, out, test, maps[focus.label], known, tables, metrics)
+
+
+def dense_told(learned: Learned, preprocessor: Preprocessor) -> list[str]:
+    """That dense places are not judged, as a sentence, where that is so."""
+    if learned.healthy.densest is None:
+        return []
+    hu = float(preprocessor.to_physical(np.array(learned.healthy.densest)))
+    return [f"What is denser than {hu:.3g} HU (calcium, bone, metal) is not judged, nor what lies beside it."]
 
 
 def ages_told(maps: list[ScanMaps], learned: Learned) -> list[str]:

@@ -27,7 +27,7 @@ from anomaly3d.scoring.calibration import (
     refuse_unknown_ages,
 )
 from anomaly3d.scoring.combination import Reference, with_combined
-from anomaly3d.scoring.inference import Inference
+from anomaly3d.scoring.inference import Inference, preprocessor_of
 from anomaly3d.scoring.scan_scores import choose, choose_without_each, of_one_subject, rescore
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import is_leader
@@ -144,7 +144,8 @@ def learn(
         return None
     maps = {split: maps_of(data.split(split), folder_of(out, split)) for split in splits}
     reference = REFERENCE if REFERENCE in tables else "validation"
-    healthy = Healthy.measure(maps[reference], tables[reference], detector.parts)
+    densest = options.densest(preprocessor_of(trained))
+    healthy = Healthy.measure(maps[reference], tables[reference], detector.parts, densest)
     if options.by_age and maps[reference]:
         healthy = replace(healthy, ageing=Ageing.measure(maps[reference], list(tables[reference]["subject_id"])))
         if "calibration" in tables:

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from anomaly3d.errors import UserError
+from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.scoring.calibration import check_rate, check_volume
 from anomaly3d.system.workers import Workers
 
@@ -20,7 +23,15 @@ class Options:
     trainer: Mapping[str, Any]
     workers: Workers
     by_age: bool = False
+    densest_hu: float | None = None
     memory_gb: float | None = None
+
+    def densest(self, preprocessor: Preprocessor) -> float | None:
+        """``densest_hu`` as a prepared volume has it, in [-1, 1]; None where that is cut off, or the unit is not HU."""
+        if self.densest_hu is None or preprocessor.unit != "HU":
+            return None
+        value = float((self.densest_hu - preprocessor.to_physical(np.array(0.0))) / preprocessor.per_unit)
+        return value if value < 1 else None
 
     def __post_init__(self) -> None:
         """Refuse what is no rate or volume.
@@ -30,5 +41,7 @@ class Options:
         """
         if not isinstance(self.by_age, bool):
             raise UserError(f"by_age must be true or false, not {self.by_age!r}")
+        if isinstance(self.densest_hu, bool) or not isinstance(self.densest_hu, int | float | None):
+            raise UserError(f"densest_hu must be a number of HU or null, not {self.densest_hu!r}")
         check_rate("false_positive_rate", self.false_positive_rate)
         check_volume("voxel_false_alarm_ml", self.voxel_false_alarm_ml)

@@ -7,7 +7,7 @@ detector's own. All work inside the brain.
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,17 +27,22 @@ SMOOTHING = 1.0  # voxels, sigma
 POOLED = 1.5  # voxels, sigma, over which healthy mean and spread are pooled
 USUAL = 0.5  # share of healthy scans that have brain at a voxel, from which it counts
 FLOOR = 0.02  # of the healthy spread: 1.2 HU
+BESIDE = 2  # voxels around what is denser than blood, which share its voxels and are smoothed together with it
 AGED = 20  # healthy people of known age that it takes to say how the spread follows age
 AT_MOST = 2.0  # standard deviations of their ages: older and younger scans are taken to be so old
 
 
 @dataclass(frozen=True)
 class RawMaps:
-    """Raw maps of a scan by name and its brain mask, ``(D, H, W)`` each; ``age`` in years, None where unknown."""
+    """Raw maps of a scan by name and its brain mask, ``(D, H, W)`` each; ``age`` in years, None where unknown.
+
+    ``image`` is the scan itself in [-1, 1], by which dense places are known; None: there are none.
+    """
 
     values: dict[str, np.ndarray]
     brain: np.ndarray
     age: float | None = None
+    image: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,10 @@ class ScanMaps:
 
     def read(self) -> RawMaps:
         """What the files hold."""
-        values = {RESIDUAL: voxels(self.image) - voxels(self.reconstruction)} if self.reconstruction else {}
+        image = voxels(self.image)
+        values = {RESIDUAL: image - voxels(self.reconstruction)} if self.reconstruction else {}
         values |= {name: voxels(path) for name, path in self.own.items()}
-        return RawMaps(values, voxels(self.brain_mask) > 0, self.age)
+        return RawMaps(values, voxels(self.brain_mask) > 0, self.age, image)
 
 
 def maps_of(rows: pd.DataFrame, folder: Path) -> list[ScanMaps]:
@@ -85,10 +91,10 @@ def maps_of(rows: pd.DataFrame, folder: Path) -> list[ScanMaps]:
 class Healthy:
     """What is usual in healthy scans that the detector did not learn from: residuals of training scans are too small.
 
-    Sums over ``count`` scans at each voxel ``(D, H, W)``: ``brains``, how many have brain there; ``total`` and
-    ``square`` of each raw map inside the brain. ``medians`` are those of the parts of the score. ``ageing`` says by map
+    Sums over ``count`` scans at each voxel ``(D, H, W)``: ``brains``, how many are judged there; ``total`` and
+    ``square`` of each raw map of these. ``medians`` are those of the parts of the score. ``ageing`` says by map
     how the spread follows age, None that it does not; ``reference`` what the scans' scores are, where several are
-    combined.
+    combined; ``densest`` is the intensity in [-1, 1] from which a voxel is not judged, None: all are.
     """
 
     count: int
@@ -98,27 +104,37 @@ class Healthy:
     medians: dict[str, float]
     ageing: "dict[str, Ageing] | None" = None
     reference: Reference | None = None
+    densest: float | None = None
 
     @classmethod
-    def measure(cls, maps: Iterable[ScanMaps], table: pd.DataFrame, parts: Sequence[str]) -> "Healthy":
+    def measure(
+        cls, maps: Iterable[ScanMaps], table: pd.DataFrame, parts: Sequence[str], densest: float | None = None
+    ) -> "Healthy":
         """From the maps and scores of healthy scans."""
-        found = cls(0, np.zeros(()), {}, {}, {part: float(table[part].median()) for part in parts})
+        medians = {part: float(table[part].median()) for part in parts}
+        found = cls(0, np.zeros(()), {}, {}, medians, densest=densest)
         for scan in maps:
             found = found.plus(scan.read(), 1)
         return found
 
     def plus(self, raw: RawMaps, sign: int) -> "Healthy":
         """With one scan more; ``sign=-1``: without that scan, which is among those it was measured on."""
-        inside = {name: np.where(raw.brain, values, 0).astype(np.float64) for name, values in raw.values.items()}
-        return Healthy(
-            self.count + sign,
-            self.brains + sign * raw.brain.astype(np.float64),
-            {name: self.total.get(name, 0) + sign * values for name, values in inside.items()},
-            {name: self.square.get(name, 0) + sign * values**2 for name, values in inside.items()},
-            self.medians,
-            self.ageing,
-            self.reference,
+        judged = self.judged(raw)
+        inside = {name: np.where(judged, values, 0).astype(np.float64) for name, values in raw.values.items()}
+        return replace(
+            self,
+            count=self.count + sign,
+            brains=self.brains + sign * judged.astype(np.float64),
+            total={name: self.total.get(name, 0) + sign * values for name, values in inside.items()},
+            square={name: self.square.get(name, 0) + sign * values**2 for name, values in inside.items()},
         )
+
+    def judged(self, raw: RawMaps) -> np.ndarray:
+        """Where a scan is judged, ``(D, H, W)`` bool: its brain, without what is too dense for blood and ``BESIDE``."""
+        if self.densest is None or raw.image is None:
+            return raw.brain
+        dense = raw.brain & (raw.image > self.densest)
+        return raw.brain & ~ndimage.binary_dilation(dense, iterations=BESIDE)
 
     def without(self, scans: Iterable[ScanMaps]) -> "Healthy":
         """What is usual in the others of the scans that it was measured on."""
@@ -129,7 +145,7 @@ class Healthy:
 
     @cached_property
     def usual(self) -> np.ndarray:
-        """Where most of the scans have brain."""
+        """Where most of the scans are judged."""
         return self.brains > USUAL * self.count
 
     @cached_property
@@ -158,6 +174,8 @@ class Healthy:
         if self.reference is not None:  # in full, to be compared with scores to their last digit
             arrays |= {f"reference/{n}": s for n, s in self.reference.scores.items()}
             arrays["weights"] = self.reference.weights
+        if self.densest is not None:
+            arrays["densest"] = np.array(self.densest)
         with written_whole(path) as beside:
             np.savez_compressed(beside, count=np.array(self.count), **arrays)  # type: ignore[arg-type]
 
@@ -182,7 +200,9 @@ class Healthy:
         medians = {n: float(m) for n, m in under("median").items()}
         ageing = {n: Ageing(*map(float, numbers)) for n, numbers in under("ageing").items()} or None
         reference = Reference(under("reference"), arrays["weights"]) if "weights" in arrays else None
-        return cls(int(arrays["count"]), arrays["brains"], under("total"), under("square"), medians, ageing, reference)
+        densest = float(arrays["densest"]) if "densest" in arrays else None
+        sums = int(arrays["count"]), arrays["brains"], under("total"), under("square")
+        return cls(*sums, medians, ageing, reference, densest)
 
 
 @dataclass(frozen=True)
@@ -242,10 +262,11 @@ def standardised_name(raw: str) -> str:
 def anomaly_maps(raw: RawMaps, healthy: Healthy) -> dict[str, np.ndarray]:
     """Signed maps ``(D, H, W)``: each raw one smoothed, and the same in units of the healthy spread at each voxel.
 
-    The latter is 0 in the scan's median, because CT numbers of scanners differ, and where brain is unusual.
+    The latter is 0 in the scan's median, because CT numbers of scanners differ, and where brain is unusual or not
+    judged.
     """
     found = {}
-    where = raw.brain & healthy.usual
+    where = healthy.judged(raw) & healthy.usual
     for name, values in raw.values.items():
         found[name] = smooth(values, raw.brain)
         mean, spread = healthy.statistics[name]

@@ -199,7 +199,7 @@ class Scorer:
         scores = {name: float(value[0]) for name, value in found.scores.items()}
         one = on_one_grid(prepared, found)
         values = one.maps if one.reconstruction is None else {RESIDUAL: one.image - one.reconstruction, **one.maps}
-        raw = RawMaps(values, one.brain > 0, age)
+        raw = RawMaps(values, one.brain > 0, age, one.image)
         name, score, p, flagged = self.judge(scores, raw)
         learned_in = self.seen.get(digest_of(scan, self.preprocessor.stored), "") if self.seen else ""
         ageless = self.known is not None and self.known[0].ageing is not None and age is None

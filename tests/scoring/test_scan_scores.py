@@ -7,7 +7,18 @@ import pytest
 from scipy import ndimage
 
 from anomaly3d.errors import UserError
-from anomaly3d.scoring.anomaly_maps import AGED, FLOOR, POOLED, Ageing, Healthy, RawMaps, ScanMaps, anomaly_maps, smooth
+from anomaly3d.scoring.anomaly_maps import (
+    AGED,
+    BESIDE,
+    FLOOR,
+    POOLED,
+    Ageing,
+    Healthy,
+    RawMaps,
+    ScanMaps,
+    anomaly_maps,
+    smooth,
+)
 from anomaly3d.scoring.calibration import calibrate, calibrate_anew
 from anomaly3d.scoring.scan_scores import (
     PEAK,
@@ -197,6 +208,30 @@ def test_the_standardised_map_ignores_an_offset_and_unusual_places(maps):
     elsewhere = anomaly_maps(raw, Healthy(10, healthy.brains, healthy.total, healthy.square, {}))["standardised"]
     assert (elsewhere[4:8] == 0).all()
     assert (elsewhere[8:][brain[8:]] != 0).all()
+
+
+def test_what_is_too_dense_for_blood_and_lies_beside_it_is_not_judged(maps, tmp_path):
+    """The second scan has a calcified spot beside its lesion; the first, which is usual itself, has one elsewhere."""
+    image = nib.load(maps[0].image).get_fdata(dtype=np.float32)
+    image[2, 2, 2] = 1.5
+    nib.save(nib.Nifti1Image(image, np.eye(4)), maps[0].image)
+    healthy = replace(usual(0.05), densest=1.2)
+    raw = maps[1].read()
+    raw.image[9, 8, 2] = 1.5
+    raw.values["residual"][9, 8, 2] = 1.5
+    beside = np.abs(np.indices(SHAPE) - np.array([9, 8, 2]).reshape(3, 1, 1, 1)).sum(0) <= BESIDE
+    assert (healthy.judged(raw) == (raw.brain & ~beside)).all()
+    z = anomaly_maps(raw, healthy)["standardised"]
+    assert (z[beside] == 0).all()
+    assert (z[4:8, 4:8, 3:7] > 5).all()  # the lesion, 0.8 above tissue
+    assert np.abs(z[raw.brain & (np.abs(np.indices(SHAPE)[0] - 9) <= 1)]).max() < 2.5
+    without = anomaly_maps(raw, usual(0.05))["standardised"]
+    assert without[9, 8, 2] > 2.5
+    measured = Healthy.measure(maps[:2], distances(), (), densest=1.2)
+    assert (measured.brains[2, 2, 2], measured.brains[6, 6, 5]) == (1, 2)
+    assert measured.square["residual"][2, 2, 2] < 0.1
+    measured.save(tmp_path / "healthy.npz")
+    assert Healthy.load(tmp_path / "healthy.npz").plus(maps[0].read(), -1).densest == 1.2
 
 
 def test_smoothing_does_not_draw_zeros_into_the_brain():
