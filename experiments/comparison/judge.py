@@ -2,8 +2,8 @@
 
 Each run of ``runs/race-*`` is evaluated on its own cohort, by whose healthy scans its score is chosen and standardised,
 and then, once, on the test seeds of ``race.yaml``. What is kept is small enough for git: ``scans.csv`` and for each run
-``scores/NAME.csv`` (its own and its chosen score of these scans, in their order) and ``scores/NAME.json``. What is
-there already is left as it is.
+``scores/NAME.csv`` (its own and its chosen score of these scans, in their order) and ``scores/NAME.json``; the same in
+``scores/dense`` where what is denser than blood is not judged. What is there already is left as it is.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from anomaly3d.system.progress import say
 
 HERE = Path(__file__).parent
 SCANS, KEPT, RACE = HERE / "scans.csv", HERE / "scores", HERE / "race.yaml"
+DENSE = KEPT / "dense"
+LAYERS = {KEPT: "densest_hu=null", DENSE: "densest_hu=90"}
 TOLD = ["scan_id", "subject_id", "site", "label", "group", "lesions", "lesion_ml"]
 WHERE = ("auroc", "ap", "dice", "found")
 
@@ -35,8 +37,8 @@ def evaluate(run: Path, *more: str) -> None:
     subprocess.run([sys.executable, "-m", "anomaly3d.evaluate", *words], check=True)
 
 
-def keep(run: Path, place: Path) -> None:
-    """Keep the scores of a run on the test scans, and where it found the lesions."""
+def keep(run: Path, place: Path, kept: Path) -> None:
+    """Keep the scores of a run on the test scans, and where it found the lesions, in ``kept``."""
     metrics = json.loads((place / "metrics.json").read_text())
     focus = choose_trained(run, None)
     table = pd.read_csv(place / focus.label / RESCORED, keep_default_na=False, dtype={"label": str})
@@ -54,10 +56,10 @@ def keep(run: Path, place: Path) -> None:
         "pseudo_auc": metrics["score"]["pseudo_auc"][chosen],
         "maps": {name: {n: entry[n] for n in WHERE if n in entry} for name, entry in found.items()},
     }
-    KEPT.mkdir(exist_ok=True)
+    kept.mkdir(exist_ok=True)
     scores = table[["total", chosen]].set_axis(["own", "chosen"], axis=1)
-    scores.to_csv(KEPT / f"{run.name}.csv", index=False, float_format="%.6g")
-    with written_whole(KEPT / f"{run.name}.json") as path:  # last: with it a run is done
+    scores.to_csv(kept / f"{run.name}.csv", index=False, float_format="%.6g")
+    with written_whole(kept / f"{run.name}.json") as path:  # last: with it a run is done
         path.write_text(json.dumps(told, indent=1) + "\n")
 
 
@@ -68,14 +70,14 @@ def main() -> None:
     parser.add_argument("--tidy", action="store_true", help="remove each run's volumes when it is done")
     asked = parser.parse_args()
     for run in asked.runs or sorted(Path("runs").glob("race-*")):
-        if (KEPT / f"{run.name}.json").exists():
-            continue
-        say(f"judge: {run.name}")
-        evaluate(run)
-        evaluate(run, *read_study("prepare", RACE))
-        (place,) = (run / PLACE).iterdir()
-        keep(run, place)
-        if asked.tidy:
+        layers = {kept: words for kept, words in LAYERS.items() if not (kept / f"{run.name}.json").exists()}
+        for kept, words in layers.items():
+            say(f"judge: {run.name}, {words}")
+            evaluate(run, words)
+            evaluate(run, words, *read_study("prepare", RACE))
+            (place,) = (run / PLACE).iterdir()
+            keep(run, place, kept)
+        if layers and asked.tidy:
             for folder in ("evaluation", PLACE):
                 shutil.rmtree(run / folder)
 

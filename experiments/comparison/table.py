@@ -6,6 +6,7 @@ the methods of a column.
 
 import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,24 +17,25 @@ from anomaly3d.cohorts.phantom.lesions import TYPES
 from anomaly3d.evaluation.metrics import ap_of, as_text, auc_of, labels_and_scores, of_lesion, ranked, subjects_of
 from anomaly3d.report.figures import LINES, draw_roc, new_axes
 from anomaly3d.statistics.auc import Estimate, bootstrap_auc, compare_auc, holm
-from experiments.comparison.judge import HERE, KEPT, SCANS
+from experiments.comparison.judge import DENSE, HERE, KEPT, SCANS
 from experiments.comparison.methods import METHODS
 from experiments.scores.measure import VOLUMES, fill, markdown
 
 SITES = ("A", "B")
 BANDS = tuple(pairwise(VOLUMES))
 OVER_SEEDS = {"own_a": ("A", "own"), "a": ("A", "chosen"), "b": ("B", "chosen")}
+Training = tuple[dict[str, Any], pd.DataFrame]
 OF = {"fanogan_phase2": ("fanogan", ("gan", "encoder"))}  # whose cost it has
 
 
-def read() -> dict[str, list[tuple[dict[str, Any], pd.DataFrame]]]:
-    """What was told of each training of a method, and its scores of the test scans."""
+def read(kept: Path = KEPT) -> dict[str, dict[str, Training]]:
+    """By method, and by the name of the run: what was told of each training, and its scores of the test scans."""
     scans = pd.read_csv(SCANS, dtype={"label": str}, keep_default_na=False)
-    found: dict[str, list[tuple[dict[str, Any], pd.DataFrame]]] = {}
-    for file in sorted(KEPT.glob("race-*.json")):
+    found: dict[str, dict[str, Training]] = {}
+    for file in sorted(kept.glob("race-*.json")):
         table = ranked(pd.concat([scans, pd.read_csv(file.with_suffix(".csv"))], axis=1))
-        name = file.stem.removeprefix("race-").rpartition("-")[0]
-        found.setdefault(name, []).append((json.loads(file.read_text()), table))
+        run = file.stem.removeprefix("race-")
+        found.setdefault(run.rpartition("-")[0], {})[run] = json.loads(file.read_text()), table
     return found
 
 
@@ -47,7 +49,7 @@ def cost_of(name: str) -> dict[str, Any]:
     return {key: last[key] for key in ("seconds_a_scan", "parameters")}
 
 
-def row_of(name: str, trainings: list[tuple[dict[str, Any], pd.DataFrame]]) -> dict[str, Any]:
+def row_of(name: str, trainings: list[Training]) -> dict[str, Any]:
     """Everything but the tests; of the first training, and the AUC of each."""
     told, table = trainings[0]
     a, b = (table[table["site"] == site] for site in SITES)
@@ -109,6 +111,29 @@ def add_tests(rows: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) 
             rows[name][f"p_vs_{key}"] = p
 
 
+def without_dense() -> dict[str, dict[str, Any]]:
+    """By training: its chosen score where what is denser than blood is not judged, and what that gains; p by Holm over
+    the trainings at a site."""
+    rows: dict[str, dict[str, Any]] = {}
+    after, before = read(DENSE), read()
+    for name, trainings in after.items():
+        for run, (told, table) in trainings.items():
+            row: dict[str, Any] = {"chosen": told["chosen"], "voxel_ap": told["maps"].get("standardised", {}).get("ap")}
+            for site in SITES:
+                new, old = (t[t["site"] == site] for t in (table, before[name][run][1]))
+                labels, scores = labels_and_scores(new, "chosen")
+                gain = compare_auc(labels, scores, labels_and_scores(old, "chosen")[1], subjects_of(new))
+                row[site] = {"auc": auc_of(new, "chosen").as_json(), "gain": gain.as_json()}
+            at_a = table[table["site"] == "A"]
+            row["by_lesion"] = {kind: auc_of(of_lesion(at_a, kind), "chosen").as_json() for kind in TYPES}
+            rows[run] = row
+    for site in SITES:
+        corrected = holm([row[site]["gain"]["p"] for row in rows.values()])
+        for row, p in zip(rows.values(), corrected, strict=True):
+            row[site]["gain"]["p_holm"] = p
+    return dict(sorted(rows.items(), key=lambda item: -item[1]["A"]["auc"]["value"]))
+
+
 def draw(tables: dict[str, pd.DataFrame], rows: dict[str, dict[str, Any]]) -> None:
     """ROC curves at site A by the chosen scores, the best first."""
     figure, axes = new_axes(9, 6)
@@ -134,14 +159,22 @@ def p_of(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
+def site_texts(row: dict[str, Any]) -> list[str]:
+    """An AUC, what it gains, and the p-value of that."""
+    gain = row["gain"]
+    low, high = gain["ci95"]
+    return [shown(row["auc"]), f"{gain['value']:+.3f} [{low:+.3f}, {high:+.3f}]", p_of(gain["p_holm"])]
+
+
 def main() -> None:
     """Write all of it."""
-    found = read()
+    found = {name: list(trainings.values()) for name, trainings in read().items()}
     made = {name: row_of(name, trainings) for name, trainings in found.items()}
     rows = dict(sorted(made.items(), key=lambda item: -item[1]["auc"]["value"]))
     tables = {name: found[name][0][1] for name in rows}
     add_tests(rows, tables)
-    (HERE / "table.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    dense = without_dense()
+    (HERE / "table.json").write_text(json.dumps({"rows": rows, "without_dense": dense}, indent=1) + "\n")
     draw(tables, rows)
     head = ["method", "own score, A", "chosen, A", "which", "B", "healthy B above A", "p, best control", "p, f-AnoGAN"]
     main_rows = [
@@ -186,6 +219,18 @@ def main() -> None:
     ]
     head = ["method", "each, chosen score, A", "their mean, A", "B", "own score, A"]
     fill(HERE / "README.md", "seeds", markdown(head, several))
+    sites = [f"{part}, {site}" for site in SITES for part in ("chosen", "gain", "p")]
+    judged = [
+        [
+            run,
+            f"`{row['chosen']}`",
+            *(text for site in SITES for text in site_texts(row[site])),
+            *(f"{row['by_lesion'][kind]['value']:.2f}" for kind in TYPES),
+            shown(row["voxel_ap"]),
+        ]
+        for run, row in dense.items()
+    ]
+    fill(HERE / "README.md", "dense", markdown(["training", "which", *sites, *TYPES, "voxel AP"], judged))
     head = ["method", "voxel AP, residual", "standardised", "Dice", "lesions found", "s a scan", "parameters"]
     fill(HERE / "README.md", "where", markdown(head, where))
 
