@@ -145,7 +145,7 @@ def adopted(sources: Sources, out: Path) -> Outcome | None:
             for file in (*files, folder / "preview" / f"{sources.scan_id}.png"):
                 if file.exists():
                     with written_whole(out / file.relative_to(folder)) as beside:
-                        shutil.copy2(file, beside)
+                        shutil.copyfile(file, beside)  # with today's date, as what was made of others is older
         return keep(replace(stored, source=sources.fingerprint()), out)
     return None
 

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import sys
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -153,7 +154,7 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas leaves values out and only warns
-            return pd.read_csv(
+            table = pd.read_csv(
                 io.StringIO(text),
                 sep=separator,
                 dtype=str,
@@ -162,6 +163,13 @@ def read_table(path: Path) -> pd.DataFrame:
                 skipinitialspace=True,
                 index_col=False,
             ).fillna("")
+            swallowed = table.map(lambda cell: "\n" in cell and cell.count(separator) >= table.shape[1] - 1).any(axis=1)
+            if table.shape[1] > 1 and swallowed.any():
+                raise UserError(
+                    f"manifest {path}, row {int(swallowed.to_numpy().argmax()) + 2}: a quote opens and the next one is "
+                    "rows below: remove it, or double it where it belongs to a value"
+                )
+            return table
     except pd.errors.ParserWarning as error:
         raise UserError(
             f"manifest {path} has rows with more values than the header has columns: put quotes around values that "
@@ -199,6 +207,7 @@ def tidy(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     table = table.copy()
     for column in table.columns.difference(["scan_id", "subject_id"]):
         table.loc[table[column].str.lower().isin(NOTHING), column] = ""
+    table["subject_id"] = table["subject_id"].map(lambda name: unicodedata.normalize("NFC", name))  # of macOS: NFD
     table["label"] = table["label"].str.replace(r"\.0+$", "", regex=True)
     for column in ("split", "group", "quality"):
         table[column] = table[column].str.lower().str.replace(" ", "_")

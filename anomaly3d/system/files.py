@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import platform
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 20
+HOST = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())
+OLD = 86400.0  # seconds after which nobody writes a file any more
 OUTPUT = ".anomaly3d"  # marks a folder whose scans this program made
 NO_NAME = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')  # in no name: what separates folders, or what Windows forbids
 LONGEST = 150  # characters of a name: of 255 bytes that file systems allow, with room for suffixes
@@ -62,7 +66,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     error, of a full disk for example, names the target.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    beside = path.with_name(f".{os.getpid()}@{HOST}.{path.name}")
     try:
         yield beside
         os.replace(beside, path)
@@ -111,11 +115,16 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of ``written_whole`` below a folder; living processes keep theirs."""
-    for path in folder.rglob(".*.*"):
-        writer = path.name.split(".")[1]
-        if writer.isdigit() and not alive(int(writer)):
-            path.unlink(missing_ok=True)
+    """Remove what killed processes left of ``written_whole`` below a folder; living processes keep theirs.
+
+    Of another machine's processes nothing is known; what they left goes when it is old.
+    """
+    for path in folder.rglob(".*@*.*"):
+        writer, _, host = path.name.split(".")[1].partition("@")
+        with suppress(FileNotFoundError):  # its writer has finished
+            old = time.time() - path.stat().st_mtime > OLD
+            if writer.isdigit() and (old if host != HOST else not alive(int(writer))):
+                path.unlink()
 
 
 def alive(pid: int) -> bool:

@@ -71,6 +71,22 @@ def test_all_problems_are_listed_at_once(manifest):
     assert "row 4" in str(caught.value)
 
 
+def test_rows_between_two_stray_quotes_are_missed(tmp_path):
+    (tmp_path / "a.nii.gz").touch()
+    rows = ['1,p1,a.nii.gz,0,train,"fell', "2,p2,a.nii.gz,0,train,", '3,p3,a.nii.gz,0,train,3" cut']
+    (tmp_path / "manifest.csv").write_text("\n".join(["scan_id,subject_id,image,label,split,note", *rows]) + "\n")
+    with pytest.raises(UserError, match="row 2: a quote opens and the next one is rows below"):
+        read_manifest(tmp_path / "manifest.csv")
+    whole = [rows[0] + ' at home,\nby bike"', *rows[1:2]]
+    (tmp_path / "manifest.csv").write_text("\n".join(["scan_id,subject_id,image,label,split,note", *whole]) + "\n")
+    assert len(read_manifest(tmp_path / "manifest.csv")) == 2
+
+
+def test_a_name_in_two_spellings_of_unicode_is_one_person(manifest):
+    with pytest.raises(UserError, match="row 2, 3: subject M\u00fcller is in the splits train and validation"):
+        read_manifest(manifest((0, "subject_id", "M\u00fcller"), (1, "subject_id", "Mu\u0308ller")))
+
+
 def test_a_missing_column_is_named(tmp_path):
     pd.DataFrame(ROWS).drop(columns="label").to_csv(tmp_path / "manifest.csv")
     with pytest.raises(UserError, match="label"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from anomaly3d.errors import UserError
-from anomaly3d.system.files import remove_leftovers, written_whole
+from anomaly3d.system.files import HOST, remove_leftovers, written_whole
 from anomaly3d.system.workers import disk_error, run_in_threads, run_parallel
 
 SLEEPERS = (
@@ -76,12 +76,16 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (tmp_path / "image").mkdir()
-    (tmp_path / "image" / f".{dead.pid}.a.nii.gz").write_text("half")
+    (tmp_path / "image" / f".{dead.pid}@{HOST}.a.nii.gz").write_text("half")
+    elsewhere = [tmp_path / "image" / f".{dead.pid}@another.{name}.nii.gz" for name in ("now", "long-ago")]
+    for path in elsewhere:
+        path.write_text("half")
+    os.utime(elsewhere[1], (0, 0))
     with written_whole(tmp_path / "image" / "b.nii.gz") as beside:
         beside.write_text("whole")
         remove_leftovers(tmp_path)
         assert beside.exists()
-    assert [p.name for p in (tmp_path / "image").iterdir()] == ["b.nii.gz"]
+    assert {p.name for p in (tmp_path / "image").iterdir()} == {"b.nii.gz", elsewhere[0].name}
 
 
 def die(path, number):
