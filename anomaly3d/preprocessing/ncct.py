@@ -19,7 +19,7 @@ from anomaly3d.preprocessing.inner_table import FINEST, Tissue, tissue_inside, t
 from anomaly3d.preprocessing.intensity import fill_outside, resize_mask, smooth_and_resize, to_unit_range
 from anomaly3d.preprocessing.mask_command import run_mask_command
 from anomaly3d.preprocessing.quality import REASONS, measure
-from anomaly3d.preprocessing.registration import Registration, register, score
+from anomaly3d.preprocessing.registration import CT, STRIPPED_CT, Registration, register, score
 from anomaly3d.preprocessing.rim import corrected
 from anomaly3d.scans.readers import HU_MIN, read_ct
 from anomaly3d.scans.volume import Volume, no_finer, outlined, resample
@@ -135,12 +135,12 @@ class NCCT(HeadPreprocessor):
 
     def register(self, scan: Volume, fault: np.ndarray | None) -> Registration:
         """Step 1, spoiled by ``fault`` where there is one."""
-        fixed = self.fixed()
-        found = register(scan, *fixed, self.registration_spacing, self.registration_enough)
+        fixed, contrast = self.fixed(), STRIPPED_CT if self.stripped else CT
+        found = register(scan, *fixed, self.registration_spacing, self.registration_enough, contrast)
         if fault is None:
             return found
         spoiled = found.mni_to_scan @ fault
-        return Registration(spoiled, score(scan, *fixed, self.registration_spacing, spoiled))
+        return Registration(spoiled, score(scan, *fixed, self.registration_spacing, spoiled, contrast))
 
     def tissue(self, scan: Volume, hu: np.ndarray, given: Volume | None, to_scan: np.ndarray) -> Tissue:
         """Step 3 on the working grid: by the given mask, a command's, what is left of a stripped head, or ours.

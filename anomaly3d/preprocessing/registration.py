@@ -6,7 +6,7 @@ whose values mean nothing by themselves, it refines what is found here.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -40,6 +40,7 @@ CT = Contrast(
     top=1200.0,
     air=-100.0,
 )
+STRIPPED_CT = replace(CT, judged=((-500.0, 0.0), (0.0, 1.0)))  # without a skull the brain's outline is what is left
 CENTRE = np.array([0.0, -18.0, 8.0])  # MNI mm: rotations and stretches are about the brain's middle
 LENGTH = 50.0  # mm that shift as much as a radian or a doubling, roughly
 HEAD_BELOW_VERTEX = 150.0  # mm: what lies lower is neck
