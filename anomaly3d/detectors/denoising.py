@@ -1,7 +1,5 @@
 """The denoising autoencoder of Kascenas et al. 2022: a U-Net that has learned to take out coarse noise."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,42 +29,26 @@ class DenoisingAutoencoder(Detector):
         width, resolution: of ``VolumeUNet``.
         nodes: noise is drawn at so many points a side.
         spread: of the noise, in units of [-1, 1].
-        predicts: what the network gives: the healthy ``volume``, or the ``noise``, so that detail of the scan need not
-            pass through it.
 
     Raises:
-        ValueError: fewer than 2 nodes, or it predicts something else.
+        ValueError: fewer than 2 nodes.
     """
 
     title = "denoising autoencoder"
 
-    def __init__(
-        self,
-        width: int,
-        resolution: int,
-        nodes: int,
-        spread: float,
-        predicts: Literal["volume", "noise"] = "volume",  # of detectors from before there was a choice
-    ) -> None:
+    def __init__(self, width: int, resolution: int, nodes: int, spread: float) -> None:
         super().__init__()
         if nodes < 2:
             raise ValueError(f"nodes must be at least 2, not {nodes}")
-        if predicts not in ("volume", "noise"):
-            raise ValueError(f"predicts must be volume or noise, not {predicts!r}")
         self.net = VolumeUNet(width, resolution)
-        self.nodes, self.spread, self.predicts = nodes, spread, predicts
-
-    def restored(self, x: Tensor) -> Tensor:
-        """Without noise: ``(B, 1, D, H, W)`` -> the same shape."""
-        found = self.net(x)
-        return x - found if self.predicts == "noise" else found
+        self.nodes, self.spread = nodes, spread
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean squared residual over the brain, of the scan with noise in the brain."""
         x, brain = batch["image"], brain_of(batch)
         noisy = x + coarse_noise(x, self.nodes, self.spread) * brain
-        return {"loss": mean_inside((x - self.restored(noisy)).square(), brain).mean()}
+        return {"loss": mean_inside((x - self.net(noisy)).square(), brain).mean()}
 
     def examine(self, batch: Batch) -> Findings:
         """See ``residual_findings``."""
-        return residual_findings(batch, self.restored(batch["image"]))
+        return residual_findings(batch, self.net(batch["image"]))

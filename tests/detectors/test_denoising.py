@@ -30,10 +30,9 @@ def test_noise_is_coarse():
     assert inside.max() < 0.2 * 2 * noise.var()  # neighbours of white noise: 2 variances
 
 
-@pytest.mark.parametrize("predicts", ["volume", "noise"])
-def test_the_network_sees_noise_in_the_brain_only(predicts):
-    detector, scans = DenoisingAutoencoder(8, 16, 4, SPREAD, predicts), batch()
-    detector.net = Answers(lambda x: x if predicts == "volume" else torch.zeros_like(x))
+def test_the_network_sees_noise_in_the_brain_only():
+    detector, scans = DenoisingAutoencoder(8, 16, 4, SPREAD), batch()
+    detector.net = Answers(lambda x: x)
     outside = scans["brain"] == 0
     torch.manual_seed(0)
     loss = detector.loss(scans)["loss"]
@@ -47,27 +46,14 @@ def test_the_network_sees_noise_in_the_brain_only(predicts):
     assert detector.examine(scans).scores["total"].tolist() == pytest.approx([0] * 3, abs=1e-6)  # no noise is added
 
 
-def test_what_the_network_takes_for_noise_is_the_residual():
-    detector, scans = DenoisingAutoencoder(8, 16, 4, SPREAD, "noise"), batch()
-    detector.net = Answers(lambda x: torch.full_like(x, 0.25))
-    scans["image"] = torch.where(scans["brain"] > 0, scans["image"].clamp(-0.7, 0.7), -1.0)
-    found = detector.examine(scans)
-    inside = scans["brain"] > 0
-    torch.testing.assert_close(found.reconstruction[inside], scans["image"][inside] - 0.25)
-    assert found.scores["total"].tolist() == pytest.approx([0.25] * 3)
-    with pytest.raises(ValueError, match="predicts must be volume or noise, not 'both'"):
-        DenoisingAutoencoder(8, 16, 4, SPREAD, "both")
-
-
-@pytest.mark.parametrize("predicts", ["volume", "noise"])
-def test_it_takes_out_what_does_not_belong(predicts):
+def test_it_takes_out_what_does_not_belong():
     """Trained on heads of one tissue, it finds a planted lump where it is."""
     torch.manual_seed(0)
     healthy = batch(8)
     healthy["image"] = torch.where(healthy["brain"] > 0, 0.2 + 0.02 * torch.randn_like(healthy["image"]), -1.0)
-    detector = DenoisingAutoencoder(8, 16, 4, SPREAD, predicts)
+    detector = DenoisingAutoencoder(8, 16, 4, SPREAD)
     optimizer = torch.optim.Adam(detector.parameters(), 1e-2)
-    for _ in range(100):
+    for _ in range(60):
         optimizer.zero_grad()
         detector.loss(healthy)["loss"].backward()
         optimizer.step()
