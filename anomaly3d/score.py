@@ -18,7 +18,7 @@ def scoring_job(config: DictConfig, results: str) -> "ScoringJob":
         results: where they go below the run's folder, where ``out`` names no other place.
 
     Raises:
-        UserError: no such detector, two of them, or no scans.
+        UserError: no such detector, two of them, no scans, or several processes.
     """
     from pathlib import Path
 
@@ -41,8 +41,12 @@ def scoring_job(config: DictConfig, results: str) -> "ScoringJob":
     from anomaly3d.preprocessing.cohort import Study
     from anomaly3d.scoring.inference import preprocessor_of, require_command
     from anomaly3d.scoring.new_scans import ScoringJob
+    from anomaly3d.system.trainer import several_processes
     from anomaly3d.system.workers import worker_count
 
+    trainer = plain(config.trainer)
+    if several_processes(trainer):
+        raise UserError("score and calibrate work in one process: leave out trainer=ddp, or say trainer.devices=1")
     require_command(trained, config.mask_command)
     scans = [config.scans] if isinstance(config.scans, str) else [str(scan) for scan in config.scans]
     cohort = (
@@ -51,7 +55,7 @@ def scoring_job(config: DictConfig, results: str) -> "ScoringJob":
     workers = worker_count(config.workers, config.scheduler)
     study = Study(cohort, preprocessor_of(trained), Path(config.data_dir), workers)
     out = Path(config.out) if config.out else run / results
-    return ScoringJob(trained, study, out, config.batch, plain(config.trainer), config.memory_gb)
+    return ScoringJob(trained, study, out, config.batch, trainer, config.memory_gb)
 
 
 @command("score")

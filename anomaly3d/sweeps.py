@@ -191,6 +191,9 @@ class Search(Sweep):
             space = {o.get_key_element(): distribution(o) for o in varied}
         except ModuleNotFoundError as error:
             raise UserError("hydra/sweeper=optuna takes Optuna: pip install 'anomaly3d[sweep]'") from error
+        except ValueError as error:
+            asked = ", ".join(str(o.input_line) for o in varied)
+            raise UserError(f"Optuna cannot draw from the values of {asked}: {error}") from error
         self.check(space, fixed)
         with locked(self.storage.with_suffix(".lock"), f"the search {self.storage}"):
             settings = [self.direction, *(t for t in fixed if not said_anew(t)), *(str(o.input_line) for o in varied)]
@@ -297,7 +300,7 @@ def distribution(override: Override) -> Any:
         low, high, step = space.start, space.end, None
     elif isinstance(space, RangeSweep):
         values = [*override.sweep_iterator()]
-        low, high, step = min(values), max(values), space.step  # type: ignore[type-var]
+        low, high, step = min(values), max(values), abs(space.step or 1)  # type: ignore[type-var]
     else:
         return CategoricalDistribution([*override.sweep_string_iterator()])
     log = "log" in space.tags

@@ -235,11 +235,15 @@ def test_a_study_that_moved_prepares_nothing_anew(tiny_run, tmp_path):
     common = ["dataset=folder", f"data_dir={tmp_path}/data", "workers=1", "preprocessing.registration_enough=0"]
     assert prepare.main([*common, f"dataset.root={tmp_path}/in"]) == 0
     (first,) = tmp_path.glob("data/folder-*/*/image")
-    before = {path.name: path.stat().st_mtime_ns for path in first.iterdir()}
+    for kept in (first.parent / "outcomes").iterdir():
+        kept.write_text(kept.read_text().replace('"slices": ', '"slices": 1'))  # which nothing would measure again
     shutil.copytree(tmp_path / "in", tmp_path / "moved", copy_function=shutil.copyfile)
     assert prepare.main([*common, f"dataset.root={tmp_path}/./in/../moved"]) == 0
     (second,) = set(tmp_path.glob("data/folder-*/*/image")) - {first}
-    assert {path.name: path.stat().st_mtime_ns for path in second.iterdir()} == before
+    there, here = ({path.name: path.read_bytes() for path in place.iterdir()} for place in (first, second))
+    assert here == there
+    numbers = [pd.read_csv(place.parent / "quality.csv")["slices"].tolist() for place in (first, second)]
+    assert numbers[1] == [100 + number for number in numbers[0]]
     assert len(list((second.parent / "preview").iterdir())) == 2
     shutil.copyfile(phantoms[1], tmp_path / "moved" / phantoms[0].name)  # another head under the name of the first
     (tmp_path / "moved" / phantoms[1].name).unlink()

@@ -94,6 +94,9 @@ def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_
     assert score.main([*arguments, f"root={bad_and_good}", "site=utrecht"]) == 2
     refused(capsys, "anomaly3d.calibrate site=utrecht")
     new = [*arguments, f"root={bad_and_good}", "site=utrecht", f"out={tmp_path}/out"]
+    for command in (score, calibrate):  # each process would wait for the other
+        assert command.main([*new, "trainer=ddp"]) == 2
+        refused(capsys, "score and calibrate work in one process")
     assert calibrate.main([*new, "false_positive_rate=0.5"]) == 3  # two scans of the folder cannot be read
     stored = json.loads((tiny_run / "fanogan" / "finetune" / "calibration" / "utrecht.json").read_text())
     assert len(stored["scores"]) == 1

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomaly3d.data.batch import Batch
 from anomaly3d.detectors.base import Detector, Findings, Role
+from anomaly3d.errors import UserError
 
 
 def mean_square(x: Tensor) -> Tensor:
@@ -134,7 +135,13 @@ class PCA(MeanVolume):
             outside = (whole - float(squares[:count].sum())) / left
             return float(fitted) + outside + (dimensions - count) * math.log(left)
 
-        self.components = basis[: min((c for c in self.counts if c < len(basis)), key=surprise)].clone()
+        counts = [count for count in self.counts if count < len(basis)]
+        if not counts:
+            raise UserError(
+                f"{self.title}: {len(train)} training scans have {len(basis)} components, and none of "
+                f"detector.module.counts={list(self.counts)} is fewer"
+            )
+        self.components = basis[: min(counts, key=surprise)].clone()
 
     def examine(self, batch: Batch) -> Findings:
         x = batch["image"]

@@ -36,7 +36,7 @@ class Comparison:
     """``conf/compare``: evaluated runs by the name they get in the table, one a seed, or patterns of names of runs."""
 
     folder: Path
-    runs: Sequence[str]
+    runs: str | Sequence[str]
     detectors: Mapping[str, str | Sequence[str]] | None
     score: str
     out: Path
@@ -71,11 +71,18 @@ def wanted_runs(wanted: Comparison) -> dict[str, list[str]]:
             "[demo/pca]}' names the groups"
         )
     if wanted.runs:
-        return gather(wanted.folder, wanted.runs)
+        return gather(wanted.folder, [wanted.runs] if isinstance(wanted.runs, str) else wanted.runs)
     if not isinstance(wanted.detectors, Mapping):
         raise UserError("detectors=... takes runs by name, such as 'detectors={ours: [demo,demo-seed1]}'")
-    named = wanted.detectors.items()
-    return {str(d): [names] if isinstance(names, str) else [str(name) for name in names] for d, names in named}
+    groups = {str(d): [names] if isinstance(names, str) else names for d, names in wanted.detectors.items()}
+    for detector, names in groups.items():
+        if not isinstance(names, Sequence) or not names:
+            raise UserError(f"detectors: {detector} takes one run or several, such as {detector}: [demo,demo-seed1]")
+        parts = [str(name).partition("/") for name in names]
+        trainings = [(run, label_of(wanted.folder / run, part)) for run, _, part in parts]
+        if len(set(trainings)) < len(trainings):
+            raise UserError(f"detectors: {detector} names a training twice, which would count as two: name it once")
+    return {detector: [str(name) for name in names] for detector, names in groups.items()}
 
 
 def read_detectors(wanted: Comparison) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, list[int | None]]]:
@@ -92,7 +99,8 @@ def read_detectors(wanted: Comparison) -> tuple[pd.DataFrame, dict[str, np.ndarr
         for name in names:
             table = find_scores(wanted.folder, name)
             rows = table if rows is None else rows
-            if list(table.index) != list(rows.index) or (table["label"] != rows["label"]).any():
+            same = list(table.index) == list(rows.index)
+            if not same or (table[["label", "subject_id"]] != rows[["label", "subject_id"]]).any(axis=None):
                 raise UserError(f"{name} was tested on other scans than the first run: compare runs of one cohort")
             if wanted.score not in score_names(table):
                 raise UserError(f"score={wanted.score}: {name} has {', '.join(score_names(table))}")

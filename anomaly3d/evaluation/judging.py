@@ -109,6 +109,8 @@ def judge(
     for label, found in by_label.items():
         table = rescore(tables[label], maps[label], found.healthy, workers, f"{label}: scores")
         if label != focus.label:
+            with written_whole(setting.place / label / RESCORED) as path:
+                table.to_csv(path, index=False, float_format="%.9g")
             table[LAYERED], table[LAYERED_NAME] = table[found.chosen], found.chosen
         tables[label] = table
     known = by_label[focus.label]

@@ -144,7 +144,7 @@ def learn(
         return None
     maps = {split: maps_of(data.split(split), folder_of(out, split)) for split in splits}
     reference = REFERENCE if REFERENCE in tables else "validation"
-    densest = options.densest(preprocessor_of(trained))
+    densest = None if options.densest_hu is None else options.densest(preprocessor_of(trained))
     healthy = Healthy.measure(maps[reference], tables[reference], detector.parts, densest)
     if options.by_age and maps[reference]:
         healthy = replace(healthy, ageing=Ageing.measure(maps[reference], list(tables[reference]["subject_id"])))

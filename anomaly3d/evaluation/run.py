@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anomaly3d.data.module import HeadCTDataModule
+from anomaly3d.errors import UserError
 from anomaly3d.evaluation.judging import Evaluated, Setting, judge
 from anomaly3d.evaluation.learning import REFERENCE, Learned, chooses, learn
 from anomaly3d.evaluation.options import Options
@@ -70,11 +71,20 @@ def keep(setting: Setting, learned: dict[str, Learned | None], workers: Workers)
     for trained in [setting.focus, *setting.beside]:
         if (found := learned.get(trained.label)) is None:
             continue
-        before = Learned.load(trained)
-        if trained is setting.focus or before is None or before.by != "config":  # what its user named stays
+        if trained is setting.focus or not named_by_user(trained):
             found.save(trained)
         familiar.save(calibration_folder(trained.folder.path) / INPUTS)
         keep_seen(trained, data.prepared)
+
+
+def named_by_user(trained: Trained) -> bool:
+    """Whether a user has named the score of a detector's thresholds, which then stay; not of files that are damaged, or
+    left by an evaluation that was interrupted, as this one mends them."""
+    try:
+        before = Learned.load(trained)
+    except UserError:
+        return False
+    return before is not None and before.by == "config"
 
 
 def others_of(run: Path, focus: Trained, data: HeadCTDataModule) -> list[Trained]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,9 +36,10 @@ class Sources:
         """Those that there are, by what they are."""
         return {name: Path(path) for name, path in vars(self).items() if path and name != "scan_id"}
 
-    def fingerprint(self) -> str:
-        """Places, sizes and modification times, to notice that a file was replaced, or is now something else."""
-        return " ".join(f"{name}:{stamp(path)}" for name, path in self.paths().items())
+    def fingerprint(self, out: Path) -> str:
+        """Places, as seen from ``out``, sizes and modification times, to notice that a file was replaced, or is now
+        something else."""
+        return " ".join(f"{name}:{stamp(path, out)}" for name, path in self.paths().items())
 
     def digest(self) -> str:
         """SHA-256 of all bytes, to know the same files in another place."""
@@ -59,13 +61,22 @@ def files_behind(path: Path) -> list[Path]:
     return listed or [path, *voxel_files(path)]
 
 
-def stamp(path: Path) -> str:
+def stamp(path: Path, out: Path) -> str:
     """Size of the files behind a path, when the last of them was changed, and a digest of where they lie: two scans of
     one matrix, unpacked together, may have one size and date."""
     files = [file for file in files_behind(path) if file.exists()]
     stats = [file.stat() for file in files]
-    places = hashlib.sha256("\n".join(map(str, files)).encode(errors="surrogateescape")).hexdigest()[:8]
-    return f"{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}-{places}"
+    places = "\n".join(seen_from(out, file) for file in files).encode(errors="surrogateescape")
+    digest = hashlib.sha256(places).hexdigest()[:8]
+    return f"{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}-{digest}"
+
+
+def seen_from(out: Path, file: Path) -> str:
+    """A path that stays when raw scans and prepared ones are moved together."""
+    try:
+        return os.path.relpath(file, out)
+    except ValueError:  # on another drive
+        return str(file)
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ def stored_outcome(out: Path, scan_id: str) -> Outcome | None:
 def finished(sources: Sources, out: Path) -> Outcome | None:
     """The outcome of a scan that was prepared from these very files, if what was prepared is still the same."""
     stored = stored_outcome(out, sources.scan_id)
-    if stored is None or stored.source != sources.fingerprint():
+    if stored is None or stored.source != sources.fingerprint(out):
         return None
     damaged = stored.damaged(out)
     for path in damaged:
@@ -146,7 +157,7 @@ def adopted(sources: Sources, out: Path) -> Outcome | None:
                 if file.exists():
                     with written_whole(out / file.relative_to(folder)) as beside:
                         shutil.copyfile(file, beside)  # with today's date, as what was made of others is older
-        return keep(replace(stored, source=sources.fingerprint()), out)
+        return keep(replace(stored, source=sources.fingerprint(out)), out)
     return None
 
 

@@ -27,7 +27,7 @@ def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Out
 
     The outcome is written last (``keep``).
     """
-    scan_id, source = sources.scan_id, sources.fingerprint()
+    scan_id, source = sources.scan_id, sources.fingerprint(out)
     if stored := adopted(sources, out):
         return stored
     outcome_file(out, scan_id).unlink(missing_ok=True)
@@ -48,8 +48,8 @@ def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Out
 
 def lost_scan(job: tuple[Any, ...], reason: str) -> Outcome:
     """The outcome of a scan that took its worker down or never ended; not kept, so the next call tries again."""
-    sources: Sources = job[0]
-    return Outcome(sources.scan_id, f"this program could not finish it: {reason}", {}, sources.fingerprint())
+    sources, out = job[:2]
+    return Outcome(sources.scan_id, f"this program could not finish it: {reason}", {}, sources.fingerprint(out))
 
 
 def prepare_anew(sources: Sources, source: str, out: Path, preprocessor: Preprocessor) -> Outcome:

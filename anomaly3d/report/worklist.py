@@ -220,6 +220,8 @@ def sentences(row: Mapping[Any, Any]) -> list[str]:
             said.append("It also stands out among all scans of its call.")
     elif row[LEARNED_IN]:
         said = [f"{rated}; the run learned from these very voxels, in its {row[LEARNED_IN]} split: no p-value holds."]
+    elif row["site"]:
+        said = [f"{rated}; its age is not known, and the threshold is for people of known age."]
     else:
         said = [f"{rated}; no threshold is known."]
     if row["reasons"]:

@@ -172,6 +172,10 @@ def placed(data: np.ndarray, header: nib.nifti1.Nifti1Header) -> nib.nifti1.Nift
     image.header.set_xyzt_units("mm")  # as the affine is now, whatever the file's own unit
     if not (int(header["sform_code"]) or int(header["qform_code"])):
         image.extra["read_as"] = "its header does not say where right and left are: the first voxel is taken as right"
+    elif int(header["sform_code"]) and int(header["qform_code"]):
+        turns = [np.linalg.det(form[:3, :3]) for form in (header.get_sform(), header.get_qform())]
+        if turns[0] * turns[1] < 0:
+            image.extra["read_as"] = "its sform and qform mirror each other: right and left are taken from the sform"
     return image
 
 

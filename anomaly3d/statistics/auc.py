@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 from scipy.stats import norm, rankdata
@@ -203,17 +204,30 @@ def compare_auc(
 ) -> Difference:
     """Paired test of two detectors' AUCs on the same scans (DeLong; Obuchowski where subjects repeat).
 
-    Where its variance is undefined or zero (a class of one scan, perfect scores) nothing is known: [-1, 1] and p = 1.
+    Where its variance is undefined or zero (a class of one scan, perfect scores) nothing is known: [-1, 1] and p = 1;
+    scores that rank all scans alike do not differ.
     """
     values, covariance = auc_covariance(labels, np.stack([scores, others], 1), subjects)
     value, contrast = float(values[0] - values[1]), np.array([1, -1])
     variance = float(contrast @ covariance @ contrast)
-    if not np.isfinite(variance) or (variance < 1e-24 and abs(value) > 1e-12):
+    if not np.isfinite(variance) or (variance < 1e-24 and not ranked_alike(scores, others)):
         return Difference(value, -1.0, 1.0, 1.0)
     spread = np.sqrt(max(variance, 0.0))
     p = float(2 * norm.sf(abs(value) / spread)) if spread > 1e-12 else 1.0
     low, high = np.clip([value - Z95 * spread, value + Z95 * spread], -1, 1).tolist()
     return Difference(value, low, high, p)
+
+
+def of_two_shares(share: float, other: float, trials: float) -> tuple[float, float]:
+    """The 95 % interval of a difference of two proportions from Wilson's of each (Newcombe 1998, method 10)."""
+    (low, high), (other_low, other_high) = wilson(share, trials), wilson(other, trials)
+    below, above = np.hypot(share - low, other_high - other), np.hypot(high - share, other - other_low)
+    return max(share - other - float(below), -1.0), min(share - other + float(above), 1.0)
+
+
+def ranked_alike(scores: np.ndarray, others: np.ndarray) -> bool:
+    """Whether two detectors rank the scans in one order, ``(N,)`` or, each pair of trainings, ``(seeds, N)``."""
+    return np.array_equal(rankdata(scores, axis=-1), rankdata(others, axis=-1))
 
 
 def bootstrap_difference(
@@ -230,17 +244,24 @@ def bootstrap_difference(
             every draw takes subjects and seeds with replacement. The detectors need not have as many seeds.
 
     Of a class of one subject every draw is the same, so nothing is known, as in ``compare_auc``: [-1, 1] and p = 1.
+    Where draws cannot differ (perfect scores) the interval is that of two shares (Newcombe 1998). Draws without a scan
+    of one class do not count, and no p-value is smaller than that of a permutation of so few subjects could be.
     """
     rng = np.random.default_rng(seed)
     weights = subject_weights(labels, subjects, rng)
     (value, draws), (other, other_draws) = (
         drawn_auc(labels, np.atleast_2d(table), weights, rng) for table in (scores, others)
     )
-    if fewest_subjects(labels, subjects) < 2:
+    fewest = fewest_subjects(labels, subjects)
+    if fewest < 2:
         return Difference(value - other, -1.0, 1.0, 1.0)
     gaps = draws - other_draws
-    low, high = np.nanpercentile(gaps, [2.5, 97.5])
-    beyond = max(min(np.mean(gaps <= 0), np.mean(gaps >= 0)), 1 / (2 * DRAWS))
+    gaps = gaps[np.isfinite(gaps)]
+    alike = np.shape(scores) == np.shape(others) and ranked_alike(scores, others)
+    low, high = np.percentile(gaps, [2.5, 97.5])
+    if high - low < 1e-12 and not alike:
+        low, high = of_two_shares(value, other, fewest)
+    beyond = max(min(np.mean(gaps <= 0), np.mean(gaps >= 0)), 1 / (2 * DRAWS), 1 / comb(2 * fewest, fewest))
     return Difference(value - other, float(low), float(high), float(min(1.0, 2 * beyond)))
 
 

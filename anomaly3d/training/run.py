@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import Logger
 
 from anomaly3d.data.module import HeadCTDataModule
@@ -136,6 +136,8 @@ def build_trainer(
     """The Trainer of a phase, with the callbacks of ``conf/callbacks``."""
     configured = {name: c for name, c in job.config["callbacks"].items() if c and c.get("monitor", "") is not None}
     callbacks = [*(build(c, f"callbacks.{name}", L.Callback) for name, c in configured.items()), *callbacks]
+    if detector.fits and any(isinstance(callback, WeightAveraging) for callback in callbacks):
+        raise UserError(f"{detector.title} learns at once, so it has no weights to average: leave out callbacks=ema")
     steps, per_epoch = steps_of(job, detector)
     return make_trainer(
         options,

@@ -131,11 +131,23 @@ def test_two_seeds_or_unlike_ones_get_no_test_over_seeds(runs):
         (["detectors=[kappa-0.1-1]"], "detectors=... takes runs by name"),
         (["detectors={a: [kappa-0.1-1/pcaa]}"], "the evaluation of run kappa-0.1-1 holds fanogan, not pcaa"),
         (["detectors={a: [kappa-7]}"], "holds no evaluation"),
+        (["runs=kapa-*"], "runs=kapa-*: no run of"),
+        (["detectors={a: [kappa-0.1-1], b: []}"], "detectors: b takes one run or several"),
+        (["detectors={a: [kappa-0.1-1], b: null}"], "detectors: b takes one run or several"),
+        (["detectors={a: [kappa-0.1-1,kappa-0.1-1/fanogan]}"], "detectors: a names a training twice"),
     ],
 )
 def test_mistakes_are_one_sentence(runs, capsys, words, told):
     assert compare.main([*words, f"runs_dir={runs}"]) == 2
     refused(capsys, told)
+
+
+def test_scans_of_other_people_are_other_scans(runs, capsys):
+    """Two studies may both call theirs sub-01."""
+    place = runs / "kappa-1.0-2" / "evaluation" / "fanogan" / "scores.csv"
+    place.write_text(place.read_text().replace(",p", ",q"))
+    assert compare.main(["detectors={a: [kappa-0.1-1], b: [kappa-1.0-2]}", f"runs_dir={runs}"]) == 2
+    refused(capsys, "kappa-1.0-2 was tested on other scans than the first run")
 
 
 def test_the_same_training_twice_is_refused(runs, capsys):

@@ -30,7 +30,7 @@ def prepared(tmp_path):
         path.write_bytes(f"{kind} of a".encode())
     sources = Sources("a", str(scan))
     files = {kind: sha256(prepared_file(out, kind, "a")) for kind in KINDS}
-    return sources, out, keep(Outcome("a", "", {}, sources.fingerprint(), files=files), out)
+    return sources, out, keep(Outcome("a", "", {}, sources.fingerprint(out), files=files), out)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,7 +58,7 @@ def test_a_copied_scan_is_prepared_no_second_time_and_then_known_where_it_lies(t
         path.parent.mkdir(parents=True)
         path.write_bytes(f"{kind} of a".encode())
     files = {kind: sha256(prepared_file(there, kind, "a")) for kind in KINDS}
-    keep(Outcome("a", "", {"noise_hu": 3.0}, first.fingerprint(), files=files, digest=first.digest()), there)
+    keep(Outcome("a", "", {"noise_hu": 3.0}, first.fingerprint(there), files=files, digest=first.digest()), there)
     found = adopted(copy, here)
     assert found is not None
     assert (found.quality, found.files) == ({"noise_hu": 3.0}, files)
@@ -74,10 +74,11 @@ def test_two_scans_of_one_size_and_date_that_changed_names_are_told_apart(tmp_pa
         (tmp_path / name).write_bytes(name.encode())
         os.utime(tmp_path / name, (1e9, 1e9))
     before, after = (Sources("a", str(tmp_path / name)) for name in ("x.nii", "y.nii"))
-    keep(Outcome("a", "", {}, before.fingerprint(), digest=before.digest()), tmp_path / "data" / "cohort" / "hash")
-    assert finished(before, tmp_path / "data" / "cohort" / "hash")
-    assert finished(after, tmp_path / "data" / "cohort" / "hash") is None
-    assert adopted(after, tmp_path / "data" / "cohort" / "hash") is None
+    out = tmp_path / "data" / "cohort" / "hash"
+    keep(Outcome("a", "", {}, before.fingerprint(out), digest=before.digest()), out)
+    assert finished(before, out)
+    assert finished(after, out) is None
+    assert adopted(after, out) is None
 
 
 def test_of_an_earlier_version_only_sizes_are_known(prepared):
@@ -109,5 +110,5 @@ def test_a_mask_that_moved_to_another_column_is_another_scan(tmp_path):
         (tmp_path / f"{name}.nii.gz").write_bytes(name.encode())
     paths = str(tmp_path / "scan.nii.gz"), str(tmp_path / "mask.nii.gz")
     brain, lesion = (Sources("a", paths[0], **{kind: paths[1]}) for kind in ("brain_mask", "lesion_mask"))
-    assert brain.fingerprint() != lesion.fingerprint()
+    assert brain.fingerprint(tmp_path) != lesion.fingerprint(tmp_path)
     assert brain.digest() != lesion.digest()

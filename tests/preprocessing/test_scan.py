@@ -1,5 +1,7 @@
 """What comes with a scan is read, and must belong to it."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -52,6 +54,6 @@ def test_a_mask_on_another_grid_that_lies_in_the_air_is_refused(written, ncct, n
 
 def test_a_scan_that_killed_its_worker_is_known_again_by_its_files(written):
     _, _, sources = written
-    outcome = lost_scan((sources, None, None), "it was killed")
+    outcome = lost_scan((sources, Path("data"), None), "it was killed")
     assert outcome.unreadable == "this program could not finish it: it was killed"
-    assert (outcome.scan_id, outcome.source, outcome.files) == ("a", sources.fingerprint(), {})
+    assert (outcome.scan_id, outcome.source, outcome.files) == ("a", sources.fingerprint(Path("data")), {})

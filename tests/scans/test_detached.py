@@ -32,7 +32,7 @@ def test_other_voxels_under_the_same_header_are_another_scan(tmp_path, name):
     first, second = (Sources("a", str(path)) for path in (here, there))
     assert first.digest() != second.digest()
     out = tmp_path / "data" / "cohort 1" / "hash"
-    keep(Outcome("a", "", {}, first.fingerprint(), digest=first.digest()), out)
+    keep(Outcome("a", "", {}, first.fingerprint(out), digest=first.digest()), out)
     assert finished(first, out)
     assert adopted(second, tmp_path / "data" / "cohort 2" / "hash") is None
     (voxels,) = voxel_files(here)

@@ -124,6 +124,17 @@ def test_an_empty_sform_leaves_the_place_to_the_qform(tmp_path):
     is_the_image(stored(image, tmp_path / "a.nii", empty), image)
 
 
+def test_an_sform_that_mirrors_the_qform_is_told(tmp_path):
+    affine = np.diag([2.0, 3.0, 5.0, 1.0])
+    image = nib.nifti1.Nifti1Image(np.zeros((9, 10, 11), np.int16), affine)
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "same.nii")
+    image.set_sform(np.diag([-1.0, 1, 1, 1]) @ affine, 1)
+    nib.save(image, tmp_path / "mirrored.nii")
+    told = [load_image(tmp_path / name).extra.get("read_as", "") for name in ("same.nii", "mirrored.nii")]
+    assert told == ["", "its sform and qform mirror each other: right and left are taken from the sform"]
+
+
 def test_millimetres_follow_the_unit_that_the_header_names(tmp_path, image):
     small = nib.nifti1.Nifti1Image(image.dataobj, np.diag([0.001, 0.001, 0.001, 1]) @ AFFINE)
     small.header.set_xyzt_units("meter")

@@ -293,6 +293,36 @@ def test_draws_that_cannot_differ_are_no_certainty():
     assert perfect.low < 0.8
 
 
+@pytest.mark.parametrize(("n", "least"), [(2, 1 / 3), (20, 1 / DRAWS)])
+def test_perfect_scores_are_no_certainty(n, least):
+    labels = np.repeat([0, 1], n)
+    perfect, other = labels * 1.0, labels + 0.1 * np.arange(2 * n) / n
+    for scores, value in ((np.zeros(2 * n), 0.5), (-perfect, 1.0), (other, 0.0)):
+        by_covariance, gap = compare_auc(labels, perfect, scores), bootstrap_difference(labels, perfect, scores)
+        assert (by_covariance.low, by_covariance.high, by_covariance.p) == (-1, 1, 1)
+        assert gap.value == value
+        assert gap.low < value - 0.1
+        assert gap.high == 1 or gap.high > value + 0.1
+        assert gap.p == (1 if scores is other else pytest.approx(least))
+    for gap in (compare_auc(labels, perfect, 3 * perfect), bootstrap_difference(labels, perfect, 3 * perfect)):
+        assert (gap.value, gap.low, gap.high, gap.p) == (0, 0, 0, 1)  # the same scores do not differ
+
+
+def test_draws_without_a_class_do_not_count():
+    """Of twelve ill subjects two also have a normal scan: a tenth of the draws has no normal scan."""
+    rng = np.random.default_rng(0)
+    labels, subjects = np.r_[np.ones(12, int), 0, 0], np.r_[np.arange(12), 0, 1]
+    scores, other = labels + rng.normal(size=14), rng.normal(size=14)
+    weights = subject_weights(labels, subjects, again := np.random.default_rng(0))
+    drawn, others = (drawn_auc(labels, table[None], weights, again)[1] for table in (scores, other))
+    gaps = drawn - others
+    assert 0.02 < np.isnan(gaps).mean() < 0.2
+    gaps = gaps[np.isfinite(gaps)]
+    found = bootstrap_difference(labels, scores, other, subjects)
+    assert found.p == pytest.approx(2 * min(np.mean(gaps <= 0), np.mean(gaps >= 0)))
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(gaps, [2.5, 97.5])))
+
+
 def test_each_draw_takes_one_of_the_seeds():
     """Of a perfect seed and one that is always wrong, a draw takes one twice or both."""
     labels = np.array([0, 0, 1, 1])
