@@ -69,6 +69,14 @@ def test_parameters_of_a_file_stand_below_what_is_typed(trained, places):
     assert trained.jobs[5:] == [("kappa-7", "encoder", 7.0)]
 
 
+@pytest.mark.parametrize(("values", "told"), [("tag(log,interval(0,10))", "log=True"), ("interval(10,1)", "10")])
+def test_values_that_optuna_cannot_draw_from_are_named(trained, tmp_path, capsys, values, told):
+    pytest.importorskip("optuna")
+    space = f"detector.module.kappa={values}"
+    assert sweep(trained, "hydra/sweeper=optuna", "run=search", space, f"runs_dir={tmp_path}") == 2
+    refused(capsys, "Optuna cannot draw from the values of detector.module.kappa=", told)
+
+
 def test_a_search_finds_what_is_best_and_the_same_command_goes_on(trained, tmp_path, capsys):
     """One trial fails and counts as failed; one is interrupted, and goes on first."""
     pytest.importorskip("optuna")

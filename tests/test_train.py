@@ -140,6 +140,10 @@ def test_a_study_is_one_file(tiny_run, places, tmp_path, capsys):
     config = yaml.safe_load((tmp_path / "runs/typed/fanogan/encoder/config.yaml").read_text())
     assert config["phase"]["steps"] == 6, "typed for all phases, over the study's line for this one"
     assert train.main([f"study={study}", "detector=pca"]) == 0, "it has no phase encoder, and the study is of both"
+    assert train.main([f"study={study}", "detector=pca", "callbacks=ema", "run=averaged"]) == 2
+    refused(capsys, "learns at once, so it has no weights to average: leave out callbacks=ema")
+    assert train.main([f"study={study}", "detector=pca", "detector.module.counts=[64]", "run=many"]) == 2
+    refused(capsys, "and none of detector.module.counts=[64] is fewer")
     assert train.main([f"study={study}", "detector=pca", "++phases.encoder.steps=2"]) == 2
     refused(capsys, "phases.encoder.steps", "pca")
     study.write_text(text + "\nphases.fit.steps: 2")

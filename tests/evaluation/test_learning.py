@@ -12,8 +12,10 @@ import yaml
 from anomaly3d.arguments import CONF
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.detectors.ensemble import Ensemble
-from anomaly3d.evaluation.learning import REFERENCE, folder_of, learn
+from anomaly3d.errors import UserError
+from anomaly3d.evaluation.learning import REFERENCE, Learned, folder_of, learn
 from anomaly3d.evaluation.options import Options
+from anomaly3d.evaluation.run import named_by_user
 from anomaly3d.runs.folder import PhaseFolder, Trained
 from anomaly3d.scoring.anomaly_maps import Healthy, maps_of
 from anomaly3d.scoring.inference import Inference
@@ -23,6 +25,19 @@ from tests.conftest import detector_config
 from tests.writers import noise_cohort
 
 TRAINER = yaml.safe_load((Path(CONF) / "trainer" / "auto.yaml").read_text()) | {"precision": "32-true"}
+
+
+@pytest.mark.parametrize(("kept", "named"), [("config", True), ("pseudo-anomalies", False), (None, False)])
+def test_what_an_evaluation_left_damaged_does_not_stop_the_next(monkeypatch, kept, named):
+    """It is what mends it; a score that a user named stays where it can be read."""
+
+    def load(trained):
+        if kept is None:
+            raise UserError("own.json and own.npz are of two calibrations")
+        return Learned(Healthy(0, np.zeros(()), {}, {}, {}), {}, {}, "peak", kept, [])
+
+    monkeypatch.setattr(Learned, "load", load)
+    assert named_by_user(None) is named
 
 
 @pytest.mark.parametrize("reference", ["validation", REFERENCE])
