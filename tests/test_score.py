@@ -109,9 +109,14 @@ def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_
     assert score.main(new) == 3
     row = pd.read_csv(tmp_path / "out" / "scores.csv").set_index("scan_id").loc["good"]
     assert row["score"] == pytest.approx(stored["scores"][0])
-    assert row["p_value"] == 1
-    assert not row["flagged"]
+    assert row["learned_in"] == "calibration"  # it would count in its own p-value
+    assert np.isnan(row["p_value"])
     assert row["site"] == "utrecht"
+    data = tiny_run.parents[1] / "data"
+    known, unknown = (Scorer.from_run(tiny_run, data_dir=data, site=site) for site in ("utrecht", "own"))
+    found = [scorer.score(bad_and_good / "good.nii.gz") for scorer in (known, unknown)]
+    assert [one.learned_in for one in found] == ["calibration", ""]
+    assert [one.p_value is None for one in found] == [True, False]
     assert row["model"] == sha256(tiny_run / "fanogan" / "finetune" / "model.pt")[:12]
 
 

@@ -1,12 +1,14 @@
 """Which scans stand behind a model, kept beside its thresholds, to know one of them again under any name."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.folder import Trained
 from anomaly3d.scans.manifest import HEALTHY_SPLITS, read_text
-from anomaly3d.scoring.calibration import calibration_folder
+from anomaly3d.scoring.calibration import OWN, calibration_folder
 from anomaly3d.system.files import written_whole
 
 LEARNED_IN = "learned_in"  # the column that says so of a scan: as one of which split
@@ -22,16 +24,28 @@ def keep_seen(trained: Trained, prepared: PreparedCohort) -> None:
         quality.loc[rows, ["scan_id", "split", "content"]].to_csv(path, index=False)
 
 
-def read_seen(trained: Trained) -> pd.DataFrame:
-    """What ``keep_seen`` kept; empty of an exported model."""
-    path = calibration_folder(trained.folder.path) / SEEN
-    return read_text(path) if path.exists() else pd.DataFrame(columns=["scan_id", "split", "content"], dtype=str)
+def keep_seen_of(site: str, trained: Trained, scans: pd.DataFrame) -> None:
+    """Keep the scans that a site's threshold was set by; ``scans`` as for ``refuse_seen``."""
+    with written_whole(seen_of(site, trained)) as path:
+        scans.assign(split="calibration")[["scan_id", "split", "content"]].to_csv(path, index=False)
 
 
-def learned_in(scans: pd.DataFrame, trained: Trained) -> dict[str, str]:
-    """By ``scan_id`` of scans whose very voxels the run learned from, in which split; ``scans`` as for
-    ``refuse_seen``."""
-    same = scans[scans["content"] != ""].merge(read_seen(trained), on="content", suffixes=("", "_seen"))
+def seen_of(site: str, trained: Trained) -> Path:
+    """Where that lies."""
+    return calibration_folder(trained.folder.path) / f"{site}.{SEEN}"
+
+
+def read_seen(trained: Trained, site: str = OWN) -> pd.DataFrame:
+    """What ``keep_seen`` kept, and ``keep_seen_of`` of a site; empty of an exported model."""
+    paths = [calibration_folder(trained.folder.path) / SEEN, seen_of(site, trained)]
+    empty = pd.DataFrame(columns=["scan_id", "split", "content"], dtype=str)
+    return pd.concat([empty, *(read_text(path) for path in paths if path.exists())], ignore_index=True)
+
+
+def learned_in(scans: pd.DataFrame, trained: Trained, site: str) -> dict[str, str]:
+    """By ``scan_id`` of scans whose very voxels the run or the site's threshold learned from, in which split; ``scans``
+    as for ``refuse_seen``."""
+    same = scans[scans["content"] != ""].merge(read_seen(trained, site), on="content", suffixes=("", "_seen"))
     return dict(zip(same["scan_id"], same["split_seen"], strict=True))
 
 

@@ -40,7 +40,7 @@ from anomaly3d.scoring.calibration import (
 from anomaly3d.scoring.clusters import SMALLEST_ML, own_grid_clusters
 from anomaly3d.scoring.familiarity import INPUTS, UNLIKE, Familiar
 from anomaly3d.scoring.inference import Inference
-from anomaly3d.scoring.learned_from import LEARNED_IN, learned_in, refuse_seen
+from anomaly3d.scoring.learned_from import LEARNED_IN, keep_seen_of, learned_in, refuse_seen
 from anomaly3d.scoring.scan_scores import rescore, score_names
 from anomaly3d.scoring.way_back import Found, own_grid_maps
 from anomaly3d.statistics.conformal import discoveries
@@ -172,7 +172,7 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     stage = job.trained.folder.path
     load_calibration(job.trained, site)  # a mistake comes before any work
     new, out = score_new(job), job.out
-    learned = learned_in(new.prepared.quality, job.trained)
+    learned = learned_in(new.prepared.quality, job.trained, site)
     scores = judge(new, job.trained, site, job.study.workers, learned)
     scores = scores.assign(
         **{UNLIKE: scores["scan_id"].map(unlike_training(new, stage, job)), IN_SCOPE: new.in_scope()}
@@ -320,6 +320,8 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     path = calibration_folder(stage) / f"{site}.json"
     healthy.save(healthy_file(stage, site))
     made.save(path, job.trained.digest(), healthy_file(stage, site))
+    used = new.prepared.quality["scan_id"].isin(new.table["scan_id"])
+    keep_seen_of(site, job.trained, new.prepared.quality[used])
     flagged = before.flags(earlier[before.score])
     known = "has none" if flagged is None else f"{before.threshold:.4g} flags {flagged.mean():.0%}"
     say(f"{len(new.table)} healthy scans of {site}: the run's own threshold {known}")

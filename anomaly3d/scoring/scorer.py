@@ -129,7 +129,7 @@ class Scorer:
             )
         preprocessor = preprocessor_of(trained)
         preprocessor.setup(data_dir)
-        table = read_seen(trained)
+        table = read_seen(trained, site)
         seen = {content: split for content, split in zip(table["content"], table["split"], strict=True) if content}
         return cls(trained.load(), preprocessor, load_calibration(trained, site), seen)
 
