@@ -148,7 +148,11 @@ def test_scans_stay_out_where_they_are_not_wanted_and_beyond_the_budget(results,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"p_value": "", "flagged": ""}, "no threshold is known"),
+        ({"p_value": "", "flagged": "", "site": ""}, "no threshold is known"),
+        (
+            {"p_value": "", "flagged": "", "site": "own"},
+            "its age is not known, and the threshold is for people of known age",
+        ),
         ({"p_value": "", "flagged": "", "learned_in": "train"}, "in its train split: no p-value holds"),
         ({"score_name": "peak", "score": "2.5"}, "Peak 2.5; a healthy scan scores as high with a chance of 50 %"),
         ({"verdict": "rejected", "reasons": "cut", "total": "", "score": ""}, "Quality control sets it aside: cut."),
