@@ -251,8 +251,6 @@ def test_runs_are_compared_on_the_same_scans(tiny_run, places, tmp_path, capsys)
     for no_score in ("label", "site"):
         assert compare.main([named, places[1], f"score={no_score}"]) == 2
         refused(capsys, no_score, "tiny has total")
-    assert (
-        compare.main([named, places[1], "score=masked", f"out={out}"]) == 0
-    )  # all have the layer's, of this evaluation
+    assert compare.main([named, places[1], "score=masked", f"out={out}"]) == 0  # of the layer, and each has it
     mirror = ranked(read_scores(tiny_run / "evaluation" / "mirror" / "rescored.csv"))
     assert json.loads(out.read_text())["auc"]["mirror"]["value"] == pytest.approx(auc_of(mirror, "masked").value)
