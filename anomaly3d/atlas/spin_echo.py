@@ -1,4 +1,5 @@
-"""How bright tissues are on MR, white matter = 1: a spin echo's ``pd * (1 - exp(-TR / T1)) * exp(-TE / T2)``.
+"""How bright tissues are on MR, white matter = 1: a spin echo's ``pd * (1 - exp(-TR / T1)) * exp(-TE / T2)``; after an
+inversion ``TI`` earlier ``pd * |1 - 2 exp(-TI / T1) + exp(-TR / T1)| * exp(-TE / T2)``, which can leave out fluid.
 
 Relaxation times at 3 T: grey and white matter of Wansapura et al. 1999, muscle, fat and marrow of Gold et al. 2004; of
 CSF and of findings they are round numbers within what is reported, where reports differ by a factor of two.
@@ -37,16 +38,18 @@ DEAD = Relaxation(0.80, 1450, 150)  # an infarct of days
 
 @dataclass(frozen=True)
 class SpinEcho:
-    """A sequence: repetition and echo time in ms."""
+    """A sequence: repetition, echo and, where there is an inversion, inversion time in ms."""
 
     tr: float
     te: float
+    ti: float | None = None
 
     def signal(self, tissue: Relaxation) -> float:
         """Of a tissue, over white matter's."""
 
         def of(it: Relaxation) -> float:
-            return it.density * (1 - exp(-self.tr / it.t1)) * exp(-self.te / it.t2)
+            inverted = 0 if self.ti is None else 2 * (exp(-self.tr / it.t1) - exp(-self.ti / it.t1))
+            return it.density * abs(1 - exp(-self.tr / it.t1) + inverted) * exp(-self.te / it.t2)
 
         return of(tissue) / of(WHITE)
 
@@ -65,4 +68,4 @@ class SpinEcho:
         return torch.from_numpy(by_hu.astype(np.float32))
 
 
-SEQUENCES = {"t1w": SpinEcho(500, 10), "t2w": SpinEcho(5000, 100)}
+SEQUENCES = {"t1w": SpinEcho(500, 10), "t2w": SpinEcho(5000, 100), "flair": SpinEcho(9000, 120, 2400)}

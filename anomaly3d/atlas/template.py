@@ -9,7 +9,7 @@ import numpy as np
 from anomaly3d.scans.nifti import save_volume
 from anomaly3d.scans.volume import Volume
 
-NAMES = {"ct": "ct-mni152-v3", "t1w": "t1w-mni152-v1", "t2w": "t2w-mni152-v1"}
+NAMES = {"ct": "ct-mni152-v3", "t1w": "t1w-mni152-v1", "t2w": "t2w-mni152-v1", "flair": "flair-mni152-v1"}
 
 
 def build_template(data_dir: Path, modality: str = "ct") -> Path:

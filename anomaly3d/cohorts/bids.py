@@ -28,7 +28,7 @@ class BIDS(Cohort):
 
     Args:
         root: the data set's folder.
-        suffix: of the images, ``ct``; of MR ``T1w`` or ``T2w``.
+        suffix: of the images, ``ct``; of MR ``T1w``, ``T2w`` or ``FLAIR``.
         label_column: None: nothing is known, all are tested.
         healthy: values of that column.
 

@@ -1,4 +1,4 @@
-"""Structural head MR, T1- or T2-weighted: as for CT, in z-scores of the scan's own brain in place of HU."""
+"""Structural head MR, T1-, T2-weighted or FLAIR: as for CT, in z-scores of the scan's own brain in place of HU."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,16 +28,17 @@ NO_BRAIN = "no brain was found: is this a head MR?"
 WEIGHTINGS = {  # values over white matter's: of the template's tissues up to fluid or fat
     "t1w": Contrast(((0.0, 1.6), (0.0, 1.0)), ((0.0, 1.6), (0.0, 1.0)), 2.0, 0.25),
     "t2w": Contrast(((0.0, 3.0), (0.0, 1.0)), ((0.0, 3.0), (0.0, 1.0)), 3.6, 0.25),
+    # fluid is as dark as bone: only the scalp says where the skull is
+    "flair": Contrast(((0.05, 0.4), (0.0, 1.0)), ((0.0, 1.0), (0.0, 1.0)), 3.6, 0.25, reach=12.0),
 }
-WORDS = {"t1w": "T1-weighted", "t2w": "T2-weighted"}
+WORDS = {"t1w": "T1-weighted", "t2w": "T2-weighted", "flair": "FLAIR"}
 AIR = 0.25  # of what is usual in a head
 SCALP = (5.0, 12.0)  # mm outside the template's inner table, skull and scalp
 EMPTY = 0.9  # share of exact zeros there from which somebody has taken the scalp away
 ROUNDS = 2  # of registration, because the scan's gain is known better each time
 SURE = -8.0  # mm: that far inside the template's inner table there is brain
 REACH = 6.0  # mm beyond it that a head's own may lie
-COMPARED = 3.0  # mm beyond it that mutual information looks, so that scalp and fat count for nothing
-SKULL = {"t1w": 0.45, "t2w": 0.6}  # of the brain's median signal: bone is darker; fluid is dark on T1 and bright on T2
+SKULL = {"t1w": 0.45, "t2w": 0.6, "flair": 0.45}  # of the brain's median signal: bone is darker; fluid is bright on T2
 NECK = 8.0  # mm: what hangs on the brain by less falls off
 CLOSED = 8.0  # mm: narrower gaps in the mask are sulci
 FIELD_SPACING = 6.0  # mm of the grid on which the bias field is found
@@ -55,7 +56,7 @@ class Quality:
     turn_deg: float  # rotation between the header's axes and the head's
     coverage: float  # share of the template's brain inside the field of view
     brain_ml: float
-    grey_z: float  # how much brighter grey matter is than white: below 0 on T1, above on T2
+    grey_z: float  # how much brighter grey matter is than white: below 0 on T1, above on T2 and FLAIR
     noise_z: float  # standard deviation of voxel noise in the brain
     bias: float  # how far the bias field's 95th and 5th percentile lie apart, as a share; 0 where it is not sought
     slice_mm: float
@@ -114,7 +115,7 @@ def bias_field(signal: np.ndarray, mask: np.ndarray, spacing: float) -> np.ndarr
 
 
 class MR(HeadPreprocessor):
-    """``conf/preprocessing/t1w.yaml`` and ``t2w.yaml``; z and mm.
+    """``conf/preprocessing/t1w.yaml``, ``t2w.yaml`` and ``flair.yaml``; z and mm.
 
     z: a voxel's distance to the median of the scan's own brain tissue, in half of what lies between its 16th and 84th
     percentile, after the bias field is taken out.
@@ -132,7 +133,7 @@ class MR(HeadPreprocessor):
     unit = "z"
     modality = "MR"
     around = 0.0
-    version = 1
+    version = 2
     reasons = REASONS
 
     def __init__(
@@ -234,7 +235,7 @@ class MR(HeadPreprocessor):
             found = register(level, head, inner_table, self.registration_spacing, self.registration_enough, contrast)
             seen = resample(scan, head.affine, head.data.shape, found.mni_to_scan)[brain]
             gain = wanted / max(float(np.median(seen)), 1e-6)
-        compared = inner_table.data < COMPARED
+        compared = inner_table.data < contrast.reach  # mostly without scalp and fat
         mni_to_scan = mutual_information.refine(scan, head, compared, found.mni_to_scan)
         if fault is not None:
             mni_to_scan = mni_to_scan @ fault

@@ -8,8 +8,7 @@ from anomaly3d.scans.volume import Volume, block_means
 
 SPACING = 2.0  # mm of the scan's voxels
 SMOOTHING = 2.0  # mm
-SHRINK = 3  # of the template's grid, whose voxels are compared
-SHARE = 0.2  # of them
+SHRINK = 3  # of the template's grid, whose voxels are compared: all, since a share of them would be drawn by chance
 BINS = 32
 
 
@@ -38,8 +37,7 @@ def refine(scan: Volume, template: Volume, inside: np.ndarray, mni_to_scan: np.n
     method.SetNumberOfThreads(1)  # scans are what is done side by side; and sums do not depend on their number
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(sitk.Cast(as_itk(Volume(inside.astype(np.float32), template.affine)), sitk.sitkUInt8))
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(SHARE)
+    method.SetMetricSamplingStrategy(method.NONE)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 0.01, 100, relaxationFactor=0.7)
     method.SetOptimizerScalesFromPhysicalShift()

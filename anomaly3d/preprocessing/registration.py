@@ -23,13 +23,15 @@ Curve = tuple[tuple[float, ...], tuple[float, ...]]  # values, and what becomes 
 class Contrast:
     """What of a modality's values counts: ``tone`` to [0, 1] while a pose is sought, ``judged`` when it is scored.
 
-    ``top`` clips before voxels are averaged, so that teeth and metal do not glare; a head is what is above ``air``.
+    ``top`` clips before voxels are averaged, so that teeth and metal do not glare; a head is what is above ``air``; at
+    last so many mm beyond the inner table are compared as ``reach`` says.
     """
 
     tone: Curve
     judged: Curve
     top: float
     air: float
+    reach: float = 3.0
 
 
 CT = Contrast(
@@ -57,7 +59,7 @@ OTHER_STARTS = [  # where the head is sought when the first start ends poorly
 REFINED = 4  # of them
 SIZES = (0.85, 0.92, 1.08)  # of a head over the template's, tried when an upright head is not found at once
 COARSE = (8.0, 14.0, 4000)  # mm of smoothing, mm beyond the inner table, number of points
-FINE = (3.0, 3.0, 12000)
+FINE = (3.0, 12000)  # mm of smoothing, number of points
 JUDGED = (2.0, 3.0, 12000)
 BOX = 0.29  # standard deviation of a box over its width
 TOLERATED = 0.3  # difference in tone from which a residual counts less than its square
@@ -207,7 +209,7 @@ def register(
     small = shrink(scan, spacing, contrast.top)
     seen = as_seen(template, small.spacing, contrast.top)
     coarse = make_level(small, seen, inner_table, *COARSE, contrast.tone)
-    fine = make_level(small, seen, inner_table, *FINE, contrast.tone)
+    fine = make_level(small, seen, inner_table, FINE[0], contrast.reach, FINE[1], contrast.tone)
     judged = make_level(small, seen, inner_table, *JUDGED, contrast.judged)
     template_centre = head_centre(shrink(template, spacing, contrast.top), contrast.air) - CENTRE
     scan_centre = head_centre(small, contrast.air)

@@ -108,7 +108,7 @@ def likely(sample: np.ndarray) -> str:
     if sample.max() > 1000 and 0 <= air < 1200:
         return (
             ": the rescale intercept, mostly -1024, may not have been applied; or it is MR, for which there is "
-            "preprocessing=t1w or t2w"
+            "preprocessing=t1w, t2w or flair"
         )
     if sample.max() <= 255:
         return ": a window may have been applied, then its contrast is lost"

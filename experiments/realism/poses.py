@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from anomaly3d.atlas import template
 from anomaly3d.cohorts.phantom.generate import generate
 from anomaly3d.preprocessing.ncct import NCCT
-from anomaly3d.preprocessing.registration import CENTRE, FINE, as_seen, make_level, score, shift, shrink
+from anomaly3d.preprocessing.registration import CENTRE, CT, FINE, as_seen, make_level, score, shift, shrink
 from anomaly3d.scans.readers import read_ct
 from anomaly3d.scans.volume import Volume, no_finer
 from experiments.preprocessing.measure import HEADS, as_read, ncct_of_conf
@@ -57,7 +57,7 @@ def scores_of(scan: Volume, ncct: NCCT) -> dict[str, dict[str, list[float]]]:
     averaged = no_finer(scan, ncct.working_spacing)
     found = ncct.register(averaged, None)
     small = shrink(averaged, ncct.registration_spacing)
-    old = make_level(small, as_seen(fixed[0], small.spacing), fixed[1], *FINE)
+    old = make_level(small, as_seen(fixed[0], small.spacing), fixed[1], FINE[0], CT.reach, FINE[1])
     poses = {"found": [np.eye(4)]} | wrong_poses(np.random.default_rng(SEED))
     return {
         kind: {

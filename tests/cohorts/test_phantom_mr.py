@@ -23,7 +23,7 @@ SIZE = dict(matrix=72, slices=20)
 
 @pytest.fixture(scope="module")
 def heads():
-    return {name: generate((5, 0), ["tumour"], **SIZE, modality=name) for name in ("t1w", "t2w")}
+    return {name: generate((5, 0), ["tumour"], **SIZE, modality=name) for name in ("t1w", "t2w", "flair")}
 
 
 def test_a_spin_echo_by_hand():
@@ -37,6 +37,22 @@ def test_a_spin_echo_by_hand():
     assert t1.pale < 0 < t2.pale  # leukoaraiosis
 
 
+def test_an_inversion_leaves_out_what_recovers_as_long_as_it_lasts():
+    null = Relaxation(1.0, 1000.0, 100.0)
+    echo = SpinEcho(1e9, 50.0, ti=1000 * np.log(2))
+    assert echo.signal(null) == pytest.approx(0, abs=1e-9)
+    slow = Relaxation(1.0, 2000.0, 100.0)  # still below zero: the magnitude is shown
+    by_hand = abs(1 - 2 * 2**-0.5) * np.exp(-0.5)
+    other = Relaxation(0.5, 500.0, 50.0)
+    assert echo.signal(slow) / echo.signal(other) == pytest.approx(by_hand / (0.5 * (1 - 2 * 0.25) * np.exp(-1)))
+    flair = SEQUENCES["flair"].tissues
+    assert flair.csf < 0.1
+    assert flair.grey > flair.white == 1
+    assert flair.pale > 0.5  # leukoaraiosis and patches stand out
+    dead = MODALITIES["flair"].value_of(Infarct((10, 0, 0), None, 5.0, 24.0))
+    assert dead > flair.grey
+
+
 def test_bone_and_air_are_dark_and_fat_is_bright():
     hu = torch.tensor([-1000.0, 1350.0, FAT, MUSCLE, DIPLOE])
     air, bone, fat, muscle, marrow = SEQUENCES["t1w"].outside(hu).tolist()
@@ -46,8 +62,9 @@ def test_bone_and_air_are_dark_and_fat_is_bright():
     assert muscle < marrow < fat
 
 
-def test_both_weightings_show_the_same_head_and_lesion(heads):
-    one, two = heads["t1w"], heads["t2w"]
+@pytest.mark.parametrize("bright", ["t2w", "flair"])
+def test_all_weightings_show_the_same_head_and_lesion(heads, bright):
+    one, two = heads["t1w"], heads[bright]
     np.testing.assert_array_equal(one.lesion, two.lesion)
     np.testing.assert_array_equal(one.intracranial, two.intracranial)
     np.testing.assert_array_equal(one.affine, two.affine)
@@ -101,7 +118,7 @@ def test_what_mr_cannot_show_is_named():
             PhantomCohort("x", {part: 1}, modality="t1w")
     with pytest.raises(UserError, match="'c_test_normal' is of a site that version 4 of the phantom has not on t1w"):
         PhantomCohort("x", {"c_test_normal": 1}, modality="t1w")
-    with pytest.raises(UserError, match=r"dataset\.modality must be one of ct, t1w, t2w, not 'pet'"):
+    with pytest.raises(UserError, match=r"dataset\.modality must be one of ct, t1w, t2w, flair, not 'pet'"):
         PhantomCohort("x", {"train": 1}, modality="pet")
 
 
