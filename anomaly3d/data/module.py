@@ -87,7 +87,8 @@ class HeadCTDataModule(L.LightningDataModule):
             table = self.prepared.table
             return table[table["split"] == name]
         healthy = self.split("validation")
-        made = write_pseudo_anomalies(self.prepared.folder, healthy["image"].tolist(), healthy["scan_id"].tolist())
+        files = (healthy[column].tolist() for column in ("image", "brain_mask", "scan_id"))
+        made = write_pseudo_anomalies(self.prepared.folder, *files)
         if name == MONITORED:
             kinds = self.monitored
             made = made[[kinds[n % len(kinds)] == kind for n, kind in zip(made["number"], made["kind"], strict=True)]]

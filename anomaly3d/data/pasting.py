@@ -267,9 +267,9 @@ def posed(x: Tensor, brain: Tensor, rng: torch.Generator) -> tuple[Tensor, Tenso
 
 def taught(
     x: Tensor, brain: Tensor, donors: Tensor, kinds: Sequence[str], rng: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A healthy volume for a training step, the same with anomalies, and where, bool: in every fourth there is none,
-    else one or two. Harmless changes are in both."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A healthy volume for a training step, the same with anomalies, where, bool, and the brain: in every fourth there
+    is none, else one or two. Harmless changes are in all."""
     healthy, brain = harmless(x, brain, donors, rng)
     spoiled, where = healthy, torch.zeros_like(brain)
     for share in (0.75, 0.25):
@@ -277,13 +277,13 @@ def taught(
             kind = kinds[int(torch.randint(len(kinds), (), generator=rng))]
             spoiled, seen = with_anomaly(spoiled, brain, donors, kind, rng)
             where = where | seen
-    return healthy, spoiled, where
+    return healthy, spoiled, where, brain
 
 
 def taught_batch(
     batch: Batch, donors: Tensor, kinds: Sequence[str], generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``taught`` for each volume of a batch: ``(B, 1, D, H, W)`` three times.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``taught`` for each volume of a batch: ``(B, 1, D, H, W)`` four times.
 
     Args:
         donors: ``(N, D, H, W)``.
@@ -294,5 +294,5 @@ def taught_batch(
         taught(x[0], brain[0] > 0, donors, kinds, torch.Generator().manual_seed(int(seed)))
         for x, brain, seed in zip(batch["image"], batch["brain"], seeds, strict=True)
     ]
-    healthy, spoiled, where = (torch.stack(part)[:, None] for part in zip(*made, strict=True))
-    return healthy, spoiled, where
+    healthy, spoiled, where, brain = (torch.stack(part)[:, None] for part in zip(*made, strict=True))
+    return healthy, spoiled, where, brain

@@ -109,8 +109,10 @@ class Detector(nn.Module, ABC):
         """
         raise NotImplementedError
 
-    def fit(self, train: Tensor, validation: Tensor) -> None:
+    def fit(self, train: Tensor, validation: Tensor, brains: Tensor) -> None:
         """Learn at once from healthy volumes ``(N, 1, D, H, W)``; ``validation`` may choose between variants.
+
+        ``brains`` are the masks of ``train``, uint8.
 
         What is learned belongs into buffers. For the phase ``fit``, in place of ``loss``.
         """

@@ -25,7 +25,7 @@ class Control(Detector):
 
     role: Role = "trivial"
 
-    def fit(self, train: Tensor, validation: Tensor) -> None:
+    def fit(self, train: Tensor, validation: Tensor, brains: Tensor) -> None:
         """Nothing is learned."""
 
 
@@ -63,7 +63,7 @@ class MeanVolume(Control):
         super().__init__()
         self.register_buffer("mean", torch.empty(0))
 
-    def fit(self, train: Tensor, validation: Tensor) -> None:
+    def fit(self, train: Tensor, validation: Tensor, brains: Tensor) -> None:
         self.mean = train.mean(0)
 
     def examine(self, batch: Batch) -> Findings:
@@ -87,8 +87,8 @@ class ZScore(MeanVolume):
         self.floor = floor
         self.register_buffer("spread", torch.empty(0))
 
-    def fit(self, train: Tensor, validation: Tensor) -> None:
-        super().fit(train, validation)
+    def fit(self, train: Tensor, validation: Tensor, brains: Tensor) -> None:
+        super().fit(train, validation, brains)
         self.spread = train.std(0).clamp_min(self.floor)
 
     def examine(self, batch: Batch) -> Findings:
@@ -116,8 +116,8 @@ class PCA(MeanVolume):
         self.counts = tuple(counts)
         self.register_buffer("components", torch.empty(0))
 
-    def fit(self, train: Tensor, validation: Tensor) -> None:
-        super().fit(train, validation)
+    def fit(self, train: Tensor, validation: Tensor, brains: Tensor) -> None:
+        super().fit(train, validation, brains)
         flat = (train - self.mean).flatten(1)
         values, vectors = torch.linalg.eigh((flat @ flat.T).double() / len(flat))
         order = values.argsort(descending=True)

@@ -56,10 +56,10 @@ class Ensemble(Detector):
     def fits_at_once(self) -> bool:
         return all(member.fits_at_once for _, member in self.each())
 
-    def fit(self, train: Tensor, validation: Tensor) -> None:
+    def fit(self, train: Tensor, validation: Tensor, brains: Tensor) -> None:
         for _, member in self.each():
             if member.fits_at_once:
-                member.fit(train, validation)
+                member.fit(train, validation, brains)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The sum of the members' losses: they share no weight, so each is trained as if it were alone."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from anomaly3d.data.batch import Batch
 from anomaly3d.data.pasting import depth_of
 from anomaly3d.detectors.base import Detector, Findings
+from anomaly3d.detectors.brain import brain_of
 
 SHELLS = ((0.5, 1.5), (1.5, 2.5), (2.5, 4.5))  # voxels at 64^3 below the mask's surface: 0-3, 3-6, 6-11 mm
 AZIMUTHS, ELEVATIONS = 8, 3
@@ -30,29 +31,30 @@ class Places(Detector):
     title = "rim and block statistics"
     fewest = 3
     kept: Tensor
-    mean: Tensor
+    usual: Tensor
     spread: Tensor
     precision: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("kept", "mean", "spread", "precision"):
+        for name in ("kept", "usual", "spread", "precision"):
             self.register_buffer(name, torch.empty(0))
 
-    def fit(self, train: Tensor, validation: Tensor) -> None:
-        found = torch.stack([numbers(x[0]) for x in train])
+    def fit(self, train: Tensor, validation: Tensor, brains: Tensor) -> None:
+        found = torch.stack([numbers(x[0], brain[0] > 0) for x, brain in zip(train, brains, strict=True)])
         self.kept = (found.isfinite().float().mean(0) >= USUAL).nonzero()[:, 0]
         found = found[:, self.kept]
-        self.mean = found.nanmean(0)
-        filled = torch.where(found.isfinite(), found, self.mean)
+        self.usual = found.nanmean(0)
+        filled = torch.where(found.isfinite(), found, self.usual)
         self.spread = filled.std(0).clamp_min(1e-3)
-        fitted = LedoitWolf().fit(((filled - self.mean) / self.spread).cpu().double().numpy())
+        fitted = LedoitWolf().fit(((filled - self.usual) / self.spread).cpu().double().numpy())
         self.precision = torch.from_numpy(fitted.precision_.astype(np.float32)).to(train.device)
 
     def examine(self, batch: Batch) -> Findings:
         """``total``: the squared distance over the number of places."""
-        found = torch.stack([numbers(x[0].float()) for x in batch["image"]])[:, self.kept]
-        z = torch.where(found.isfinite(), (found - self.mean) / self.spread, 0.0)
+        scans = zip(batch["image"].float(), brain_of(batch), strict=True)
+        found = torch.stack([numbers(x[0], brain[0]) for x, brain in scans])[:, self.kept]
+        z = torch.where(found.isfinite(), (found - self.usual) / self.spread, 0.0)
         return Findings({"total": ((z @ self.precision) * z).mean(1)})
 
 
@@ -66,9 +68,8 @@ def directions(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return azimuth * ELEVATIONS + elevation
 
 
-def numbers(x: Tensor) -> Tensor:
-    """All numbers of a volume ``(D, H, W)`` in [-1, 1] that is -1 outside of the brain; NaN where there is no brain."""
-    brain = x > -1
+def numbers(x: Tensor, brain: Tensor) -> Tensor:
+    """All numbers of a volume in [-1, 1] with its brain mask, ``(D, H, W)`` each; NaN where there is no brain."""
     if not brain.any():
         return x.new_full((len(SHELLS) * AZIMUTHS * ELEVATIONS + BLOCKS**3,), math.nan)
     y = x - x[brain].median()

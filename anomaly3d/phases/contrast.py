@@ -87,11 +87,10 @@ class ContrastPhase(Phase):
         spread = (square / count.clamp(min=0.5) - mean**2).clamp(min=0).sqrt()
         return mean, torch.where(count > 0, spread.clamp(min=FLOOR), 1.0)
 
-    def pasted(self, batch: Batch, step: int, purpose: int) -> tuple[Tensor, Tensor]:
-        """Volumes ``(B, 1, D, H, W)`` with or without something pasted in, and where, bool."""
+    def pasted(self, batch: Batch, step: int, purpose: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Volumes ``(B, 1, D, H, W)`` with or without something pasted in, where, bool, and their brains."""
         donors = data_of(self.trainer).volumes("train")[:, 0]
-        _, x, wrong = taught_batch(batch, donors, self.contrast.kinds, self.noise(step, purpose))
-        return x, wrong
+        return taught_batch(batch, donors, self.contrast.kinds, self.noise(step, purpose))[1:]
 
     def logits(self, x: Tensor) -> Tensor:
         """``(B, 1, D, H, W)`` -> the same shape."""
@@ -101,20 +100,20 @@ class ContrastPhase(Phase):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch with pasted anomalies."""
-        x, wrong = self.pasted(batch, self.global_step, PASTED)
-        loss = contrast_loss(self.logits(x), wrong, x > -1)
+        x, wrong, brain = self.pasted(batch, self.global_step, PASTED)
+        loss = contrast_loss(self.logits(x), wrong, brain)
         self.log("contrast/loss", loss.detach(), batch_size=len(x))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The loss with pasted anomalies, and how well scans with something of a left-out kind are told apart."""
-        x, wrong = self.pasted(batch, batch_idx, CHECKED)
-        self.log_mean("val_loss", contrast_loss(self.logits(x), wrong, x > -1), len(x))
+        x, wrong, moved = self.pasted(batch, batch_idx, CHECKED)
+        self.log_mean("val_loss", contrast_loss(self.logits(x), wrong, moved), len(x))
         brain = batch["brain"] > 0
         return self.tell_apart(*(largest(self.logits(batch[kind]), brain) for kind in ("image", "pseudo")))
 
     def pictures(self, batch: Batch) -> dict[str, list[list[Tensor]]]:
-        x, wrong = self.pasted(batch, 0, CHECKED)
+        x, wrong, _ = self.pasted(batch, 0, CHECKED)
         found = self.logits(x).sigmoid()
         shown = zip(x, wrong.float(), found, strict=True)
         return {"pasted": [[a[0], b[0] * 2 - 1, c[0] * 2 - 1] for a, b, c in shown]}

@@ -108,7 +108,7 @@ class EncoderPhase(Phase):
         person = self.person(batch, self.global_step)
         if kinds := self.detector.restored:
             donors = data_of(self.trainer).volumes("train")[:, 0]
-            x, spoiled, _ = taught_batch(batch, donors, kinds, self.noise(self.global_step, SPOILED))
+            x, spoiled, *_ = taught_batch(batch, donors, kinds, self.noise(self.global_step, SPOILED))
             losses = self.with_loss(self.detector.distances(x, self.detector.reconstruct(spoiled, *person), *person))
         else:
             losses = self.losses(self.shown(batch["image"], self.global_step), *person)

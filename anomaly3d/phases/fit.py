@@ -56,7 +56,8 @@ class FitPhase(Phase):
                 f"{self.detector.title} needs at least {self.detector.fewest} {data.learns_from} scans, and "
                 f"{data.prepared.folder} holds {len(train)}"
             )
-        self.detector.fit(train, data.volumes("validation"))
+        self.detector.fit(train, data.volumes("validation"), data.volumes(data.learns_from, "brain_mask"))
+        self.detector.to(self.device)  # data lie on the CPU, and so does what was learned from them
 
     def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The detector's loss; what it draws at random depends on the step only, so that a resumed run repeats."""

@@ -108,7 +108,8 @@ def measure(run: Path, name: str, data_dir: Path) -> dict[str, Any]:
     for fold in range(FOLDS):
         out = np.arange(fold, count, FOLDS)
         other = build_detector(config)
-        other.fit(data.volumes("train")[np.setdiff1d(np.arange(count), out)], data.volumes("validation"))
+        kept = np.setdiff1d(np.arange(count), out)
+        other.fit(data.volumes("train")[kept], data.volumes("validation"), data.volumes("train", "brain_mask")[kept])
         crossed += residuals(other, data, "train", out)
     found = {}
     for words, maps in (("validation", validation), ("cross-fitted and validation", validation + crossed)):

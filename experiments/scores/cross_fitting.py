@@ -55,17 +55,19 @@ def measure(name: str, config: dict[str, Any], data: HeadCTDataModule) -> dict[s
     volumes = {split: data.volumes(split) for split in ("train", "validation", "test")}
     brains = {split: [voxels(path) > 0 for path in data.split(split)["brain_mask"]] for split in volumes}
 
-    def fitted(train: Tensor) -> Detector:
+    masks = data.volumes("train", "brain_mask")
+
+    def fitted(keep: np.ndarray) -> Detector:
         detector = build_detector(config)
-        detector.fit(train, volumes["validation"])
+        detector.fit(volumes["train"][keep], volumes["validation"], masks[keep])
         return detector
 
-    whole, nobody = fitted(volumes["train"]), Healthy(0, np.zeros(()), {}, {}, {})
+    whole, nobody = fitted(np.arange(len(masks))), Healthy(0, np.zeros(()), {}, {}, {})
     usual = {"validation": joined(nobody, raw_maps(whole, volumes["validation"], brains["validation"]))}
     usual["with training"], part = usual["validation"], np.arange(len(volumes["train"])) % FOLDS
     for fold in range(FOLDS):
         held = np.flatnonzero(part == fold)
-        again = fitted(volumes["train"][part != fold])
+        again = fitted(np.flatnonzero(part != fold))
         maps = raw_maps(again, volumes["train"][held], [brains["train"][i] for i in held])
         usual["with training"] = joined(usual["with training"], maps)
     test = raw_maps(whole, volumes["test"], brains["test"])

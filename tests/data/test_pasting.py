@@ -126,12 +126,13 @@ def test_another_pose_is_a_turn_and_a_shift_of_volume_and_mask_together(head):
 def test_a_quarter_of_what_is_taught_has_nothing_wrong(head):
     x, brain = head
     found = [taught(x, brain, x[None], ["lump"], rng(seed)) for seed in range(80)]
-    nothing = sum(not bool(wrong.any()) for _, _, wrong in found)
+    nothing = sum(not bool(wrong.any()) for _, _, wrong, _ in found)
     assert 12 <= nothing <= 40
-    assert sum(torch.equal(healthy, spoiled) for healthy, spoiled, _ in found) <= nothing
-    for healthy, spoiled, wrong in found:
-        assert healthy.shape == spoiled.shape == wrong.shape == SHAPE
+    assert sum(torch.equal(healthy, spoiled) for healthy, spoiled, *_ in found) <= nothing
+    for healthy, spoiled, wrong, inside in found:
+        assert healthy.shape == spoiled.shape == wrong.shape == inside.shape == SHAPE
         assert ((healthy == -1) == (spoiled == -1)).all()
+        assert torch.equal(inside, healthy > -1)  # turned and shifted as the head is
         assert ((healthy != spoiled) | ~wrong).all()
 
 

@@ -20,7 +20,7 @@ def score(detector, x):
 
 
 def fitted(detector, train, validation):
-    detector.fit(train, validation)
+    detector.fit(train, validation, torch.ones_like(train, dtype=torch.uint8))
     return detector
 
 
@@ -99,7 +99,7 @@ def test_a_saved_detector_scores_the_same(tmp_path, name):
     train = torch.rand(16, 1, 32, 24, 16)
     detector = build_detector(detector_config(name)["module"]).eval()
     if detector.fits_at_once:
-        detector.fit(train, train[:4])
+        detector.fit(train, train[:4], torch.ones_like(train, dtype=torch.uint8))
     detector.save(tmp_path / "model.pt")
     x = torch.rand(2, 1, 32, 24, 16)
     again = load_detector(tmp_path / "model.pt").eval()

@@ -38,7 +38,8 @@ def made():
     torch.manual_seed(0)
     members = {"denoising": DENOISING, "pca": PCA, "masked": MASKED, "places": PLACES}
     ensemble = Ensemble(members, ["exceedance", "pca_exceedance", "masked_deviation_peak", "places"])
-    ensemble.fit(batch(12)["image"], batch(4, 1)["image"])
+    train = batch(12)["image"]
+    ensemble.fit(train, batch(4, 1)["image"], (train > -1).byte())
     return ensemble.eval()
 
 

@@ -3,13 +3,20 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.covariance import LedoitWolf
 
 from anomaly3d.detectors.base import load_detector
-from anomaly3d.detectors.places import AZIMUTHS, BLOCKS, ELEVATIONS, SHELLS, Places, directions, numbers
+from anomaly3d.detectors.places import AZIMUTHS, BLOCKS, ELEVATIONS, SHELLS, Places, directions
+from anomaly3d.detectors.places import numbers as numbers_of
 
 SIDE = 32
 SECTORS = AZIMUTHS * ELEVATIONS
+
+
+def numbers(x):
+    """Of a volume without smoothing at its edge."""
+    return numbers_of(x, x > -1)
 
 
 def heads(count, seed=0):
@@ -51,11 +58,29 @@ def test_numbers_are_means_of_the_rim_and_the_brightest_of_blocks():
     torch.testing.assert_close(numbers(clot + 0.05 * (clot > -1)), numbers(clot), equal_nan=True, atol=1e-6, rtol=0)
 
 
+def test_what_smoothing_leaves_around_the_brain_is_not_its_rim():
+    x = heads(1)[0, 0]
+    brain = x > -1
+    smooth = F.avg_pool3d(F.pad(x[None], [2] * 6, value=-1.0), 5, 1)[0]
+    halo = torch.where(brain, x, smooth)
+    assert (halo > -1).sum() > 1.3 * brain.sum()
+    torch.testing.assert_close(numbers_of(halo, brain), numbers(x), equal_nan=True)
+    train = heads(24)
+    masks = (train > -1).byte()
+    around = torch.where(masks > 0, train, F.avg_pool3d(F.pad(train, [2] * 6, value=-1.0), 5, 1))
+    clean, found = Places(), Places()
+    clean.fit(train, train, masks)
+    found.fit(around, around, masks)
+    expected = clean.examine({"image": x[None, None], "brain": brain[None, None]}).scores["total"]
+    got = found.examine({"image": halo[None, None], "brain": brain[None, None]}).scores["total"]
+    torch.testing.assert_close(got, expected)
+
+
 def test_the_score_is_the_shrunk_mahalanobis_distance(tmp_path):
     train, test = heads(24), heads(3, seed=9)
     test[0, 0, 18:22, 14:18, 14:18] += 0.6
     made = Places()
-    made.fit(train, train)
+    made.fit(train, train, (train > -1).byte())
     rows = np.stack([numbers(x[0]).numpy() for x in train])
     kept = np.isfinite(rows).mean(0) >= 0.95
     rows, mean, spread = rows[:, kept], rows[:, kept].mean(0), rows[:, kept].std(0, ddof=1)
@@ -72,7 +97,7 @@ def test_the_score_is_the_shrunk_mahalanobis_distance(tmp_path):
 def test_what_a_scan_lacks_counts_as_usual():
     train = heads(24)
     made = Places()
-    made.fit(train, train)
+    made.fit(train, train, (train > -1).byte())
     cut = heads(1, seed=3)
     cut[..., :14] = -1
     assert math.isfinite(float(made.examine({"image": cut}).scores["total"]))

@@ -48,7 +48,7 @@ def test_whoever_says_what_is_usual_is_judged_by_the_others(tmp_path, reference)
     data.prepare_data()
     data.setup()
     ensemble = Ensemble({name: detector_config(name) for name in ("pca", "mean_volume")}, ["exceedance", "peak"])
-    ensemble.fit(data.volumes("train"), data.volumes("validation"))
+    ensemble.fit(*(data.volumes(*what) for what in (("train",), ("validation",), ("train", "brain_mask"))))
     stage = tmp_path / "run" / "ensemble" / "fit"
     stage.mkdir(parents=True)
     ensemble.save(stage / "model.pt")

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -217,15 +218,16 @@ def test_fit_minimises_the_detectors_loss_and_draws_by_step():
 
 
 class AtOnce(Detector):
-    """Keeps what it was given."""
+    """Keeps what it was given, and a mean."""
 
     title, learns_from, fewest = "at once", "labelled", 3
 
     def examine(self, batch):
         return Findings({"total": batch["image"].flatten(1).mean(1)})
 
-    def fit(self, train, validation):
-        self.given = train, validation
+    def fit(self, train, validation, brains):
+        self.given = train, validation, brains
+        self.register_buffer("mean", train.mean(0))
 
 
 class Data(L.LightningDataModule):
@@ -238,8 +240,8 @@ class Data(L.LightningDataModule):
         self.stacks = stacks
         self.prepared = type("Prepared", (), {"folder": "data/somewhere"})
 
-    def volumes(self, split):
-        return self.stacks[split]
+    def volumes(self, split, kind="image"):
+        return self.stacks[split] if kind == "image" else (self.stacks[split] > 0).byte()
 
     def train_dataloader(self):
         return loader([{"image": self.stacks["labelled"]}] * 2)
@@ -250,9 +252,18 @@ def test_a_method_that_learns_at_once_gets_its_splits_and_too_few_scans_are_a_se
     trainer().fit(FitPhase(detector), datamodule=Data(stacks))
     assert torch.equal(detector.given[0], stacks["labelled"])
     assert torch.equal(detector.given[1], stacks["validation"])
+    assert torch.equal(detector.given[2], (stacks["labelled"] > 0).byte())
     stacks["labelled"] = volumes(2)
     with pytest.raises(UserError, match="at once needs at least 3 labelled scans, and data/somewhere holds 2"):
         trainer().fit(FitPhase(copy.deepcopy(detector)), datamodule=Data(stacks))
+
+
+def test_what_is_learned_at_once_lies_where_the_phase_is():
+    """Data lie on the CPU; of a phase on a GPU, here on no device at all, nothing may stay there."""
+    phase = FitPhase(AtOnce()).to("meta")
+    phase.trainer = SimpleNamespace(datamodule=Data({"labelled": volumes(3, 1), "validation": volumes(2, 2)}))
+    phase.on_train_start()
+    assert phase.detector.mean.device.type == "meta"
 
 
 HALVED = {"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "step_size": 1, "gamma": 0.5}
