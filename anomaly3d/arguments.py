@@ -27,6 +27,7 @@ NAMED = ("run", "site", "dataset.name", "parent")
 # whose values are quoted for Hydra
 QUOTED = (*PATHS, *NAMED, "study", "model", "mask_command", "preprocessing.mask_command")
 CHOICE = re.compile(r"[\w-]+(/[\w-]+)*")  # of a group: a file's name, and no way to files elsewhere
+MEMBER = re.compile(r"detector@detector\.module\.members\.[A-Za-z_]\w*")  # a group's file as a member of an ensemble
 SIMPLE = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./-]*|\s*")
 OTHERS = (  # keys of a study that mean its training, and in these commands something else
     ("evaluate", "dataset"),
@@ -278,8 +279,10 @@ def read_words(path: Path, groups: Iterable[str]) -> list[str]:
     words = [str(word) for word in (words if isinstance(words, list) else [words])]
     for word in words:
         name, value = key_of(word), word.partition("=")[2]
-        foreign = not re.fullmatch(r"[A-Za-z_][\w.-]*", name) or name.split(".")[0] == "hydra"
-        if foreign or (name in groups and not CHOICE.fullmatch(value)):
+        member = MEMBER.fullmatch(name)
+        foreign = not (member or re.fullmatch(r"[A-Za-z_][\w.-]*", name)) or name.split(".")[0] == "hydra"
+        chosen = name in groups or (member and not word.startswith("~"))
+        if foreign or (chosen and not CHOICE.fullmatch(value)):
             raise UserError(
                 f"{path} holds {word!r}, which is no setting of a phase: remove it there, or type run=NAME anew"
             )

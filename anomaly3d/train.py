@@ -51,6 +51,8 @@ def main(config: DictConfig) -> Done:
     refuse_other_phases(config.detector.name, config.detector.phases)
     usual = [name for name in config.detector.phases if name not in config.detector.get("on_request", [])]
     names = [config.phase.name] if "name" in config.phase else usual
+    if config.parent and len(names) > 1:
+        raise UserError(f"parent=... is what one phase begins with: say which, +phase={' or +phase='.join(names)}")
     configs = [of_phase(config, name) for name in names]  # all of them before any work
 
     from anomaly3d.prepare import build_study

@@ -54,8 +54,8 @@ def test_an_unknown_key_is_refused_before_any_of_the_phases(places, capsys):
 
 
 def test_a_key_that_a_class_takes_is_not_unknown(places):
-    """``weight_decay`` stands in no file, but Adam has it; so has the Trainer ``max_time``."""
-    more = ["++phase.module.optimizer.weight_decay=0.01", "++trainer.max_time=00:01:00:00", "trainer.fast_dev_run=true"]
+    """``weight_decay`` stands in no file, but Adam has it; so has the Trainer ``benchmark``."""
+    more = ["++phase.module.optimizer.weight_decay=0.01", "++trainer.benchmark=false", "trainer.fast_dev_run=true"]
     assert train.main(["+phase=gan", "run=open", *places, *TINY, "logger=none", *more]) == 0
 
 

@@ -16,6 +16,7 @@ import yaml
 import anomaly3d
 from anomaly3d import evaluate, train
 from anomaly3d.detectors.base import load_detector
+from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.fit import FitPhase
 from anomaly3d.phases.gan import GANPhase
@@ -136,17 +137,18 @@ def test_a_checkpoint_is_not_kept_for_being_the_worst(tiny_run, places, capsys):
     refused(capsys, "phase.mode=min", "mode max")
 
 
-def test_the_number_of_a_run_is_that_of_the_state_it_keeps(tiny_run, places):
+def test_the_numbers_of_a_run_are_those_of_the_state_it_keeps(tiny_run, places):
     """Not of its last validation, which at this rate is a worse one."""
     arguments = ["+phase=encoder", "run=kept", f"parent={tiny_run}/fanogan/gan", *places, *TINY, "logger=none"]
     sizes = ["++phase.steps=4", "++phase.steps_per_epoch=1", "++phase.module.optimizer.lr=0.05"]
     assert train.main([*arguments, *sizes]) == 0
     folder = tiny_run.parent / "kept" / "fanogan" / "encoder"
-    losses = pd.read_csv(folder / "training.csv")["val_loss"]
-    assert losses.iloc[-1] > losses.min() * 1.01
-    assert json.loads((folder / "lineage.json").read_text())["numbers"]["encoder/val_loss"] == pytest.approx(
-        losses.min()
-    )
+    table = pd.read_csv(folder / "training.csv")
+    best = table["val_loss"].argmin()
+    assert table["val_loss"].iloc[-1] > table["val_loss"][best] * 1.01
+    numbers = json.loads((folder / "lineage.json").read_text())["numbers"]
+    for name in ("val_loss", "val_image", "val_feature"):
+        assert numbers[f"encoder/{name}"] == pytest.approx(table[name][best], rel=1e-4)
 
 
 def test_phases_and_detectors_that_do_not_belong_together_are_refused(places, capsys):
@@ -312,6 +314,42 @@ def interrupt_second_epoch(phase):
     """Ctrl-C after the first validation and its checkpoint."""
     if phase.current_epoch == 1:
         raise KeyboardInterrupt
+
+
+def test_an_interrupted_overwrite_of_all_phases_keeps_those_that_it_has_replaced(tiny_run, places, capsys, monkeypatch):
+    run = tiny_run.parent / "all-replaced"
+    shutil.copytree(tiny_run, run)
+    words = [f"run={run.name}", *places, *TINY, "overwrite=true", "seed=5", "logger=none"]
+    with monkeypatch.context() as patch:
+        patch.setattr(EncoderPhase, "on_train_epoch_start", interrupt_second_epoch)
+        assert train.main(words) == 130
+    before = sha256(run / "fanogan" / "gan" / "model.pt")
+    capsys.readouterr()
+    assert train.main(words) == 0
+    out = capsys.readouterr().out
+    assert "gan: run all-replaced has finished it" in out
+    assert "encoder: goes on where overwrite=true was interrupted" in out
+    assert sha256(run / "fanogan" / "gan" / "model.pt") == before
+    assert train.main([*words[:-1], "logger=none", "+phase=gan"]) == 0
+    assert "gan: begins anew" in capsys.readouterr().out
+
+
+def test_a_parent_is_of_one_phase(tiny_run, places, capsys):
+    """Each phase of the command would begin with it, and none with the one before."""
+    words = ["run=of-one", f"parent={tiny_run}/fanogan/gan", *places, *TINY, "logger=none"]
+    assert train.main(words) == 2
+    refused(capsys, "parent=... is what one phase begins with", "+phase=encoder")
+
+
+def test_an_ensemble_of_other_members_is_remembered(tiny_run, places, capsys):
+    """As docs/methods.md has it; every later command of the run reads what was typed."""
+    members = ["+detector@detector.module.members.masked=masked", "~detector@detector.module.members.pca"]
+    words = ["detector=ensemble", *members, "detector.module.combined=[exceedance, masked_exceedance]", "run=members"]
+    few = [word for word in TINY if "model." not in word]
+    assert train.main([*words, *places, *few, "logger=none"]) == 0
+    capsys.readouterr()
+    assert train.main(["run=members", *places, "logger=none"]) == 0
+    assert "ensemble: run members has finished it" in capsys.readouterr().out
 
 
 def test_slurms_signal_leaves_the_last_whole_epoch_to_go_on_from(tiny_run, places, monkeypatch):

@@ -39,6 +39,10 @@ class ModelConfig:
     spatial_dims: int = 3
     person: Told = "none"
 
+    def __post_init__(self) -> None:
+        if min(self.channels, self.latent) < 1:
+            raise ValueError(f"channels ({self.channels}) and latent ({self.latent}) must be at least 1")
+
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "ModelConfig":
         """From the plain dictionary of the config group.
@@ -88,7 +92,7 @@ class FAnoGAN(Detector):
     ) -> None:
         super().__init__()
         self.model = m = model if isinstance(model, ModelConfig) else ModelConfig.of(model)
-        self.kappa, self.feature_layer, self.smooth, self.mirrored = kappa, feature_layer, smooth, mirrored
+        self.kappa, self.feature_layer, self.smooth, self.mirrored = float(kappa), feature_layer, smooth, mirrored
         self.restored = tuple(restored)
         if m.spatial_dims != self.spatial_dims:
             raise UserError(

@@ -39,7 +39,7 @@ class VAE(Detector):
         if spread <= 0:
             raise ValueError(f"spread must be above 0, not {spread}")
         self.net = Autoencoder(width, latent, resolution, spatial, encoded=2)
-        self.beta, self.spread = beta, spread
+        self.beta, self.spread = float(beta), spread
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z | x), of the code's shape each."""

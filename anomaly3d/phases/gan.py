@@ -104,6 +104,8 @@ class GANPhase(Phase):
         super().__init__(detector, optimizer, seed, self.idle, scheduler, **kept)
         self.generator_optimizer = generator_optimizer
         self.automatic_optimization = False
+        if critic_steps < 1:
+            raise ValueError(f"critic_steps must be at least 1, not {critic_steps}")
         self.lambda_gp, self.critic_steps = lambda_gp, critic_steps
         self.penalty, self.penalty_every = penalty, penalty_every
         self.batches_seen = 0

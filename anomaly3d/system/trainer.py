@@ -13,25 +13,48 @@ from anomaly3d.errors import UserError
 from anomaly3d.system.device import fast_bfloat16, memory_format
 from anomaly3d.system.instantiate import build
 
+STEPS = "a phase is as long as phase.steps says, with a validation after each phase.steps_per_epoch"
+ENDED = f"{STEPS}; ended by Ctrl-C or SIGTERM it goes on when the same command is called again"
+ELSEWHERE = {  # arguments of Lightning's Trainer that would act beside the settings of a phase, or be ignored
+    **dict.fromkeys(("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches"), STEPS),
+    **dict.fromkeys(("limit_val_batches", "check_val_every_n_epoch", "val_check_interval", "overfit_batches"), STEPS),
+    "max_time": ENDED,
+    "accumulate_grad_batches": "a step learns from phase.batch volumes a process; gradient_checkpointing=true and "
+    "trainer=ddp save memory",
+    "callbacks": "callbacks=... has them",
+    "logger": "logger=... has them",
+    "default_root_dir": "runs_dir=... says where results are",
+    **dict.fromkeys(
+        ("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps", "use_distributed_sampler"),
+        "the program needs its own",
+    ),
+    **dict.fromkeys(("inference_mode", "log_every_n_steps", "plugins"), "the program needs its own"),
+}
+
 
 def resolve_trainer(config: Mapping[str, Any]) -> dict[str, Any]:
     """``conf/trainer`` with its precision decided.
 
     Raises:
-        UserError: devices that do not exist, or several processes that would not train together.
+        UserError: devices that do not exist, several processes that would not train together, or an argument that is
+            said elsewhere.
     """
     options = {str(k): v for k, v in config.items()}
+    for key in options:
+        if key in ELSEWHERE:
+            raise UserError(f"trainer.{key} cannot be set: {ELSEWHERE[key]}")
     if several_processes(options) and options["strategy"] in ("auto", "ddp"):
         raise UserError(
             f"trainer.devices={options['devices']} trainer.num_nodes={options['num_nodes']} takes trainer=ddp, whose "
             "strategy allows for the GAN's two optimizers"
         )
-    started = os.environ.get("WORLD_SIZE", "1")
-    if not several_processes(options) and started not in ("", "1"):
-        raise UserError(
-            f"torchrun has started {started} processes, each of which would train alone into the same folder: add "
-            "trainer=ddp trainer.devices=NUMBER, with trainer.num_nodes=NUMBER on several machines"
-        )
+    for starter, variable in (("torchrun", "WORLD_SIZE"), ("srun", "SLURM_STEP_NUM_TASKS")):
+        started = os.environ.get(variable, "1")
+        if not several_processes(options) and started not in ("", "1"):
+            raise UserError(
+                f"{starter} has started {started} processes, each of which would train alone into the same folder: add "
+                "trainer=ddp trainer.devices=NUMBER, with trainer.num_nodes=NUMBER on several machines"
+            )
     if options["precision"] == "auto":
         options["precision"] = "bf16-mixed" if fast_bfloat16(options["accelerator"]) else "32-true"
     devices = options["devices"]

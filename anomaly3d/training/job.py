@@ -15,6 +15,7 @@ from anomaly3d.system.files import sha256
 from anomaly3d.system.instantiate import check_targets, located
 
 BUILT = ("callbacks", "data", "detector", "logger", "phase", "trainer")  # parts of the config that describe objects
+WHOLE = ("batch", "steps", "steps_per_epoch")
 WATCHING = ("curves", "health", "numbers", "pictures", "progress")  # callbacks that change nothing
 
 
@@ -61,11 +62,13 @@ class Job:
         model = module.pop("model", None)  # of conf/model, where the detector has networks of that group
         keys = ("seed", "dataset", "preprocessing", "data", "phase")
         acting = {name: c for name, c in self.config["callbacks"].items() if name not in WATCHING}
+        clipped = {k: v for k, v in self.config["trainer"].items() if k.startswith("gradient_clip") and v is not None}
         return {
             **{k: self.config[k] for k in keys},
             "model": model,
             "detector": {**self.detector, "module": module},
             **({"callbacks": acting} if acting else {}),
+            **({"trainer": clipped} if clipped else {}),
         }
 
 
@@ -99,8 +102,13 @@ def check(job: Job) -> Start:
         raise UserError(
             f"detector={detector['name']} has no phase {name}: its phases are {', '.join(detector['phases'])}"
         )
-    if not isinstance(phase["batch"], int) or phase["batch"] < 1:
-        raise UserError(f"phase.batch={phase['batch']}: a batch is a whole number of volumes, at least 1")
+    for key, value in {**{f"phase.{n}": phase[n] for n in WHOLE}, "seed": job.config["seed"]}.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise UserError(f"{key}={value}: a whole number is wanted, at least 0")
+    if not isinstance(job.config["memory_gb"], int | float | None):
+        raise UserError(f"memory_gb={job.config['memory_gb']}: a number of gigabytes is wanted, or null")
+    if phase["batch"] < 1:
+        raise UserError(f"phase.batch={phase['batch']}: a batch is at least 1 volume")
     steps, per_epoch = phase["steps"], phase["steps_per_epoch"]
     if per_epoch < 1 or steps < (0 if job.config["parent"] else 1):
         raise UserError(
@@ -125,11 +133,24 @@ def check(job: Job) -> Start:
         parent = None  # a dry run of a later phase begins with networks that have learned nothing
     if job.dry:
         return Start(settings, parent, False)
-    if job.config["overwrite"] and not is_replacing(job.folder, settings, parent):
+    if job.config["overwrite"] and not (is_replacing(job.folder, settings, parent) or replaced_before(job)):
         return Start(settings, parent, False)
     start = Start(settings, parent, can_resume(job.folder, settings, parent))
     refuse_orphans(job, start)
     return start
+
+
+def replaced_before(job: Job) -> bool:
+    """Whether a command for all phases has replaced this one already, and was interrupted in a later one."""
+    if any(text.startswith("+phase=") for text in job.typed):
+        return False
+    phases, lineage = job.detector["phases"], job.folder.read() or {}
+    later = [
+        PhaseFolder(job.folder.path.parent / name).read() for name in phases[phases.index(job.phase["name"]) + 1 :]
+    ]
+    return bool(lineage.get("finished") and lineage.get("replaces")) and any(
+        other and other.get("replaces") and not other["finished"] for other in later
+    )
 
 
 def refuse_orphans(job: Job, start: Start) -> None:

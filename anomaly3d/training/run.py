@@ -7,7 +7,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import Logger
 
 from anomaly3d.data.module import HeadCTDataModule
@@ -80,6 +81,9 @@ def train_alone(job: Job) -> float | None:
             phase.detector.save(job.folder.model)
             job.folder.write({**record.lineage, "finished": True, "numbers": numbers_of(last, best)})
             log_model(logger, job.folder, start.parent, may_log(logger, "models", job.synthetic))
+        trainer.strategy.barrier()  # the other processes begin the next phase with what the first one has written
+    except MisconfigurationException as error:
+        raise UserError(f"{name}: {error}") from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from stop
     finally:
@@ -88,11 +92,11 @@ def train_alone(job: Job) -> float | None:
     return optimised(job, numbers_of(last, best))
 
 
-def numbers_of(last: KeepLast, best: ModelCheckpoint | None) -> dict[str, float]:
-    """The numbers last logged, but the monitored one of the state that is kept."""
+def numbers_of(last: KeepLast, best: KeepBest | None) -> dict[str, float]:
+    """The numbers logged with the state that is kept."""
     if best is None or best.monitor is None or best.best_model_score is None:
         return last.metrics
-    return {**last.metrics, best.monitor: float(best.best_model_score)}
+    return {**last.metrics, **best.numbers, best.monitor: float(best.best_model_score)}
 
 
 def build_phase(job: Job, parent: Path | None) -> Phase:
@@ -104,7 +108,13 @@ def build_phase(job: Job, parent: Path | None) -> Phase:
     torch.manual_seed(job.config["seed"])
     detector = build_detector(job.detector["module"])
     if parent is not None:
-        detector.begin_with(load_detector(parent))
+        try:
+            detector.begin_with(load_detector(parent))
+        except RuntimeError as error:
+            raise UserError(
+                f"{parent} holds other networks than detector={job.detector['name']} has here: "
+                f"{str(error).splitlines()[-1].strip()}"
+            ) from error
     module = job.phase["module"]
     phase = build(module, "phase config", Phase, recursive=False, detector=detector, seed=job.config["seed"])
     if phase.optimizer is not None and not detector.fits_at_once:
@@ -122,7 +132,7 @@ def trainer_settings(job: Job, detector: Detector) -> dict[str, Any]:
     return {**options, "devices": 1, "num_nodes": 1, "strategy": "auto"} if detector.fits_at_once else options
 
 
-def best_checkpoint(job: Job) -> ModelCheckpoint | None:
+def best_checkpoint(job: Job) -> KeepBest | None:
     """The best state by ``phase.monitor``; None where the last one is kept."""
     monitor, folder = job.phase["monitor"], job.folder.last_checkpoint.parent
     if not monitor:

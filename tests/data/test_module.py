@@ -11,6 +11,7 @@ from monai.transforms import Compose, RandFlipd, RandShiftIntensityd
 from omegaconf import OmegaConf
 
 from anomaly3d.cli import CONF
+from anomaly3d.data.augmentation import RandIntensityInBraind
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.cohort import PreparedCohort
@@ -105,6 +106,20 @@ def test_what_data_augmented_mirrors_it_mirrors_with_all_masks(prepared):
             assert torch.equal(changed[kind], plain[kind].flip(1) if mirrored else plain[kind])
         sides.add(mirrored)
     assert sides == {True, False}
+
+
+def test_intensities_change_inside_the_brain_alone():
+    x = torch.linspace(-1, 1, 60).view(1, 3, 4, 5)
+    brain = (torch.arange(60).view(1, 3, 4, 5) % 3 > 0).byte()
+    change = RandIntensityInBraind(["image"], "brain", shift=0.5, scale=0.2, prob=1.0)
+    change.set_random_state(3)
+    drawn = np.random.RandomState(3)
+    drawn.rand()
+    factor, offset = 1 + drawn.uniform(-0.2, 0.2), drawn.uniform(-0.5, 0.5)
+    found = change({"image": x, "brain": brain})
+    torch.testing.assert_close(found["image"], torch.where(brain > 0, (x * factor + offset).clamp(-1, 1), x))
+    never = RandIntensityInBraind(["image"], "brain", shift=0.5, scale=0.2, prob=0.0)
+    assert torch.equal(never({"image": x, "brain": brain})["image"], x)
 
 
 def last_seen(prepared, scan_id, epoch, transforms):

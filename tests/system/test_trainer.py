@@ -33,6 +33,30 @@ def test_processes_of_torchrun_do_not_train_alone(auto, monkeypatch):
     assert resolve_trainer(auto)["precision"] in ("bf16-mixed", "32-true")
 
 
+def test_tasks_of_srun_do_not_train_alone(auto, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(UserError, match=r"srun has started 2 processes.*trainer=ddp"):
+        resolve_trainer(auto)
+    assert resolve_trainer({**auto, "devices": 2, "strategy": "ddp_find_unused_parameters_true"})["devices"] == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("max_epochs", "phase.steps"),
+        ("max_time", "goes on when the same command is called again"),
+        ("limit_val_batches", "phase.steps_per_epoch"),
+        ("accumulate_grad_batches", "phase.batch"),
+        ("log_every_n_steps", "needs its own"),
+    ],
+)
+def test_what_is_said_elsewhere_is_refused(auto, key, told):
+    """Lightning would end a phase early, which then counted as finished, or the program's own would be taken."""
+    with pytest.raises(UserError, match=rf"trainer.{key} cannot be set: .*{told}"):
+        resolve_trainer({**auto, key: 1})
+    assert resolve_trainer({**auto, "benchmark": True})["benchmark"]
+
+
 @pytest.mark.parametrize("processor", [True, False])
 def test_bfloat16_is_for_processors_that_multiply_in_it(auto, monkeypatch, processor):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: processor)

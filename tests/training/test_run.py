@@ -1,6 +1,7 @@
 """Phases that are refused, and one that memory does not do for."""
 
 import pytest
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from anomaly3d import train
 from anomaly3d.errors import UserError
@@ -46,6 +47,54 @@ def test_another_error_of_a_step_is_not_taken_for_a_lack_of_memory(job, monkeypa
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         train_phase(of_parents(job, "encoder", "other-error", "++phase.batch=8"))
     assert tried == [8]
+
+
+def test_no_process_goes_on_before_the_model_is_written(job, monkeypatch):  # noqa: F811
+    """Else the others look for the next phase's parent while the first one still writes it."""
+    waiting = of_parents(job, "encoder", "waited", "++phase.steps=2", "++phase.steps_per_epoch=2")
+    found = []
+
+    def barrier(*_, **__):
+        found.append(waiting.folder.model.exists() and (waiting.folder.read() or {}).get("finished"))
+
+    monkeypatch.setattr(SingleDeviceStrategy, "barrier", barrier)
+    train_phase(waiting)
+    assert found[-1] is True
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("++phase.steps=1e1", "phase.steps=10.0: a whole number is wanted"),
+        ("++phase.steps_per_epoch=abc", "phase.steps_per_epoch=abc: a whole number"),
+        ("seed=1.5", "seed=1.5: a whole number"),
+        ("seed=-1", "seed=-1: a whole number is wanted, at least 0"),
+        ("memory_gb=lots", "memory_gb=lots: a number of gigabytes"),
+        ("++phase.module.critic_steps=0", "critic_steps must be at least 1, not 0"),
+        ("detector.module.kappa=abc", "could not convert string to float: 'abc'"),
+        ("model.latent=0", r"latent \(0\) must be at least 1"),
+        ("++trainer.gradient_clip_val=0.5", "phase gan: .*gradient clipping is not supported"),
+    ],
+)
+def test_impossible_values_are_sentences(job, typed, told):  # noqa: F811
+    with pytest.raises(UserError, match=f"(?i){told.replace('phase gan', 'gan')}"):
+        train_phase(job("gan", "impossible", typed))
+
+
+def test_clipped_gradients_are_a_setting(job):  # noqa: F811
+    """Of a phase that has been trained without, a model with them is another one."""
+    train_phase(of_parents(job, "encoder", "clipped"))
+    with pytest.raises(UserError, match=r"other values of trainer\.gradient_clip_val"):
+        train_phase(of_parents(job, "encoder", "clipped", "++trainer.gradient_clip_val=0.1"))
+
+
+def test_another_networks_weights_are_no_beginning(job):  # noqa: F811
+    short = ["++phase.steps=1", "++phase.steps_per_epoch=1"]
+    narrow = job("fit", "narrow", "detector.module.width=8", *short)
+    train_phase(narrow)
+    wide = job("fit", "wide", "detector.module.width=16", f"parent='{narrow.folder.path}'", *short)
+    with pytest.raises(UserError, match=r"narrow.* holds other networks than detector=supervised has here: size mis"):
+        train_phase(wide)
 
 
 def test_a_phase_that_others_began_with_is_not_trained_on(tiny_run, places, capsys):

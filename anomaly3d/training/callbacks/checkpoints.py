@@ -26,8 +26,21 @@ class KeepBest(ModelCheckpoint):
     """The best state by a phase's monitor, ``best.ckpt``, also in a folder that was moved or copied since.
 
     Lightning's own goes by absolute paths: elsewhere it forgets how good the best was, and takes its weights from the
-    old folder.
+    old folder. ``numbers`` are those logged when it was the best.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.numbers: dict[str, float] = {}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        before = self.best_model_score
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.best_model_score is not before:
+            self.numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "numbers": self.numbers}
 
     @property
     def state_key(self) -> str:
@@ -35,6 +48,8 @@ class KeepBest(ModelCheckpoint):
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.numbers = state_dict.get("numbers", {})  # earlier versions kept none
+
         def here(path: str) -> str:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else path
 
