@@ -5,7 +5,7 @@ the methods of a column.
 """
 
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,16 @@ from experiments.comparison.methods import METHODS
 from experiments.scores.measure import VOLUMES, fill, markdown
 
 SITES = ("A", "B")
+MARKS = {"trivial": "*", "upper": "†"}  # controls, and who was shown lesions
 BANDS = tuple(pairwise(VOLUMES))
 OVER_SEEDS = {"own_a": ("A", "own"), "a": ("A", "chosen"), "b": ("B", "chosen")}
 Training = tuple[dict[str, Any], pd.DataFrame]
 OF = {"fanogan_phase2": ("fanogan", ("gan", "encoder"))}  # whose cost it has
+
+
+def joined(found: dict[str, dict[str, Training]]) -> list[Training]:
+    """All trainings of all methods."""
+    return [training for trainings in found.values() for training in trainings.values()]
 
 
 def read(kept: Path = KEPT) -> dict[str, dict[str, Training]]:
@@ -96,15 +102,14 @@ def over_seeds(tables: list[pd.DataFrame], site: str, score: str) -> Estimate:
 def add_tests(rows: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) -> None:
     """Each method's AUC at A minus that of the best control (by these very scans, which is to its advantage) and of
     3D f-AnoGAN."""
-    trivial = [name for name, row in rows.items() if row["role"] == "trivial"]
-    methods = [name for name in rows if name not in trivial]
+    trivial, methods = ([name for name, row in rows.items() if row["role"] == role] for role in ("trivial", "method"))
     best = max(trivial, key=lambda name: rows[name]["auc"]["value"], default=None)
     for other, key in ((best, "best_control"), ("fanogan", "fanogan")):
         if other not in tables:
             continue
         at_a = {name: table[table["site"] == "A"] for name, table in tables.items()}
         labels = at_a[other]["label"].astype(int).to_numpy()
-        asked = [name for name in (methods if other == best else list(rows)) if name != other]
+        asked = [name for name in (methods if other == best else trivial + methods) if name != other]
         gaps = {n: compare_auc(labels, at_a[n]["chosen"].to_numpy(), at_a[other]["chosen"].to_numpy()) for n in asked}
         for (name, gap), p in zip(gaps.items(), holm([gap.p for gap in gaps.values()]), strict=True):
             rows[name][f"minus_{key}"] = {**gap.as_json(), "p_holm": p, "other": other}
@@ -112,25 +117,30 @@ def add_tests(rows: dict[str, dict[str, Any]], tables: dict[str, pd.DataFrame]) 
 
 
 def without_dense() -> dict[str, dict[str, Any]]:
-    """By training: its chosen score where what is denser than blood is not judged, and what that gains; p by Holm over
-    the trainings at a site."""
+    """By training: its chosen score where what is denser than blood is not judged, what that gains where it has a map,
+    and how far it is from the network that was shown lesions; p by Holm over the trainings at a site."""
     rows: dict[str, dict[str, Any]] = {}
     after, before = read(DENSE), read()
+    shown_lesions = next(table for told, table in joined(after) if told["role"] == "upper")
     for name, trainings in after.items():
         for run, (told, table) in trainings.items():
             row: dict[str, Any] = {"chosen": told["chosen"], "voxel_ap": told["maps"].get("standardised", {}).get("ap")}
+            others = {"gain": before[name][run][1]} if told["maps"] else {}
+            others |= {"minus_upper": shown_lesions} if told["role"] != "upper" else {}
             for site in SITES:
-                new, old = (t[t["site"] == site] for t in (table, before[name][run][1]))
+                new = table[table["site"] == site]
                 labels, scores = labels_and_scores(new, "chosen")
-                gain = compare_auc(labels, scores, labels_and_scores(old, "chosen")[1], subjects_of(new))
-                row[site] = {"auc": auc_of(new, "chosen").as_json(), "gain": gain.as_json()}
+                row[site] = {"auc": auc_of(new, "chosen").as_json()}
+                for key, other in others.items():
+                    theirs = labels_and_scores(other[other["site"] == site], "chosen")[1]
+                    row[site][key] = compare_auc(labels, scores, theirs, subjects_of(new)).as_json()
             at_a = table[table["site"] == "A"]
             row["by_lesion"] = {kind: auc_of(of_lesion(at_a, kind), "chosen").as_json() for kind in TYPES}
             rows[run] = row
-    for site in SITES:
-        corrected = holm([row[site]["gain"]["p"] for row in rows.values()])
-        for row, p in zip(rows.values(), corrected, strict=True):
-            row[site]["gain"]["p_holm"] = p
+    for site, key in product(SITES, ("gain", "minus_upper")):
+        gaps = [row[site][key] for row in rows.values() if key in row[site]]
+        for gap, p in zip(gaps, holm([gap["p"] for gap in gaps]), strict=True):
+            gap["p_holm"] = p
     return dict(sorted(rows.items(), key=lambda item: -item[1]["A"]["auc"]["value"]))
 
 
@@ -160,10 +170,16 @@ def p_of(value: float | None) -> str:
 
 
 def site_texts(row: dict[str, Any]) -> list[str]:
-    """An AUC, what it gains, and the p-value of that."""
-    gain = row["gain"]
-    low, high = gain["ci95"]
-    return [shown(row["auc"]), f"{gain['value']:+.3f} [{low:+.3f}, {high:+.3f}]", p_of(gain["p_holm"])]
+    """An AUC, what it gains and how far it is from the network that was shown lesions, each with its p-value."""
+    return [shown(row["auc"]), *(gap_text(row.get(key)) for key in ("gain", "minus_upper"))]
+
+
+def gap_text(gap: dict[str, Any] | None) -> str:
+    """A difference of AUCs, its interval and its p-value."""
+    if gap is None:
+        return ""
+    low, high = gap["ci95"]
+    return f"{gap['value']:+.3f} [{low:+.3f}, {high:+.3f}], {p_of(gap['p_holm'])}"
 
 
 def main() -> None:
@@ -179,7 +195,7 @@ def main() -> None:
     head = ["method", "own score, A", "chosen, A", "which", "B", "healthy B above A", "p, best control", "p, f-AnoGAN"]
     main_rows = [
         [
-            f"{'*' if row['role'] == 'trivial' else ''}{name}",
+            f"{MARKS.get(row['role'], '')}{name}",
             shown(row["auc_own_score"]),
             shown(row["auc"]),
             f"`{row['chosen']}`",
@@ -219,7 +235,7 @@ def main() -> None:
     ]
     head = ["method", "each, chosen score, A", "their mean, A", "B", "own score, A"]
     fill(HERE / "README.md", "seeds", markdown(head, several))
-    sites = [f"{part}, {site}" for site in SITES for part in ("chosen", "gain", "p")]
+    sites = [f"{part}, {site}" for site in SITES for part in ("chosen", "gain, p", "minus supervised, p")]
     judged = [
         [
             run,
