@@ -37,6 +37,7 @@ from anomaly3d.system.memory import keep_freed_memory, ran_out, release_memory
 from anomaly3d.system.slurm import REQUEUE, in_job, requeue
 
 OmegaConf.register_new_resolver("joined", "-".join, replace=True)  # a list in a name: ${joined:${...}}
+SWITCHES = ("images", "logger.images", "logger.models")  # true or false, but null where nothing is said
 NAMES = ("run", "site", "dataset.name", "detector.name", "phase.name")  # of folders and files
 
 
@@ -88,6 +89,7 @@ class Command:
         try:
             allow(config.plugins)
             refuse_unknown_keys(self.config_name, config)
+            refuse_half_said(self.config_name, config)
             for name in NAMES:
                 settle_name(config, name)
             refuse_closed_places(config)
@@ -312,6 +314,25 @@ def refuse_unknown_keys(config_name: str, config: DictConfig, more: Sequence[str
         for path in [f"{key}.{k}" for k, _ in keys(plain_value(value))] or [key]:
             if path not in known and not accepted(path, config, known):
                 raise UserError(unknown_key(path, known))
+
+
+def refuse_half_said(config_name: str, config: DictConfig) -> None:
+    """Refuse what is neither true nor false where one of them is wanted: Hydra reads ``no`` and ``off`` as texts, which
+    would mean yes.
+
+    Raises:
+        UserError: names the key.
+    """
+    choices = HydraConfig.get().runtime.choices
+    overrides = OverridesParser.create().parse_overrides(typed())
+    groups = [str(o.input_line) for o in overrides if o.key_or_group in choices]
+    usual = keys_of(config_name, *groups, *searchpath()) if len(groups) < len(overrides) else {}
+    said = {o.key_or_group for o in overrides if not o.is_delete()} - {*choices}
+    for key in sorted(key for key in said if not key.startswith("trainer.")):  # Lightning's own may be numbers too
+        value = OmegaConf.select(config, key)
+        unsaid = value is None and usual.get(key) is None
+        if (isinstance(usual.get(key), bool) or key in SWITCHES) and not unsaid and value not in (True, False):
+            raise UserError(f"{key} must be true or false, not {value!r}")
 
 
 @lru_cache

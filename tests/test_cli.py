@@ -97,6 +97,24 @@ def test_config_mistakes_name_the_key(places, capsys, override, word):
     refused(capsys, word)
 
 
+@pytest.mark.parametrize(
+    ("command", "word", "key"),
+    [
+        (train, "overwrite=no", "overwrite"),
+        (train, "logger.models=off", "logger.models"),
+        (train, "dataset.twins=maybe", "dataset.twins"),
+        (evaluate, "images=no", "images"),
+        (evaluate, "by_age=on", "by_age"),
+        (score, "dicom=no", "dicom"),
+    ],
+)
+def test_what_is_neither_true_nor_false_is_refused(places, capsys, command, word, key):
+    """Hydra reads no and off as texts, and a text is true: people's scans would go to W&B."""
+    more = TINY if command is train else []
+    assert command.main(["run=wrong", *places, *more, word, *(["scans=[]"] if command is score else [])]) == 2
+    refused(capsys, f"{key} must be true or false, not '{word.split('=')[1]}'")
+
+
 def test_an_untrained_run_names_the_remedy(places, capsys):
     assert evaluate.main(["run=nobody", *places]) == 2
     refused(capsys, "make demo", "run=")

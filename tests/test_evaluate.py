@@ -108,6 +108,31 @@ def test_two_evaluations_of_one_run_at_once_are_one_too_many(tiny_run, places, c
     refused(capsys, f"another process is at work on {tiny_run}")
 
 
+def test_volumes_that_were_removed_are_made_again(tiny_run, alone):
+    """Without them scores of the layer, and the choice between them, would silently be others."""
+    run, typed = alone
+    gone = [
+        run / "evaluation" / "fanogan" / "reconstruction",
+        run / "evaluation" / "fanogan" / "pseudo" / "reconstruction",
+    ]
+    shutil.rmtree(gone[0])
+    next(gone[1].glob("*.nii.gz")).unlink()
+    assert evaluate.main(typed) == 0
+    before, after = (json.loads((r / "evaluation" / "metrics.json").read_text()) for r in (tiny_run, run))
+    for part in ("score", "localization", "operating_points"):
+        assert after[part] == before[part], part
+    assert len(list(gone[0].glob("*.nii.gz"))) == 5
+
+
+def test_figures_of_an_earlier_evaluation_do_not_stay(alone):
+    run, typed = alone
+    old = run / "evaluation" / "figures" / "earlier.png"
+    old.write_bytes(b"")
+    assert evaluate.main(typed) == 0
+    assert not old.exists()
+    assert (old.parent / "roc.png").exists()
+
+
 def test_a_second_evaluation_runs_no_network(tiny_run, alone):
     run, typed = alone
     maps = {p: p.stat().st_mtime_ns for p in (run / "evaluation").rglob("reconstruction/*")}

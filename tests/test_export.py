@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,11 +19,14 @@ import anomaly3d
 from anomaly3d import export, score
 from anomaly3d.bundle import networks
 from anomaly3d.bundle.networks import Graph, write_graphs
+from anomaly3d.bundle.write import copy_calibrations
 from anomaly3d.detectors.base import build_detector, load_detector
 from anomaly3d.errors import UserError
 from anomaly3d.runs.exported import read_exported
 from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scans.manifest import read_manifest
+from anomaly3d.scoring.calibration import OWN, calibration_folder, healthy_file, load_calibration
+from anomaly3d.scoring.learned_from import keep_seen_of
 from anomaly3d.scoring.writer import read_scores
 from tests.conftest import detector_config, refused
 
@@ -143,6 +147,28 @@ def test_it_names_no_scan_no_person_and_no_place(folder, tiny_run):
     found = {(name, word) for name, content in texts.items() for word in private if word.encode() in content}
     assert found == set()
     assert not (folder / "calibration" / "learned_from.csv").exists()
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_a_site_is_exported_without_the_names_of_its_scans_and_a_small_one_not_at_all(
+    tiny_run, tmp_path, capsys, count
+):
+    """Statistics with one scan more, less those without it, are that scan."""
+    run = tmp_path / "runs" / "sites"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("wandb", "evaluation"))
+    trained = choose_trained(run, None)
+    (healthy, own), folder = load_calibration(trained, OWN), calibration_folder(trained.folder.path)
+    healthy.save(healthy_file(trained.folder.path, "york"))
+    made = replace(own, site="york", scores=[0.1] * count, cluster_masses={})
+    made.save(folder / "york.json", trained.digest(), healthy_file(trained.folder.path, "york"))
+    keep_seen_of("york", trained, pd.DataFrame({"scan_id": ["Smith_John"], "content": ["ab12"]}))
+    assert "Smith_John" not in (folder / "york.learned_from.csv").read_text()
+    assert copy_calibrations(trained, tmp_path / "out") == (["own", "york"] if count == 5 else ["own"])
+    names = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert not any(name.endswith("learned_from.csv") for name in names)
+    assert {"own.json", "own.npz"} <= names
+    assert ({"york.json", "york.npz"} <= names) == (count == 5)
+    assert ("calibrations of fewer than 5 scans are not exported" in capsys.readouterr().out) == (count == 4)
 
 
 def test_card_and_descriptions_say_what_is_so(folder, tiny_run):

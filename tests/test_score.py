@@ -132,6 +132,27 @@ def test_scores_of_earlier_calls_are_kept(tiny_run, places, bad_and_good, tmp_pa
     assert set(table["model"]) == {sha256(tiny_run / "fanogan" / "finetune" / "model.pt")[:12]}
 
 
+def test_nothing_of_an_earlier_call_stays_beside_a_scan(tiny_run, places, bad_and_good, tmp_path):
+    """Neither another model's pictures nor the maps of what a file no longer shows."""
+    scan, out = tmp_path / "head.nii.gz", tmp_path / "out"
+    shutil.copy(bad_and_good / "good.nii.gz", scan)
+    words = ["run=tiny", f"scans=[{scan}]", f"out={out}", *places]
+    assert score.main(words) == 0
+    assert {"viewer.json", "standardised.nii.gz"} <= {path.name for path in (out / "head").iterdir()}
+    assert score.main([*words, "images=false"]) == 0
+    assert not (out / "head" / "viewer.json").exists()
+    assert (out / "head" / "standardised.nii.gz").exists()
+    scan.write_bytes(scan.read_bytes()[:2000])
+    assert score.main(words) == 3
+    assert not list((out / "head").iterdir())
+
+
+def test_phantoms_say_nothing_about_people(tiny_run, places, bad_and_good, tmp_path, capsys):
+    assert score.main(["run=tiny", f"scans=[{bad_and_good}/good.nii.gz]", f"out={tmp_path}/out", *places]) == 0
+    assert "the detector learned from phantoms" in capsys.readouterr().out
+    assert "The detector learned from phantoms" in (tmp_path / "out" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("command", "works", "more"),
     [(score, "score_scans", []), (calibrate, "calibrate_site", ["site=utrecht"])],

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from anomaly3d.bundle.card import Facts, croissant, model_card, monai_metadata
-from anomaly3d.bundle.cohort import SPLITS, counts_of
+from anomaly3d.bundle.cohort import FEW, SPLITS, counts_of
 from anomaly3d.bundle.networks import Graph, require_onnx, write_graphs
 from anomaly3d.detectors.base import Detector
 from anomaly3d.errors import UserError
@@ -24,7 +24,7 @@ from anomaly3d.runs.exported import DETECTOR, PREPROCESSING, SUMS, WEIGHTS
 from anomaly3d.runs.folder import Trained
 from anomaly3d.runs.lineage import data_hashes, same_data
 from anomaly3d.scans.nifti import voxels
-from anomaly3d.scoring.calibration import calibration_folder, load_calibration, sites_of
+from anomaly3d.scoring.calibration import OWN, calibration_folder, load_calibration, sites_of
 from anomaly3d.scoring.inference import preprocessor_of
 from anomaly3d.scoring.learned_from import SEEN
 from anomaly3d.system.files import sha256
@@ -115,15 +115,26 @@ def without_places(command: str) -> str:
 def copy_calibrations(trained: Trained, target: Path) -> list[str]:
     """Thresholds and statistics of the run's own cohort and of sites, but no name of a scan; returns whose they are.
 
+    Sites of fewer than ``FEW`` scans are left out: their statistics less the run's own would show single scans.
+
     Raises:
         UserError: some are those of another model.
     """
-    source, sites = calibration_folder(trained.folder.path), sites_of(trained.folder.path)
-    for site in sites:
-        load_calibration(trained, site)
+    source = calibration_folder(trained.folder.path)
+    kept: list[str] = []
+    small: list[str] = []
+    for site in sites_of(trained.folder.path):
+        known = load_calibration(trained, site)
+        few = site != OWN and known is not None and len(known[1].scores) < FEW
+        (small if few else kept).append(site)
+    if small:
+        say(
+            f"calibrations of fewer than {FEW} scans are not exported, because they would show them: {', '.join(small)}"
+        )
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(SEEN, ".*"))
-    return sites
+        left = (SEEN, f"*.{SEEN}", ".*", *(f"{site}.*" for site in small))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(*left))
+    return kept
 
 
 def prepared_table(trained: Trained, data_dir: Path) -> pd.DataFrame | None:

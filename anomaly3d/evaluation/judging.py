@@ -110,7 +110,7 @@ def judge(
         table = rescore(tables[label], maps[label], found.healthy, workers, f"{label}: scores")
         if label != focus.label:
             with written_whole(setting.place / label / RESCORED) as path:
-                table.to_csv(path, index=False, float_format="%.9g")
+                table.to_csv(path, index=False, float_format="%.17g")
             table[LAYERED], table[LAYERED_NAME] = table[found.chosen], found.chosen
         tables[label] = table
     known = by_label[focus.label]
@@ -120,7 +120,7 @@ def judge(
     test = tables.pop(focus.label)
     test = test.assign(**{UNLIKE: [unlike.get(scan_id, "") for scan_id in test["scan_id"]]})
     with written_whole(out / RESCORED) as path:
-        test.to_csv(path, index=False, float_format="%.9g")
+        test.to_csv(path, index=False, float_format="%.17g")
     chosen = known.chosen if known.chosen != "total" else None
     metrics = {
         "focus": focus.name,

@@ -58,7 +58,7 @@ def locked_rule(calibration: Calibration | None) -> str:
     rate = whole_percent(calibration.rate)
     if not calibration.possible:
         return f"locked: no threshold possible, {rate} takes {calibration.fewest} calibration scans"
-    return f"locked: {rate} of {len(calibration.scores)} calibration scans may be flagged"
+    return f"locked: {rate} of healthy scans may be flagged, by {len(calibration.scores)} calibration scans"
 
 
 def between(values: pd.Series, edges: tuple[float, ...], unit: str) -> pd.Series:

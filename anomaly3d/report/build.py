@@ -109,6 +109,9 @@ def draw(found: Evaluated, place: Path) -> dict[str, Path]:
             figures["conformal"] = save(conformal_figure(table, locked), place / "conformal")
     if numbers := read_training(found):
         figures["training"] = save(training_figure(numbers), place / "training")
+    for earlier in (*place.glob("*.png"), *place.glob("*.svg")):
+        if earlier.stem not in figures:
+            earlier.unlink()  # of an evaluation that had more to show
     return figures
 
 

@@ -31,13 +31,12 @@ from anomaly3d.scans.volume import Volume, resample
 from anomaly3d.scoring.calibration import Calibration
 from anomaly3d.scoring.familiarity import UNLIKE
 from anomaly3d.scoring.learned_from import LEARNED_IN
-from anomaly3d.scoring.new_scans import IN_SCOPE, JUDGED, Scored, ScoringJob
+from anomaly3d.scoring.new_scans import IN_SCOPE, JUDGED, OF_PHANTOMS, PICTURES, Scored, ScoringJob
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import say, track
 
 CLUSTERS = "clusters.csv"  # beside them, where clusters are told apart: name, ml, p_value, peak ..., and x, y, z in mm
 COLUMNS = ("name", "ml", "p_value", "peak", "mean_value")  # of them in the page
-PICTURES = "viewer.json"  # beside a scan's maps: what the page shows of it
 VOXELS = 1.5e6  # of a scan in the page, which makes thin slices thicker
 NO_MASKS = {"lesion_mask": "", "mass_effect_mask": ""}  # of new scans nothing true is known
 TEXT = (
@@ -152,6 +151,7 @@ def write_worklist(path: Path, about: Worklist) -> None:
         source=about.trained.source,
         verdict=in_short(table),
         threshold=threshold_text(about.locked, bool(differing(table))),
+        phantoms=f"{capital(OF_PHANTOMS)}." if about.trained.lineage["synthetic"] else "",
         unlike=bool((table[UNLIKE].astype(bool) & (table[IN_SCOPE] == "True")).any()),
         outside=bool((table[IN_SCOPE] == "False").any()),
         discoveries="discovery" in columns,

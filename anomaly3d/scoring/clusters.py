@@ -12,7 +12,7 @@ from anomaly3d.atlas.regions import describe
 from anomaly3d.scans.volume import Volume, resample
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, standardised_name
 from anomaly3d.scoring.calibration import Calibration, clusters_of
-from anomaly3d.scoring.way_back import Found
+from anomaly3d.scoring.way_back import Found, bare_header
 
 SMALLEST_ML = 0.3
 COLUMNS = (
@@ -80,9 +80,7 @@ def own_grid_clusters(
     kept = np.unique(drawn[drawn > 0])  # the heaviest first
     number = np.zeros(len(mass) + 1, np.int16)
     number[kept] = np.arange(1, len(kept) + 1)
-    header = original.header.copy()
-    header.set_data_dtype(np.int16)
-    image = nib.nifti1.Nifti1Image(number[drawn], original.affine, header)
+    image = nib.nifti1.Nifti1Image(number[drawn], original.affine, bare_header(original, np.int16))
     depth = edt.edt(found.brain > 0, anisotropy=tuple(map(float, prepared.spacing)), parallel=1)
     rare = calibration.cluster_p_values(name, mass)
     physical = {"mean_value": np.asarray(original.dataobj, np.float32)}

@@ -154,12 +154,18 @@ class Inference:
             "volumes": volumes,
         }
         note = out / "inference.json"
-        if note.exists() and (out / "scores.csv").exists() and json.loads(note.read_text()) == key:
+        whole = {**key, "files": volumes_in(out)}  # unless somebody has removed some to free the disk
+        if note.exists() and (out / "scores.csv").exists() and json.loads(note.read_text()) == whole:
             return read_scores(out / "scores.csv")
         for earlier in (note, out / RESCORED):
             earlier.unlink(missing_ok=True)
         table = self.run(trained.load(), split, out, volumes, trained.label)
         if is_leader():
             with written_whole(note) as path:
-                path.write_text(json.dumps(key))
+                path.write_text(json.dumps({**key, "files": volumes_in(out)}))
         return table
+
+
+def volumes_in(out: Path) -> dict[str, int]:
+    """How many volumes lie beside the scores of a split, by folder."""
+    return {folder: sum(1 for _ in (out / folder).rglob("*.nii.gz")) for folder in ("reconstruction", "maps")}

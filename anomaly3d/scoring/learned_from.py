@@ -25,9 +25,10 @@ def keep_seen(trained: Trained, prepared: PreparedCohort) -> None:
 
 
 def keep_seen_of(site: str, trained: Trained, scans: pd.DataFrame) -> None:
-    """Keep the scans that a site's threshold was set by; ``scans`` as for ``refuse_seen``."""
+    """Keep the scans that a site's threshold was set by, without their names, since it may lie in an exported model;
+    ``scans`` as for ``refuse_seen``."""
     with written_whole(seen_of(site, trained)) as path:
-        scans.assign(split="calibration")[["scan_id", "split", "content"]].to_csv(path, index=False)
+        scans.assign(split="calibration", scan_id="")[["scan_id", "split", "content"]].to_csv(path, index=False)
 
 
 def seen_of(site: str, trained: Trained) -> Path:

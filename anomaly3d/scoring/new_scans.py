@@ -49,6 +49,11 @@ from anomaly3d.system.progress import say, track
 from anomaly3d.system.quiet import hush
 from anomaly3d.system.workers import Workers
 
+PICTURES = "viewer.json"  # beside a scan's maps: what the page shows of it
+OF_PHANTOMS = (
+    "the detector learned from phantoms: to it every head of a person is unusual, so p-values and flags say nothing "
+    "about people; train on healthy scans of your own scanners"
+)
 LOCK = ".lock"  # in ``out``: of two calls one waits
 INFERENCE = "inference"  # under ``out``: scores of the last call's scans, reconstructions in MNI space
 JUDGED = ["score_name", "score", "p_value", "flagged", "discovery", "site"]
@@ -191,6 +196,8 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     for scan in track(new.maps, len(new.maps), "maps on the scans' own grids"):
         beside = (known[0], known[1].without_clusters()) if known and scan.scan_id in outside else known
         write_maps(scan, new, job, beside)
+    for scan_id in {*table["scan_id"]} - {scan.scan_id for scan in new.maps}:
+        clear(out / scan_id)
     with written_whole(out / "scores.csv") as path:
         with_earlier(table, out / "scores.csv").to_csv(path, index=False)
     for row in table.to_dict("records"):
@@ -218,6 +225,8 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
             "scores of scans unlike the training scans say more of the scanner than of the head: set a threshold with "
             "'python -m anomaly3d.calibrate' from healthy scans of their own site, or train on such scans"
         )
+    if job.trained.lineage["synthetic"]:
+        say(OF_PHANTOMS)
     if new.table.empty:
         say("no scan could be scored; the reasons are above")
     elif "p_value" not in table:
@@ -340,6 +349,12 @@ def tell_set_aside(prepared: PreparedCohort) -> int:
     return 0 if unusable.empty else 3
 
 
+def clear(folder: Path) -> None:
+    """Remove what another call left of a scan, perhaps of another model."""
+    for earlier in (*folder.glob("*.nii.gz"), *folder.glob("*.dcm"), folder / "clusters.csv", folder / PICTURES):
+        earlier.unlink(missing_ok=True)
+
+
 def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob, known: tuple[Healthy, Calibration] | None) -> None:
     """What ``own_grid_maps`` gives, as files under ``out/ID``; where there is a calibration also standardised maps, and
     their clusters as ``clusters.nii.gz``, ``anomaly_mask.nii.gz`` and ``clusters.csv``."""
@@ -356,8 +371,7 @@ def write_maps(scan: ScanMaps, new: NewScans, job: ScoringJob, known: tuple[Heal
     original = read_image(Path(new.images[scan.scan_id]))
     maps = own_grid_maps(original, found, job.study.preprocessor)
     folder, names = job.out / scan.scan_id, []
-    for earlier in (*folder.glob("*.nii.gz"), *folder.glob("*.dcm"), folder / "clusters.csv"):
-        earlier.unlink(missing_ok=True)  # of another call, perhaps of another model
+    clear(folder)
     if calibration and (clusters := own_grid_clusters(original, found, maps, calibration, job.smallest_cluster_ml)):
         maps |= {"clusters": clusters.labels, "anomaly_mask": clusters.mask}
         names = clusters.table["name"].tolist()

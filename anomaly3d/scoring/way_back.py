@@ -12,7 +12,7 @@ from anomaly3d.scans.volume import Volume, resample
 def on_own_grid(
     original: nib.nifti1.Nifti1Image, volume: Volume, mni_to_scan: np.ndarray, fill: float, dtype: type[np.generic]
 ) -> nib.nifti1.Nifti1Image:
-    """A prepared volume on the grid of its scan, with the scan's header.
+    """A prepared volume on the grid of its scan.
 
     Args:
         fill: value outside of the volume.
@@ -23,9 +23,19 @@ def on_own_grid(
         back = back > 0.5
     elif dtype is np.int16:
         back = np.rint(back)
+    return nib.nifti1.Nifti1Image(back.astype(dtype), original.affine, bare_header(original, dtype))
+
+
+def bare_header(original: nib.nifti1.Nifti1Image, dtype: type[np.generic]) -> nib.nifti1.Nifti1Header:
+    """A scan's header with its place in the world, but without its texts, which may name a person, and its window."""
     header = original.header.copy()
     header.set_data_dtype(dtype)
-    return nib.nifti1.Nifti1Image(back.astype(dtype), original.affine, header)
+    header.set_intent("none")
+    for key in ("descrip", "db_name", "aux_file"):
+        header[key] = b""
+    header["cal_min"] = header["cal_max"] = 0
+    header.extensions.clear()
+    return header
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,20 @@ def original_of(shape, affine):
     return image
 
 
+def test_a_map_has_neither_texts_nor_window_of_its_scan():
+    scan = original_of((4, 3, 5), np.eye(4))
+    for key in ("descrip", "db_name", "aux_file"):
+        scan.header[key] = b"SMITH^JOHN"
+    scan.header.set_intent("estimate", name="SMITH")
+    scan.header["cal_max"] = 80
+    scan.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"SMITH^JOHN"))
+    made = on_own_grid(scan, Volume(np.ones(SMALL, np.float32), small_grid()), np.eye(4), 0.0, np.float32)
+    assert b"SMITH" not in made.to_bytes()
+    assert made.header["cal_max"] == 0
+    np.testing.assert_array_equal(made.affine, scan.affine)
+    assert made.header["sform_code"] == 1
+
+
 def places(shape, affine, pose):
     """Where a scan's voxels lie in those of the small grid ``(3, X, Y, Z)``, and which are surely between centres of
     voxels, and which outside: the outermost reach half their width beyond their centres."""
