@@ -27,6 +27,7 @@ from anomaly3d.statistics.seeds import paired_difference, spread
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import console, say
 
+OF_SCAN = ["label", "subject_id", "cohort", "group", "lesions"]  # what two runs must say alike of a scan
 FEWEST = 3  # seeds for a test over them
 FEW = 10  # subjects of a class below which 9 to 18 of 100 differences that are none have p < .05
 
@@ -100,7 +101,7 @@ def read_detectors(wanted: Comparison) -> tuple[pd.DataFrame, dict[str, np.ndarr
             table = find_scores(wanted.folder, name)
             rows = table if rows is None else rows
             same = list(table.index) == list(rows.index)
-            if not same or (table[["label", "subject_id"]] != rows[["label", "subject_id"]]).any(axis=None):
+            if not same or (table[OF_SCAN] != rows[OF_SCAN]).any(axis=None):
                 raise UserError(f"{name} was tested on other scans than the first run: compare runs of one cohort")
             if wanted.score not in score_names(table):
                 raise UserError(f"score={wanted.score}: {name} has {', '.join(score_names(table))}")

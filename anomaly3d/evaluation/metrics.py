@@ -88,8 +88,8 @@ def summarise(
     parts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """``results`` of a detector: all, by cohort, by part of its score, and of the ``others`` on the same scans, by
-    their own score and by the one chosen for each of them; AP by ``lesion`` type; ``set_aside``; and what it is
-    ``compared`` with, likewise.
+    their own score and by the one chosen for each of them; AUC and AP by ``lesion`` type, by A(x) and by the chosen
+    score; ``set_aside``; and what it is ``compared`` with, likewise.
 
     Args:
         table: ``scan_id, subject_id, cohort, label, group, lesions, total`` and more scores of the detector.
@@ -101,6 +101,17 @@ def summarise(
     """
     table = ranked(table)
     lesions = {lesion: rows for lesion in kinds_in(table) if both_classes(rows := of_lesion(table, lesion))}
+
+    def by_lesion(score: str) -> dict[str, Any]:
+        return {
+            lesion: {
+                "auc": auc_of(rows, score).as_json(),
+                "ap": ap_of(rows, score).as_json(),
+                "chance_ap": float((rows["label"] == "1").mean()),
+            }
+            for lesion, rows in lesions.items()
+        }
+
     results: dict[str, Any] = {
         "all": result(table),
         "selected": {**(result(table, selected) or {}), "score": selected}
@@ -127,10 +138,8 @@ def summarise(
         results["rejected_flagged"] = result(flagged)
     return {
         "results": results,
-        "lesion": {
-            lesion: {"ap": ap_of(rows).as_json(), "chance_ap": float((rows["label"] == "1").mean())}
-            for lesion, rows in lesions.items()
-        },
+        "lesion": by_lesion("total"),
+        "lesion_selected": by_lesion(selected) if selected else {},
         "set_aside": counts,
         "compared": compare(table, {n: t["total"] for n, t in aligned(table, others).items()}),
         "compared_selected": compare(

@@ -205,7 +205,8 @@ def group_figure(table: pd.DataFrame, score: str = "total", seed: int = 0) -> Fi
         ticks.append("\n".join([*textwrap.wrap(name, 14), *textwrap.wrap(cohort, 14)[:3], f"n = {len(rows)}"]))
     axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
     axes.set(yscale="log" if logarithmic else "linear", ylabel=words_of(score), xlim=(-0.6, len(ticks) - 0.4))
-    axes.set_title("AUC against healthy scans", fontsize=8, loc="left", pad=26)
+    whose = f"{len(healthy)} healthy scans of all cohorts"
+    axes.set_title(f"AUC against {whose}", fontsize=8, loc="left", pad=26)
     return figure
 
 

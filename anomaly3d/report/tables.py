@@ -225,7 +225,7 @@ def compared(metrics: dict[str, Any]) -> Table:
     return Table(
         "Against the others, on the same scans",
         "AUC of this detector minus theirs, each by its own score, then each by the one chosen for it without labels: "
-        "DeLong's paired test, with Holm's correction; bootstrap over subjects.",
+        "DeLong's paired test, with Holm's correction over the rows of each score; bootstrap over subjects.",
         ("Other", "Difference [95 %]", "p", "p, Holm", "Bootstrap [95 %]"),
         [*rows("compared", ""), *rows("compared_selected", ", chosen scores")],
     )

@@ -29,6 +29,7 @@ def leave(runs, name, seed, kappa, quality, lr=1e-3):
     scores = np.random.default_rng(seed).normal(size=40) + quality * LABELS
     rows = {"scan_id": [f"s{i:02}" for i in range(40)], "subject_id": [f"p{i:02}" for i in range(40)]}
     rows |= {"label": LABELS, "group": np.where(LABELS, "tbi", "normal"), "total": scores}
+    rows |= {"cohort": "own", "lesions": np.where(LABELS, "epidural", "")}
     place = runs / name / "evaluation" / "fanogan"
     place.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(place / "scores.csv", index=False)
@@ -142,10 +143,11 @@ def test_mistakes_are_one_sentence(runs, capsys, words, told):
     refused(capsys, told)
 
 
-def test_scans_of_other_people_are_other_scans(runs, capsys):
+@pytest.mark.parametrize(("word", "other"), [(",p", ",q"), (",own,", ",theirs,"), (",epidural", ",subdural")])
+def test_scans_of_other_people_are_other_scans(runs, capsys, word, other):
     """Two studies may both call theirs sub-01."""
     place = runs / "kappa-1.0-2" / "evaluation" / "fanogan" / "scores.csv"
-    place.write_text(place.read_text().replace(",p", ",q"))
+    place.write_text(place.read_text().replace(word, other))
     assert compare.main(["detectors={a: [kappa-0.1-1], b: [kappa-1.0-2]}", f"runs_dir={runs}"]) == 2
     refused(capsys, "kappa-1.0-2 was tested on other scans than the first run")
 

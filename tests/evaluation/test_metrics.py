@@ -37,6 +37,17 @@ def test_a_scan_counts_for_each_of_its_lesions():
     assert list(of_lesion(SCORED[:4], "contusion")["scan_id"]) == ["a", "b", "c"]
 
 
+def test_lesions_are_told_by_both_scores():
+    """The figure of lesions shows the chosen score's."""
+    chosen = SCORED.assign(peak=-SCORED["total"])
+    metrics = summarise(chosen, {}, selected="peak")
+    assert metrics["lesion"].keys() == metrics["lesion_selected"].keys() >= {"subdural", "epidural"}
+    for lesion, found in metrics["lesion"].items():
+        assert found["auc"]["value"] == pytest.approx(1 - metrics["lesion_selected"][lesion]["auc"]["value"])
+        assert found["auc"]["n_abnormal"] == 1
+        assert found["chance_ap"] == metrics["lesion_selected"][lesion]["chance_ap"]
+
+
 def test_rejected_scans_are_counted_by_label_and_as_flagged():
     set_aside = pd.DataFrame(
         {

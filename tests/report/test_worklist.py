@@ -66,7 +66,7 @@ def results(tmp_path):
 def about(tmp_path, ct):
     made = dict.fromkeys(("hardware", "torch", "lightning", "monai", "python"), "x") | {"date": "2026-01-01T00:00"}
     lineage = dict.fromkeys(("config_hash", "version", "git_commit", "prepared", "split_hash", "parent_sha256"), "x")
-    lineage |= {"title": "A method", "made_with": made}
+    lineage |= {"title": "A method", "made_with": made, "synthetic": False}
     trained = Trained("vae", "fit", PhaseFolder(tmp_path / "runs" / "study" / "vae" / "fit"), lineage)
     locked = Calibration("own", "total", 0.1, list(map(float, range(1, 20))), 10.0, {"standardised": 2.5})
     return Worklist(trained, ct, locked, True)
