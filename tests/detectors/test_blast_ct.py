@@ -22,7 +22,6 @@ CPU = {
     "strategy": "auto",
     "precision": "32-true",
 }
-CPU |= {"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
 
 
 def test_its_label_maps_go_the_scans_way_and_count_in_ml(tmp_path):
