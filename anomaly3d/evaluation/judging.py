@@ -283,7 +283,7 @@ def localize(
     with written_whole(out / "localization.csv") as path:
         located.to_csv(path, index=False, float_format="%.6g")
     summary = summarise_localization(located)
-    for mask in TRUTH:  # of the smallest no voxel is left at this resolution, or there was none: they count as not shown
+    for mask in TRUTH:  # of the smallest no voxel is left at this resolution, or there was none: not shown
         there = int(((wanted[mask] != "") & (wanted["label"] == "1")).sum())
         for entry in summary.get(mask, {}).values():
             entry["n_vanished"] = there - entry["n_scans"]

@@ -185,7 +185,7 @@ def localization(metrics: dict[str, Any]) -> Table:
             f"{as_text(entry['ap'])}, chance {entry['chance_ap']['value']:.3f}",
             as_text(entry["dice"]) if "dice" in entry else "none",
             percent(entry["found"]) if "found" in entry else "none",
-            str(entry["n_scans"]) + (f"; {entry['n_vanished']} more have no voxel of it" if entry["n_vanished"] else ""),
+            str(entry["n_scans"]) + (f"; {entry['n_vanished']} more have no voxel" if entry["n_vanished"] else ""),
         )
         for mask in TRUTH
         for name, entry in found.get(mask, {}).items()
