@@ -39,8 +39,6 @@ class Options:
         Raises:
             UserError: names the key.
         """
-        if not isinstance(self.by_age, bool):
-            raise UserError(f"by_age must be true or false, not {self.by_age!r}")
         if isinstance(self.densest_hu, bool) or not isinstance(self.densest_hu, int | float | None):
             raise UserError(f"densest_hu must be a number of HU or null, not {self.densest_hu!r}")
         check_rate("false_positive_rate", self.false_positive_rate)

@@ -15,20 +15,23 @@ from anomaly3d.system.instantiate import build
 
 STEPS = "a phase is as long as phase.steps says, with a validation after each phase.steps_per_epoch"
 ENDED = f"{STEPS}; ended by Ctrl-C or SIGTERM it goes on when the same command is called again"
+LENGTHS = (
+    *("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches", "limit_val_batches"),
+    *("check_val_every_n_epoch", "val_check_interval", "overfit_batches"),
+)
+OWN = (
+    *("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps", "use_distributed_sampler"),
+    *("inference_mode", "log_every_n_steps", "plugins"),
+)
 ELSEWHERE = {  # arguments of Lightning's Trainer that would act beside the settings of a phase, or be ignored
-    **dict.fromkeys(("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches"), STEPS),
-    **dict.fromkeys(("limit_val_batches", "check_val_every_n_epoch", "val_check_interval", "overfit_batches"), STEPS),
+    **dict.fromkeys(LENGTHS, STEPS),
+    **dict.fromkeys(OWN, "the program needs its own"),
     "max_time": ENDED,
     "accumulate_grad_batches": "a step learns from phase.batch volumes a process; gradient_checkpointing=true and "
     "trainer=ddp save memory",
     "callbacks": "callbacks=... has them",
     "logger": "logger=... has them",
     "default_root_dir": "runs_dir=... says where results are",
-    **dict.fromkeys(
-        ("enable_progress_bar", "enable_model_summary", "num_sanity_val_steps", "use_distributed_sampler"),
-        "the program needs its own",
-    ),
-    **dict.fromkeys(("inference_mode", "log_every_n_steps", "plugins"), "the program needs its own"),
 }
 
 

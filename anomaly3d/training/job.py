@@ -52,6 +52,11 @@ class Job:
         return PhaseFolder(self.run / self.detector["name"] / self.phase["name"])
 
     @property
+    def of_one_phase(self) -> bool:
+        """Whether its command is about this phase alone."""
+        return any(text.startswith("+phase=") for text in self.typed)
+
+    @property
     def dry(self) -> bool:
         """Whether only a few batches are tried, and nothing kept."""
         return bool(self.config["trainer"].get("fast_dev_run"))
@@ -142,7 +147,7 @@ def check(job: Job) -> Start:
 
 def replaced_before(job: Job) -> bool:
     """Whether a command for all phases has replaced this one already, and was interrupted in a later one."""
-    if any(text.startswith("+phase=") for text in job.typed):
+    if job.of_one_phase:
         return False
     phases, lineage = job.detector["phases"], job.folder.read() or {}
     later = [

@@ -190,7 +190,7 @@ def tell_next(job: Job) -> None:
     if not following:
         code = [text for text in job.again if text.startswith(("plugins=", "hydra."))]
         say(f"  next: python -m anomaly3d.evaluate {shlex.join([*words, *code])}")
-    elif any(text.startswith("+phase=") for text in job.typed):
+    elif job.of_one_phase:
         say(f"  next: python -m anomaly3d.train +phase={following[0]} {shlex.join([*words, *job.again])}")
 
 

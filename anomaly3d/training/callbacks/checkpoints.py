@@ -15,6 +15,11 @@ from anomaly3d.system.weights import write_weights
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")  # in the state of Lightning's best checkpoint
 
 
+def logged(trainer: L.Trainer) -> dict[str, float]:
+    """The numbers last logged, by name."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
 class WholeCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoints; it would write them elsewhere first and copy them, which a full disk cuts short."""
 
@@ -37,7 +42,7 @@ class KeepBest(ModelCheckpoint):
         before = self.best_model_score
         super().on_train_epoch_end(trainer, pl_module)
         if self.best_model_score is not before:
-            self.numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.numbers = logged(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "numbers": self.numbers}
@@ -85,7 +90,7 @@ class KeepLast(Checkpoint):
         trainer.should_stop = trainer.should_stop or any(stop.stopped_epoch > 0 for stop in stops)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.metrics = logged(trainer)
         last = self.folder.last_checkpoint
         beside = last.with_name(f".{last.name}")
         trainer.save_checkpoint(beside)
