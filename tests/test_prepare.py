@@ -1,6 +1,7 @@
 """``anomaly3d.prepare`` as a user types it: bad scans, a kill, a full disk."""
 
 import base64
+import gc
 import io
 import itertools
 import os
@@ -125,6 +126,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_written(tmp_path, capsys):
             nib.load(path).get_fdata()  # every file that is there is whole
         assert not [p for p in small.rglob("*") if p.name.startswith(".")]
     finally:
+        gc.collect()  # until then the file that could not be written is open
         subprocess.run(["umount", str(small)], check=True)
 
 
@@ -279,6 +281,7 @@ def test_a_changed_prepared_file_is_found_by_evaluate_and_mended_by_prepare(tiny
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert evaluate.main(["run=tiny", f"data_dir={data}", places[1]]) == 2
     refused(capsys, f"{path}: not as prepared", "anomaly3d.prepare")
+    shutil.rmtree(path.parents[1] / "preview")
     assert prepare.main([*settings, f"data_dir={data}"]) == 0
     said = capsys.readouterr().out
     assert f"{path} is not as it was prepared: it is made again" in said

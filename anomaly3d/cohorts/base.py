@@ -73,6 +73,10 @@ class Cohort(ABC):
             UserError: the cohort's settings or files are wrong.
         """
 
+    def first_row(self, data_dir: Path) -> dict[str, str] | None:
+        """One row of a manifest whose making takes long, with its files there, for a first look; else None."""
+        return None
+
     def key(self) -> str:
         """Text that differs where the cohort's scans do."""
         return json.dumps(vars(self), sort_keys=True, default=str)

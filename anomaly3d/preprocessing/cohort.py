@@ -5,7 +5,7 @@ read, so that another limit prepares nothing again.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,8 +180,10 @@ class Study:
             UserError: the manifest has problems or ``accept`` names a scan that it lacks (before any work), a scan is
                 there twice, or the disk is full.
         """
+        folder = self.folder
+        self.first_look(folder)
         manifest = self.cohort.manifest(self.data_dir, self.workers)
-        table, folder = read_manifest(manifest), self.folder
+        table = read_manifest(manifest)
         if table.empty:
             raise UserError(f"manifest {manifest} has no rows")
         if unknown := sorted(set(self.accept) - set(table["scan_id"])):
@@ -232,6 +234,15 @@ class Study:
         )
         return self.read()
 
+    def first_look(self, folder: Path) -> None:
+        """Where making a cohort takes long, prepare one scan of it before the others are there."""
+        row = self.cohort.first_row(self.data_dir)
+        if row and not (folder / "preview").exists():
+            self.preprocessor.setup(self.data_dir)
+            jobs = [(Sources.of(row), folder, self.preprocessor)]
+            for _ in name_first(run_parallel(prepare_scan, jobs, 1, "first look"), folder):
+                pass
+
     def outcomes(self, table: pd.DataFrame, folder: Path) -> Generator[Outcome, None, None]:
         """What became of every scan of a manifest, in the order in which they finish; names the first picture."""
         jobs: list[tuple[Any, ...]] = []
@@ -243,13 +254,19 @@ class Study:
                 jobs.append((sources, folder, self.preprocessor))
         if jobs:
             say(f"prepare: {len(jobs)} of {len(table)} scans to do, into {folder}")
-            look = True
-            for outcome in run_parallel(prepare_scan, jobs, self.workers, "prepare", lost_scan, LONGEST):
-                preview = folder / "preview" / f"{outcome.scan_id}.png"
-                if look and preview.exists():
-                    say(f"prepare: the first scan to look at: {preview}")
-                    look = False
-                yield outcome
+            done = run_parallel(prepare_scan, jobs, self.workers, "prepare", lost_scan, LONGEST)
+            yield from done if (folder / "preview").exists() else name_first(done, folder)
+
+
+def name_first(outcomes: Iterator[Outcome], folder: Path) -> Generator[Outcome, None, None]:
+    """The same outcomes; says where the first picture of a prepared scan lies."""
+    named = False
+    for outcome in outcomes:
+        preview = folder / "preview" / f"{outcome.scan_id}.png"
+        if not named and preview.exists():
+            say(f"prepare: the first scan to look at: {preview}")
+            named = True
+        yield outcome
 
 
 def in_words(table: pd.DataFrame) -> str:

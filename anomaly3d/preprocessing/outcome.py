@@ -29,8 +29,8 @@ class Sources:
 
     @classmethod
     def of(cls, row: dict[Any, Any]) -> "Sources":
-        """From a row of a manifest."""
-        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+        """From a row of a manifest, which may lack the columns of what there is not."""
+        return cls(**{name: row.get(name, "") for name in cls.__dataclass_fields__})
 
     def paths(self) -> dict[str, Path]:
         """Those that there are, by what they are."""

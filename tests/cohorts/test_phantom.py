@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 
 from anomaly3d.cohorts.phantom.cohort import PARTS, PhantomCohort, plan
 from anomaly3d.cohorts.phantom.draws import draw_infarct, draw_subdural
-from anomaly3d.cohorts.phantom.files import Recipe, write_phantom
+from anomaly3d.cohorts.phantom.files import Recipe, make, write_phantom
 from anomaly3d.cohorts.phantom.folds import fold
 from anomaly3d.cohorts.phantom.generate import SEPTUM, best_affine, generate, total_push
 from anomaly3d.cohorts.phantom.lesions import TYPES, ExtraAxial, Place
@@ -212,6 +213,28 @@ def test_recipes_in_place_of_raw_scans_are_prepared_to_the_same_bytes(tmp_path, 
     assert {p.parent.name for p in raw} >= {"image", "lesion_mask", "mass_effect_mask", "twin"}
     assert raw == lazy
     assert (prepared[0] / "manifest.csv").read_text() == (prepared[1] / "manifest.csv").read_text()
+
+
+def test_the_first_phantom_is_prepared_before_the_others_are_made(tmp_path, coarse, capsys):
+    study = Study(PhantomCohort("small", {"train": 2, "test_lesion": 1}, 3, matrix=64, slices=20), coarse, tmp_path)
+    study.prepare()
+    said = capsys.readouterr().out
+    look, others = "first scan to look at: ", "phantom cohort: 3 heads"
+    assert said.index(look) < said.index(others) < said.index("prepare: 2 of 3 scans to do")
+    assert said.count(look) == 1
+    assert Path(said.split(look)[1].splitlines()[0]).stem == "train-0000"
+    study.prepare()
+    assert look not in capsys.readouterr().out
+
+
+def test_who_makes_phantoms_keeps_its_threads():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        make(Recipe("x", (0, 1), matrix=32, slices=10))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_damaged_recipe_is_an_unreadable_scan(tmp_path):

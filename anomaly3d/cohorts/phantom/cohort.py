@@ -161,13 +161,21 @@ class PhantomCohort(Cohort):
         path = self.place(data_dir)
         return path if path.exists() else super().manifest(data_dir, workers)  # it is written last
 
+    def first_row(self, data_dir: Path) -> dict[str, str] | None:
+        path = self.place(data_dir)
+        return None if path.exists() else self.described(path.parent, self.scans[:1], 1)[0]
+
     def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
         """Makes the volumes that are missing."""
         say(f"phantom cohort: {len(self.scans)} heads in {folder}")
+        return pd.DataFrame(self.described(folder, self.scans, workers))
+
+    def described(self, folder: Path, scans: list[tuple[Part, Recipe]], workers: Workers) -> list[dict[str, str]]:
+        """Rows of some of the scans, whose files are made where they are missing."""
         write, what = (write_phantom, "phantom") if self.keep_raw else (write_recipes, "recipe")
-        made = run_parallel(write, [(folder, recipe) for _, recipe in self.scans], workers, what)
+        made = run_parallel(write, [(folder, recipe) for _, recipe in scans], workers, what)
         people = {person["recipe"]["scan_id"]: person for person in made}
-        return pd.DataFrame([describe(folder, self.name, p, r, people[r.scan_id]) for p, r in self.scans])
+        return [describe(folder, self.name, part, recipe, people[recipe.scan_id]) for part, recipe in scans]
 
 
 def describe(folder: Path, name: str, part: Part, recipe: Recipe, person: dict[str, Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
+from threadpoolctl import threadpool_limits
 
 from anomaly3d.cohorts.phantom.faults import FAULTS, transform_fault
 from anomaly3d.cohorts.phantom.generate import PERSON, PhantomScan, best_affine, generate
@@ -49,9 +49,9 @@ class Recipe:
         return {k: v for k, v in asdict(self).items() if k != "modality" or v != "ct"}
 
 
+@threadpool_limits.wrap(1)  # the workers share the cores; and who trains in this process after it wants them back
 def make(recipe: Recipe) -> tuple[PhantomScan, dict[str, nib.nifti1.Nifti1Image]]:
     """A phantom and its volumes by kind, each on its scan's grid."""
-    torch.set_num_threads(1)
     size = {name: getattr(recipe, name) for name in ("site", "matrix", "slices", "version", "modality")}
     phantom = generate(recipe.seed, recipe.lesions, postoperative=recipe.postoperative, **size)
     hu, affine = phantom.hu, phantom.affine
