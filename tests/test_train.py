@@ -285,6 +285,13 @@ def test_schedules_averages_and_early_ends_by_config(tiny_run, places):
     assert len(pd.read_csv(folder.parent / "encoder" / "training.csv")) == 2  # of four
 
 
+def test_an_unknown_number_to_stop_by_is_refused_with_those_that_there_are(tiny_run, places, capsys):
+    words = ["run=stop", f"parent={tiny_run}/fanogan/gan", "+phase=encoder", *places, *TINY, "logger=none"]
+    assert train.main([*words, "callbacks=early_stopping", "callbacks.stop.monitor=val_loss"]) == 2
+    refused(capsys, "callbacks.stop.monitor=val_loss: this phase has", "encoder/val_loss")
+    assert train.main([*words, "callbacks=early_stopping"]) == 0
+
+
 def test_the_layer_of_the_feature_distance_is_a_key(tiny_run, places, capsys):
     common = ["run=layer", f"parent={tiny_run}/fanogan/gan", "+phase=encoder", *places, *TINY, "logger=none"]
     assert train.main([*common, "detector.module.feature_layer=4"]) == 2

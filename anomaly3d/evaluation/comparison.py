@@ -27,7 +27,7 @@ from anomaly3d.statistics.seeds import paired_difference, spread
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import console, say
 
-OF_SCAN = ["label", "subject_id", "cohort", "group", "lesions"]  # what two runs must say alike of a scan
+OF_SCAN = ["label", "subject_id", "cohort", "group", "lesions", "lesion_ml"]  # what two runs must say alike of a scan
 FEWEST = 3  # seeds for a test over them
 FEW = 10  # subjects of a class below which 9 to 18 of 100 differences that are none have p < .05
 

@@ -30,6 +30,7 @@ def leave(runs, name, seed, kappa, quality, lr=1e-3):
     rows = {"scan_id": [f"s{i:02}" for i in range(40)], "subject_id": [f"p{i:02}" for i in range(40)]}
     rows |= {"label": LABELS, "group": np.where(LABELS, "tbi", "normal"), "total": scores}
     rows |= {"cohort": "own", "lesions": np.where(LABELS, "epidural", "")}
+    rows["lesion_ml"] = np.where(LABELS, "8.125", "")
     place = runs / name / "evaluation" / "fanogan"
     place.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(place / "scores.csv", index=False)
@@ -143,7 +144,9 @@ def test_mistakes_are_one_sentence(runs, capsys, words, told):
     refused(capsys, told)
 
 
-@pytest.mark.parametrize(("word", "other"), [(",p", ",q"), (",own,", ",theirs,"), (",epidural", ",subdural")])
+@pytest.mark.parametrize(
+    ("word", "other"), [(",p", ",q"), (",own,", ",theirs,"), (",epidural", ",subdural"), (",8.125", ",8.25")]
+)
 def test_scans_of_other_people_are_other_scans(runs, capsys, word, other):
     """Two studies may both call theirs sub-01."""
     place = runs / "kappa-1.0-2" / "evaluation" / "fanogan" / "scores.csv"
