@@ -135,7 +135,9 @@ class FolderCohort(Cohort):
         names = distinct(names, [f"{one.path.absolute()} {one.study}" for one in found])
         persons = [plain(person) for person in people(places)]
         subjects = [
-            (pseudonym(one.patient, folder.parent) or name) if one.files else person
+            person
+            if not one.files
+            else pseudonym(one.patient, folder.parent) or unnamed(one, name, person, folder.parent)
             for one, name, person in zip(found, names, persons, strict=True)
         ]
         healthy = self.label == "0"
@@ -162,6 +164,12 @@ class FolderCohort(Cohort):
                 raise UserError(f"scan {path} does not exist")
             found[path.resolve()] = find_scans(path) if path.is_dir() else [Found(path)]
         return [one for ones in found.values() for one in ones]
+
+
+def unnamed(found: Found, name: str, person: str, folder: Path) -> str:
+    """Who a DICOM study shows that does not say: by its folder, under a pseudonym, for it may be called like the
+    patient; where several studies share a folder, each is a person."""
+    return pseudonym(f"folder {person}", folder) if found.alone else name
 
 
 def scan_name(found: Found, place: Path, short: bool) -> str:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomaly3d.cohorts.base import Cohort, columns_of, existing
+from anomaly3d.cohorts.base import Cohort, as_flag, columns_of, existing
 from anomaly3d.cohorts.folder import image_of, scan_name, studies
 from anomaly3d.cohorts.names import pseudonym, split_healthy
+from anomaly3d.errors import UserError
 from anomaly3d.scans.dicom_headers import find_dicom
 from anomaly3d.system.files import sha256, written_whole
 from anomaly3d.system.progress import say
@@ -56,7 +57,14 @@ class RSNAICH(Cohort):
     def rows(self, folder: Path, workers: Workers) -> pd.DataFrame:
         labels = columns_of(self.root / f"{self.part}.csv", ("ID", "Label"), "take the table of the challenge")
         parts = labels["ID"].str.rsplit("_", n=1, expand=True)
-        seen = labels.assign(slice=parts[0], kind=parts[1])[labels["Label"] == "1"]
+        flags = labels["Label"].map(as_flag)
+        if (wrong := labels[flags.isna()]).size:
+            first = wrong.iloc[0]
+            raise UserError(
+                f"{self.part}.csv: the Label of {first['ID']} is {first['Label'] or 'empty'}, not 0 or 1: take the "
+                "table of the challenge"
+            )
+        seen = labels.assign(slice=parts[0], kind=parts[1])[flags.astype(bool)]
         shows = {str(name): set(kinds) for name, kinds in seen.groupby("slice")["kind"]}
         labelled = set(parts[0])
         files = find_dicom(self.root / self.part)

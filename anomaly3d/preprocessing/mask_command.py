@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import nibabel as nib
 
-from anomaly3d.errors import UnreadableScan, UserError
+from anomaly3d.errors import PassingTrouble, UserError
 from anomaly3d.scans.hounsfield import AIR
 from anomaly3d.scans.readers import read_mask
 from anomaly3d.scans.volume import Volume
@@ -33,7 +33,7 @@ def run_mask_command(command: str, scan: Volume, air: float = AIR) -> Volume:
         air: as for ``read_mask``.
 
     Raises:
-        UnreadableScan: the command failed, wrote no mask, or one that lies elsewhere.
+        UnreadableScan: the command failed or wrote no mask, which may pass, or one that lies elsewhere.
     """
     with TemporaryDirectory() as place:
         given, made = Path(place) / "scan.nii.gz", Path(place) / "mask.nii.gz"
@@ -42,5 +42,5 @@ def run_mask_command(command: str, scan: Volume, air: float = AIR) -> Volume:
         done = subprocess.run(words, capture_output=True, text=True, errors="replace")
         if done.returncode or not made.exists():
             last = (done.stderr.strip().splitlines() or ["no mask was written"])[-1]
-            raise UnreadableScan(f"the mask command failed (exit code {done.returncode}): {last}")
+            raise PassingTrouble(f"the mask command failed (exit code {done.returncode}): {last}")
         return read_mask(made, scan, air)

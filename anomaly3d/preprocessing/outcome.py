@@ -62,13 +62,10 @@ def files_behind(path: Path) -> list[Path]:
 
 
 def stamp(path: Path, out: Path) -> str:
-    """Size of the files behind a path, when the last of them was changed, and a digest of where they lie: two scans of
-    one matrix, unpacked together, may have one size and date."""
-    files = [file for file in files_behind(path) if file.exists()]
-    stats = [file.stat() for file in files]
-    places = "\n".join(seen_from(out, file) for file in files).encode(errors="surrogateescape")
-    digest = hashlib.sha256(places).hexdigest()[:8]
-    return f"{sum(s.st_size for s in stats)}-{max((s.st_mtime_ns for s in stats), default=0)}-{digest}"
+    """A digest of where the files behind a path lie, of their sizes and of when each was changed."""
+    files = [(file, file.stat()) for file in files_behind(path) if file.exists()]
+    told = "\n".join(f"{seen_from(out, file)} {now.st_size} {now.st_mtime_ns}" for file, now in files)
+    return hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def seen_from(out: Path, file: Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from anomaly3d.errors import UnreadableScan, UserError
+from anomaly3d.errors import PassingTrouble, UnreadableScan, UserError
 from anomaly3d.preprocessing.base import Companions, Prepared, Preprocessor
 from anomaly3d.preprocessing.outcome import Outcome, Sources, adopted, keep, outcome_file, prepared_file
 from anomaly3d.scans.manifest import MASKS
@@ -25,7 +25,7 @@ from anomaly3d.system.workers import disk_error
 def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Outcome:
     """Prepare one scan of a manifest into ``out``, unless its files were prepared before under another path.
 
-    The outcome is written last (``keep``).
+    The outcome is written last (``keep``), where the scan itself is to blame or praise: else the next call tries again.
     """
     scan_id, source = sources.scan_id, sources.fingerprint(out)
     if stored := adopted(sources, out):
@@ -35,6 +35,8 @@ def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Out
         outcome = prepare_anew(sources, source, out, preprocessor)
     except UserError:
         raise
+    except PassingTrouble as error:
+        return Outcome(scan_id, str(error), {}, source)
     except Exception as error:  # whatever is wrong with one scan, the others go on
         if isinstance(error, OSError) and isinstance(disk_error(error), UserError):
             raise
@@ -43,7 +45,8 @@ def prepare_scan(sources: Sources, out: Path, preprocessor: Preprocessor) -> Out
             path.write_text(traceback.format_exc(), "utf-8")
         reason = f"this program failed on it ({type(error).__name__}): please report it with {log.relative_to(out)}"
         return Outcome(scan_id, reason, {}, source)  # not kept: a mended program tries again
-    return keep(outcome, out)
+    # files that came or changed meanwhile were not read, or not as they are
+    return keep(outcome, out) if sources.fingerprint(out) == source else outcome
 
 
 def lost_scan(job: tuple[Any, ...], reason: str) -> Outcome:
@@ -60,6 +63,8 @@ def prepare_anew(sources: Sources, source: str, out: Path, preprocessor: Preproc
         read_as = scan.read_as
         companions = read_companions(sources, scan, preprocessor)
         prepared = preprocessor.prepare(scan, companions)
+    except PassingTrouble:
+        raise
     except UnreadableScan as error:
         return Outcome(scan_id, str(error), {}, source, read_as=read_as)
     files = write_prepared(prepared, out, scan_id)

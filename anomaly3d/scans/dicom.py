@@ -14,9 +14,9 @@ import nibabel as nib
 import numpy as np
 import pydicom
 
-from anomaly3d.errors import UnreadableScan
+from anomaly3d.errors import PassingTrouble, UnreadableScan
 from anomaly3d.scans.dicom_headers import MAGIC, PREAMBLE, Header, find_dicom, read_header
-from anomaly3d.scans.dicom_series import Stack, check_complete, choose, stacks_of
+from anomaly3d.scans.dicom_series import Stack, check_complete, check_straight, choose, stacks_of
 from anomaly3d.scans.image_files import check_size
 
 MADE = re.compile(r"scan((?:_Tilt|_Eq)*)(?:_\d+)?")  # dcm2niix: straightened, evened, of several files
@@ -41,7 +41,7 @@ def read_dicom_files(files: Sequence[Path | str]) -> nib.nifti1.Nifti1Image:
         UnreadableScan: as ``read_dicom``.
     """
     stack, read_as = find_stack(files)
-    image = convert([header.path for header in stack.files], stack.count)
+    image = convert(stack)
     image.extra["read_as"] = read_as
     return image
 
@@ -67,6 +67,7 @@ def find_stack(files: Sequence[Path | str]) -> tuple[Stack, str]:
             )
     stack, read_as = choose(stacks_of(headers))
     check_complete(stack)
+    check_straight(stack)
     check_size((*stack.first.shape, stack.count))
     return stack, read_as
 
@@ -85,18 +86,30 @@ def read_headers(files: Sequence[Path]) -> tuple[list[Header], int]:
     return found, damaged
 
 
-def hand_over(path: Path, to: Path) -> None:
-    """A file as dcm2niix takes it: with the preamble that old archives left out."""
+def hand_over(path: Path, to: Path, number: int | None) -> None:
+    """A file as dcm2niix takes it: with the preamble that old archives left out, and with an instance number."""
     with path.open("rb") as file:
-        if file.read(PREAMBLE + len(MAGIC))[PREAMBLE:] == MAGIC:
+        if file.read(PREAMBLE + len(MAGIC))[PREAMBLE:] == MAGIC and number is None:
             to.symlink_to(path.resolve())
             return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pydicom.dcmread(path, force=True).save_as(to, enforce_file_format=True)
+        found = pydicom.dcmread(path, force=True)
+        if number is not None:
+            found.InstanceNumber = number
+        found.save_as(to, enforce_file_format=True)
 
 
-def convert(files: Sequence[Path], slices: int) -> nib.nifti1.Nifti1Image:
+def numbers_of(stack: Stack) -> list[int | None]:
+    """The instance number that each file gets: from 1 along the normal where some have none or the same, by which
+    dcm2niix tells slices of some makers apart; else None, its own."""
+    own = {header.instance for header in stack.files}
+    if (None not in own and len(own) == len(stack.files)) or stack.count > len(stack.files):
+        return [None] * len(stack.files)
+    return (1 + np.argsort(np.argsort(stack.places))).tolist()
+
+
+def convert(stack: Stack) -> nib.nifti1.Nifti1Image:
     """One series through dcm2niix: float32, straightened and evened where that was needed.
 
     Raises:
@@ -104,17 +117,19 @@ def convert(files: Sequence[Path], slices: int) -> nib.nifti1.Nifti1Image:
     """
     import dcm2niix
 
+    slices = stack.count
+
     with TemporaryDirectory() as place:
         given, made = Path(place) / "in", Path(place) / "out"
         given.mkdir()
         made.mkdir()
-        for k, path in enumerate(files):
-            hand_over(path, given / f"{k:05d}.dcm")
+        for k, (header, number) in enumerate(zip(stack.files, numbers_of(stack), strict=True)):
+            hand_over(header.path, given / f"{k:05d}.dcm", number)
         options = ["-b", "n", "-z", "n", "-m", "y", "-f", "scan", "-o", str(made)]
         try:
             subprocess.run([dcm2niix.bin, *options, str(given)], capture_output=True, timeout=LONGEST)
         except subprocess.TimeoutExpired as error:
-            raise UnreadableScan(f"dcm2niix did not finish within {LONGEST} s") from error
+            raise PassingTrouble(f"dcm2niix did not finish within {LONGEST} s") from error
         images = {path: nib.nifti1.Nifti1Image.from_filename(path) for path in made.glob("*.nii")}
         if not any(path.stem == "scan" and image.shape[2:] == (slices,) for path, image in images.items()):
             raise UnreadableScan(f"dcm2niix could not make one volume of the {slices} DICOM slices: damaged?")

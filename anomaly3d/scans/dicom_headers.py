@@ -25,6 +25,7 @@ PREAMBLE, MAGIC = 128, b"DICM"
 GROUPS = (b"\x02\x00", b"\x08\x00")  # a file without preamble begins with one of these groups
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 IDS = ("StudyInstanceUID", "PatientID")
+SCALE, SCALED = "PixelValueTransformationSequence", ("RescaleSlope", "RescaleIntercept")
 WORDS = ("SeriesDescription", "ProtocolName", "BodyPartExamined")
 FIELDS = [
     "SOPClassUID",
@@ -34,6 +35,7 @@ FIELDS = [
     "PatientID",
     "SeriesNumber",
     "AcquisitionNumber",
+    "InstanceNumber",
     "Modality",
     "ImageType",
     *WORDS,
@@ -66,6 +68,7 @@ class Header:
     patient: str
     number: int | None  # of the series
     acquisition: int
+    instance: int | None  # of the image in its series
     modality: str
     image_type: tuple[str, ...]
     words: str  # its description, else protocol or body part, in lower case: to choose by, never to show
@@ -78,6 +81,7 @@ class Header:
     thickness: float
     orientation: tuple[float, ...]  # of rows and columns, 6 numbers or none
     positions: np.ndarray
+    scales: int  # how many ways its frames are brought to HU
     cut: bool  # shorter than its pixels
 
     @property
@@ -184,6 +188,7 @@ def parse(path: Path, found: Dataset) -> Header | None:
         patient=text(found, "PatientID"),
         number=whole(found, "SeriesNumber"),
         acquisition=whole(found, "AcquisitionNumber") or 0,
+        instance=whole(found, "InstanceNumber"),
         modality=text(found, "Modality").upper(),
         image_type=tuple(str(part).upper() for part in listed(found.get("ImageType"))),
         words=next(filter(None, (text(found, n) for n in WORDS)), "").lower(),
@@ -196,6 +201,7 @@ def parse(path: Path, found: Dataset) -> Header | None:
         thickness=thickness[0] if thickness else 0.0,
         orientation=tuple(orientation) if len(orientation) == 6 else (),
         positions=np.array(right).reshape(-1, 3) if len(right) == len(places) else np.empty((0, 3)),
+        scales=len({str([nested([], [frame], SCALE, name) for name in SCALED]) for frame in frames}),
         cut=plain and path.stat().st_size < pixels,
     )
 

@@ -31,6 +31,8 @@ FULL = 110.0  # mm of coverage: less is a fragment
 HEAD_LENGTH = 160.0  # mm: what a series shows beyond is neck
 THICK = 5.5  # mm
 GAP = 1.5  # times the usual step
+DIRECTION = 0.005  # by which the numbers of one direction may differ from slice to slice
+STRAIGHT = 1.0  # mm that slices may lie beside one another
 TOUCHING = 0.05  # mm between slices that are one place
 
 
@@ -108,12 +110,19 @@ class Stack:
 def stacks_of(headers: Sequence[Header]) -> list[Stack]:
     """The files of a study by series, and within one by what cannot lie on one another."""
     found: dict[tuple, list[Header]] = defaultdict(list)
+    directions: list[tuple[float, ...]] = []
     for h in headers:
-        direction = tuple(np.round(h.orientation, 2) + 0.0)
+        direction = next((d for d in directions if alike(d, h.orientation)), h.orientation)
+        directions += [direction] if direction is h.orientation else []
         alone = h.uid if h.frames > 1 else ""
         scout = "LOCALIZER" in h.image_type
         found[h.series, h.kind, h.shape, direction, tuple(np.round(h.spacing, 3)), alone, scout].append(h)
     return [part for files in found.values() for part in untangle(Stack(tuple(files)))]
+
+
+def alike(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two directions are one, written by a scanner with its rounding."""
+    return len(one) == len(other) and bool(np.allclose(one, other, rtol=0, atol=DIRECTION))
 
 
 def untangle(stack: Stack) -> list[Stack]:
@@ -204,6 +213,27 @@ def worse(stack: Stack, best: Stack) -> str:
     if round(min(stack.coverage, HEAD_LENGTH) / 10) < round(min(best.coverage, HEAD_LENGTH) / 10):
         return "shows less of the head"
     return "the same head in other slices, or later"
+
+
+def check_straight(stack: Stack) -> None:
+    """Refuse slices that dcm2niix would put elsewhere, or bring to other CT numbers, than their headers say.
+
+    Raises:
+        UnreadableScan: the field of view moves from slice to slice, or a file of many frames has them in disorder, or
+            each with a slope of its own.
+    """
+    for header in stack.files:
+        along = np.diff(header.positions @ stack.normal)
+        if header.scales > 1 or not ((along > 0).all() or (along < 0).all()):
+            what = "each with a slope of its own" if header.scales > 1 else "in disorder"
+            raise UnreadableScan(f"a DICOM file of {header.frames} frames, {what}: have it written as a file a slice")
+    places = np.concatenate([header.positions for header in stack.files])
+    line = np.c_[stack.places, np.ones(stack.count)]
+    off = np.linalg.norm(places - line @ np.linalg.lstsq(line, places, rcond=None)[0], axis=1).max()
+    if off > STRAIGHT:
+        raise UnreadableScan(
+            f"DICOM slices lie up to {off:.1f} mm beside a straight line: the field of view was moved within {stack}"
+        )
 
 
 def check_complete(stack: Stack) -> None:

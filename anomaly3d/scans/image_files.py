@@ -1,5 +1,6 @@
 """Image files of any format that holds a scan, told apart by their first bytes and not by their names."""
 
+import errno
 import gzip
 import logging
 import struct
@@ -12,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
-from anomaly3d.errors import UnreadableScan
+from anomaly3d.errors import PassingTrouble, UnreadableScan
 from anomaly3d.scans.detached import refuse_elsewhere
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what is wrong with a header is judged here
@@ -38,6 +39,13 @@ OTHERS = {  # first bytes -> what such a file is
     b"<": "an HTML or XML page, perhaps of a download that failed",
     b"version https://git-lfs": "a Git LFS pointer, the scan itself was not downloaded: run 'git lfs pull'",
 }
+TROUBLES = {  # of a disk, a network or a machine, not of the file
+    *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.ESTALE, errno.ETIMEDOUT),
+}
+META = 4096  # bytes of a MetaImage's header, if it is long
+META_DIRECTIONS = (b"TransformMatrix", b"Orientation", b"Rotation")
+META_SIZES = (b"ElementSpacing", b"ElementSize")
 DAMAGE = (  # what nibabel and gzip raise on damaged files
     *(EOFError, OSError, zlib.error, ValueError, KeyError, OverflowError, MemoryError),
     nib.filebasedimages.ImageFileError,
@@ -60,10 +68,12 @@ def load_image(path: Path) -> nib.nifti1.Nifti1Image:
     except FileNotFoundError as error:
         raise UnreadableScan("the file does not exist") from error
     except PermissionError as error:
-        raise UnreadableScan("the file may not be read: its permissions forbid it") from error
+        raise PassingTrouble("the file may not be read: its permissions forbid it") from error
     except nib.spatialimages.HeaderDataError as error:
         raise UnreadableScan(f"its header is damaged ({error})") from error
     except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in TROUBLES:
+            raise PassingTrouble(f"the file could not be read ({error.strerror})") from error
         raise UnreadableScan("the file is damaged or cut short") from error
 
 
@@ -104,11 +114,16 @@ def reader_of(path: Path, start: bytes) -> Callable[[Path], nib.nifti1.Nifti1Ima
         return lambda path: read_nifti(path, nib.nifti2.Nifti2Header)
     if size == b"\0\0\0\x01" and path.suffix.lower() in (".mgh", ".mgz"):
         check_size(struct.unpack(">4i", start[4:20]))  # nibabel would first seek what lies behind so many voxels
+        if struct.unpack(">h", start[28:30]) != (1,):  # and make up a place
+            raise UnreadableScan(
+                "its MGH header does not say where right and left are (goodRASFlag is not 1): convert the original scan "
+                "to NIfTI"
+            )
         return read_mgh
     if start.startswith(b"NRRD"):
         return read_nrrd
     if path.suffix.lower() in (".mha", ".mhd"):
-        return lambda path: read_itk(path)[0]
+        return read_meta
     for magic, what in OTHERS.items():
         if start.startswith(magic):
             raise UnreadableScan(f"not a scan but {what}")
@@ -239,6 +254,19 @@ def read_nrrd(path: Path) -> nib.nifti1.Nifti1Image:
             "'space: left-posterior-superior', or convert the original scan to NIfTI"
         )
     return image
+
+
+def read_meta(path: Path) -> nib.nifti1.Nifti1Image:
+    """MetaImage, whose header must say how its axes lie and how large its voxels are; ITK makes up both else."""
+    with opened(path) as stream:
+        said = {line.partition(b"=")[0].strip() for line in stream.read(META).splitlines()}
+    for names in META_DIRECTIONS, META_SIZES:
+        if not said.intersection(names):
+            raise UnreadableScan(
+                f"its MetaImage header has no {names[0].decode()}, so how it lies or how large it is cannot be known: "
+                "convert the original scan to NIfTI"
+            )
+    return read_itk(path)[0]
 
 
 def read_itk(path: Path) -> tuple[nib.nifti1.Nifti1Image, dict[str, str]]:

@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 import nibabel as nib
 import numpy as np
 
-from anomaly3d.errors import UnreadableScan
+from anomaly3d.errors import PassingTrouble, UnreadableScan
 from anomaly3d.scans.dicom import read_dicom, read_dicom_files
 from anomaly3d.scans.dicom_headers import find_dicom, is_dicom
 from anomaly3d.scans.hounsfield import AIR, check_finite, check_head_ct, check_units, without_background
-from anomaly3d.scans.image_files import SUFFIXES, load_image
+from anomaly3d.scans.image_files import SUFFIXES, TROUBLES, load_image
 from anomaly3d.scans.recipe import is_recipe, read_recipe
 from anomaly3d.scans.volume import Volume
 from anomaly3d.system.files import visible
@@ -22,6 +22,7 @@ LARGEST_ARCHIVE = 4e9  # bytes when unpacked
 PACKED = 100  # times smaller than what it holds an archive of scans may be; CT packs to a half or a third ...
 SMALL = 100e6  # ... and less than so many bytes fill no disk
 NEGATIVE = 0.05  # share of an MR's voxels that interpolation may leave below 0
+OVERSHOT = 0.25  # of a mask's largest value: what interpolation may leave below 0
 WHOLE = 1e-3  # how far from whole numbers the labels of a mask may lie
 INSIDE = 0.9  # share of a mask that must lie in the head
 
@@ -77,6 +78,8 @@ def read_archive(path: Path) -> nib.nifti1.Nifti1Image:
                     raise UnreadableScan(f"a zip archive of {size / 1e9:.1f} GB when unpacked, too much for its kind")
                 archive.extractall(place)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in TROUBLES:
+                raise PassingTrouble(f"the zip archive could not be unpacked ({error.strerror})") from error
             raise UnreadableScan("a zip archive that is damaged or locked by a password") from error
         files = [folder / name for folder, names in visible(Path(place)) for name in names]
         images = [file for file in files if file.name.lower().endswith(SUFFIXES)]
@@ -156,7 +159,7 @@ def read_mask(path: Path, scan: Volume | None = None, air: float = AIR) -> Volum
         air: what of the scan is darker is no head.
 
     Raises:
-        UnreadableScan: not a volume, or elsewhere.
+        UnreadableScan: not a volume, no mask by its values, or elsewhere.
     """
     try:
         image = read_image(path)
@@ -169,6 +172,12 @@ def read_mask(path: Path, scan: Volume | None = None, air: float = AIR) -> Volum
     labels = np.rint(values)
     whole = np.abs(values - labels).max() < WHOLE
     inside = labels > 0 if whole else values > max(values.max(), 1) / 2
+    if values.min() < -OVERSHOT * max(values.max(), 1):
+        raise UnreadableScan(f"its mask {path.name} has values down to {values.min():.3g}: an image, not a mask")
+    if not inside.any() and values.max() > WHOLE:
+        raise UnreadableScan(
+            f"its mask {path.name} has values up to {values.max():.2g}, none of them above 0.5: give it 1 inside"
+        )
     mask = Volume(inside.astype(np.float32), np.asarray(image.affine, float))
     if scan is not None:
         check_place(mask, scan, path.name, air)

@@ -70,6 +70,11 @@ def test_links_are_followed_once(tmp_path):
         ([f"{s}/{s}{i}/ct.nii" for s in "AB" for i in range(5)], [f"{s}/{s}{i}" for s in "AB" for i in range(5)]),
         ([f"{p}/day{i}.nii" for p in "pq" for i in range(5)], [p for p in "pq" for _ in range(5)]),
         (["sub-01/ses-1/ct/sub-01_ct.nii", "sub-01/ses-2/ct/x.nii"], ["sub-01", "sub-01"]),
+        (["sub-01_ses-1_ct.nii", "sub-01_ses-2_ct.nii", "sub-02_ct.nii"], ["sub-01", "sub-01", "sub-02"]),
+        ([f"{s}/p{i}.nii" for s in ("baseline", "follow-up") for i in range(3)], 2 * ["p0.nii", "p1.nii", "p2.nii"]),
+        (["visit1/p0/a.nii", "visit1/p1/a.nii", "visit1/p2/a.nii", "visit2/p0/b.nii"], ["p0", "p1", "p2", "p0"]),
+        ([f"{s}/p{i}.nii" for s in ("früh", "spät") for i in range(10)], 2 * [f"p{i}.nii" for i in range(10)]),
+        ([f"scan{i}/ct.nii" for i in range(3)], [f"scan{i}" for i in range(3)]),
     ],
 )
 def test_only_a_folder_of_one_persons_scans_names_a_person(paths, persons):
@@ -149,9 +154,24 @@ def test_dicom_is_named_by_digests_and_its_people_by_pseudonyms(tmp_path):
 
 
 def test_ids_that_anonymizers_give_to_everybody_name_nobody(tmp_path):
-    assert [pseudonym(name, tmp_path) for name in ("ANONYMOUS", "0000", "", "xxx", "Anon12")] == [""] * 5
-    assert pseudonym("4711", tmp_path)
+    assert [pseudonym(name, tmp_path) for name in ("ANONYMOUS", "0000", "", "xxx", "DE-IDENTIFIED")] == [""] * 5
+    assert len({pseudonym(name, tmp_path) for name in ("4711", "ANON001", "ANON002", "Anonymized12")}) == 4
     assert oct((tmp_path / "pseudonyms.key").stat().st_mode)[-3:] == "600"
+
+
+def test_a_key_that_is_cut_short_is_refused(tmp_path):
+    """Pseudonyms of an empty one could be undone by whoever tries all ids."""
+    (tmp_path / "pseudonyms.key").touch()
+    with pytest.raises(UserError, match="is damaged"):
+        pseudonym("4711", tmp_path)
+
+
+def test_dicom_without_ids_is_of_the_people_that_its_folders_name(tmp_path):
+    for person, visit in (("p1", 1), ("p1", 2), ("p2", 1), ("p2", 2)):
+        write_series(tmp_path / "in" / person / f"visit{visit}", small_head(), PatientID="")
+    table = rows(tmp_path, tmp_path / "in", label=0)
+    assert sorted(table["subject_id"].value_counts()) == [2, 2]
+    assert not table["subject_id"].str.contains("p1|p2").any()
 
 
 def test_studies_that_share_a_folder_are_kept_apart_by_lists_of_files(tmp_path):

@@ -149,6 +149,14 @@ def test_rsna_slices_are_gathered_to_scans(tmp_path):
             bleeds = {"subdural", "any"} if path.stem == "ID_1007" else set()
             rows += [f"{path.stem}_{kind},{int(kind in bleeds)}" for kind in kinds]
     (root / "stage_2_train.csv").write_text("\n".join(rows) + "\n")
+    cohort = RSNAICH("rsna", str(root), "stage_2_train", {"train": 1.0})
+    saved = [line.replace(",1", ",1.0").replace(",0", ",0.0") for line in rows[1:]]  # by a spreadsheet
+    (root / "stage_2_train.csv").write_text("\n".join([rows[0], *saved]) + "\n")
+    assert sorted(cohort.rows(tmp_path / "again", 1)["lesions"]) == ["", "subdural"]
+    (root / "stage_2_train.csv").write_text("\n".join([*rows[:-1], rows[-1].replace(",0", ",no")]) + "\n")
+    with pytest.raises(UserError, match="is no, not 0 or 1"):
+        cohort.rows(tmp_path / "again", 1)
+    (root / "stage_2_train.csv").write_text("\n".join(rows) + "\n")
     table = prepared(
         "rsna_ich", root, tmp_path / "data", "dataset.shares={train: 1, validation: 0, calibration: 0, test: 0}"
     )

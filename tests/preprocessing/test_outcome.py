@@ -46,6 +46,17 @@ def test_a_changed_byte_of_any_prepared_file_is_found(prepared, kind, capsys):
     assert outcome.damaged(out) == [path]
 
 
+def test_a_slice_that_is_replaced_by_an_older_one_of_its_size_is_noticed(tmp_path):
+    for k in range(3):
+        (tmp_path / f"{k}.dcm").write_bytes(b"a slice")
+        os.utime(tmp_path / f"{k}.dcm", ns=(1000, 1000 + k))
+    sources = Sources("a", str(tmp_path))
+    before = sources.fingerprint(tmp_path / "data")
+    (tmp_path / "1.dcm").write_bytes(b"A SLICE")
+    os.utime(tmp_path / "1.dcm", ns=(10, 10))
+    assert sources.fingerprint(tmp_path / "data") != before
+
+
 def test_a_copied_scan_is_prepared_no_second_time_and_then_known_where_it_lies(tmp_path):
     there, here = (tmp_path / "data" / name / "hash" for name in ("cohort 1", "cohort 2"))
     scans = [tmp_path / name / "scan.nii.gz" for name in ("site", "copy")]

@@ -1,15 +1,18 @@
 """What comes with a scan is read, and must belong to it."""
 
+import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from anomaly3d.preprocessing.outcome import Sources
-from anomaly3d.preprocessing.scan import lost_scan, read_companions
+from anomaly3d.errors import PassingTrouble
+from anomaly3d.preprocessing.outcome import Sources, finished
+from anomaly3d.preprocessing.scan import lost_scan, prepare_scan, read_companions
 from anomaly3d.scans.readers import UnreadableScan
 from anomaly3d.scans.volume import Volume
+from tests.writers import small_head
 
 AFFINE = np.diag([2.0, 3.0, 5.0, 1.0])
 
@@ -57,3 +60,29 @@ def test_a_scan_that_killed_its_worker_is_known_again_by_its_files(written):
     outcome = lost_scan((sources, Path("data"), None), "it was killed")
     assert outcome.unreadable == "this program could not finish it: it was killed"
     assert (outcome.scan_id, outcome.source, outcome.files) == ("a", sources.fingerprint(Path("data")), {})
+
+
+def test_what_the_scan_is_not_to_blame_for_is_tried_again(written, ncct, tmp_path, monkeypatch):
+    """A disk or a program beside that fails, and files that came while it was prepared."""
+    sources, out = Sources("a", str(tmp_path / "a.nii.gz")), tmp_path / "data" / "cohort" / "hash"
+    nib.save(small_head(), sources.image)
+    read = ncct.read
+
+    def fail(path):
+        raise PassingTrouble("the disk failed")
+
+    monkeypatch.setattr(ncct, "read", fail)
+    assert prepare_scan(sources, out, ncct).unreadable == "the disk failed"
+    assert finished(sources, out) is None
+
+    def late(path):
+        scan = read(path)
+        os.utime(path)
+        return scan
+
+    monkeypatch.setattr(ncct, "read", late)
+    assert not prepare_scan(sources, out, ncct).unreadable
+    assert finished(sources, out) is None
+    monkeypatch.setattr(ncct, "read", read)
+    prepare_scan(sources, out, ncct)
+    assert finished(sources, out)

@@ -217,6 +217,56 @@ def test_an_enhanced_multi_frame_file_is_a_scan(tmp_path, head):
     is_the_head(tmp_path / "in" / "volume", head)
 
 
+@pytest.mark.parametrize(("change", "told"), [("order", "in disorder"), ("slopes", "each with a slope of its own")])
+def test_frames_that_dcm2niix_would_mistake_are_refused(tmp_path, head, change, told):
+    path = tmp_path / "volume"
+    write_enhanced(path, head)
+    found = pydicom.dcmread(path)
+    frames = found.PerFrameFunctionalGroupsSequence
+    if change == "order":
+        order = np.random.default_rng(0).permutation(len(frames))
+        found.PerFrameFunctionalGroupsSequence = [frames[k] for k in order]
+        found.PixelData = found.pixel_array[order].tobytes()
+    else:
+        del found.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+        for k, frame in enumerate(frames):
+            scale = pydicom.Dataset()
+            scale.RescaleIntercept, scale.RescaleSlope = "0", str(1 + k % 2)
+            frame.PixelValueTransformationSequence = [scale]
+    found.save_as(path)
+    with pytest.raises(UnreadableScan, match=f"a DICOM file of {len(frames)} frames, {told}"):
+        read_scan(path)
+
+
+def test_a_field_of_view_that_moves_within_a_series_is_refused(tmp_path, head):
+    """dcm2niix would take it for a tilt and shear the head."""
+
+    def move(d, k):
+        x, y, z = map(float, d.ImagePositionPatient)
+        d.ImagePositionPatient = [f"{x:.4f}", f"{y + 12 * (k == 20):.4f}", f"{z:.4f}"]
+
+    write_series(tmp_path, head, edit=move)
+    with pytest.raises(UnreadableScan, match=r"lie up to 10\.7 mm beside a straight line"):
+        read_scan(tmp_path)
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_slices_without_numbers_of_their_own_are_read(tmp_path, head, number):
+    write_series(tmp_path, head, InstanceNumber=number)
+    is_the_head(tmp_path, head)
+
+
+def test_directions_on_both_sides_of_a_rounding_are_one_series(tmp_path, head):
+    def jitter(d, k):
+        a = 0.00499 + 0.00002 * (k % 2)
+        d.ImageOrientationPatient = [f"{value:.6f}" for value in (1, a, 0, -a, 1, 0)]
+
+    write_series(tmp_path, head, edit=jitter)
+    scan = read_scan(tmp_path)
+    assert scan.data.shape == head.shape
+    assert scan.read_as == ""
+
+
 def test_a_zip_archive_of_a_study_is_a_scan(tmp_path, head):
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
         for path in write_series(tmp_path / "in", head, name="I{}"):

@@ -113,6 +113,15 @@ def test_of_a_mask_between_labels_half_of_them_counts(tmp_path, scan, hu, head, 
     assert found.data.sum() == (hu > 300).sum()
 
 
+def test_an_image_in_place_of_a_mask_is_refused(tmp_path, scan, hu, head):
+    with pytest.raises(UnreadableScan, match="an image, not a mask"):
+        read_mask(saved(tmp_path / "m.nii", hu, head.affine), scan)
+    with pytest.raises(UnreadableScan, match=r"up to 0\.4, none of them above 0\.5"):
+        read_mask(saved(tmp_path / "m.nii", np.where(hu > 300, 0.4, 0).astype(np.float32), head.affine), scan)
+    overshot = np.where(hu > 300, 1, -0.1).astype(np.float32)  # as splines leave it
+    assert read_mask(saved(tmp_path / "m.nii", overshot, head.affine), scan).data.sum() == (hu > 300).sum()
+
+
 @pytest.mark.parametrize("affine", [np.eye(4), np.diag([4.0, 4.0, 7.0, 1.0])])
 def test_a_mask_of_the_scans_shape_with_another_affine_is_refused(tmp_path, scan, hu, affine):
     with pytest.raises(UnreadableScan, match=r"m\.nii has the scan's shape but another affine"):

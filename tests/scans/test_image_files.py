@@ -1,6 +1,7 @@
 """Image files as they come: the same voxels at the same places from every format, or what is wrong with the file."""
 
 import contextlib
+import errno
 import gzip
 import os
 import time
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from anomaly3d.errors import UnreadableScan
+from anomaly3d.errors import PassingTrouble, UnreadableScan
+from anomaly3d.scans import image_files
 from anomaly3d.scans.image_files import load_image
 from anomaly3d.scans.readers import read_image, read_scan
 
@@ -81,6 +83,36 @@ def test_an_nrrd_file_must_say_where_right_and_left_are(tmp_path, image):
         path.write_bytes(written.replace(b"space: left-posterior-superior", space))
         with pytest.raises(UnreadableScan, match="does not say where right and left are"):
             load_image(path)
+
+
+@pytest.mark.parametrize("field", [b"TransformMatrix", b"ElementSpacing"])
+def test_a_metaimage_must_say_how_it_lies_and_how_large_it_is(tmp_path, image, field):
+    path = tmp_path / "a.mha"
+    save_itk(nib.nifti1.Nifti1Image(image.dataobj, np.diag([-2.0, -3.0, 4.0, 1.0]) + 0.0), path)
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join(line for line in lines if not line.startswith(field)))
+    with pytest.raises(UnreadableScan, match=f"has no {field.decode()}"):
+        load_image(path)
+
+
+def test_an_mgh_file_must_say_where_right_and_left_are(tmp_path, image):
+    path = tmp_path / "a.mgh"
+    nib.save(nib.MGHImage(np.asarray(image.dataobj).astype(np.float32), np.diag([-2.0, -3.0, 4.0, 1.0]) + 0.0), path)
+    path.write_bytes(path.read_bytes()[:28] + b"\0\0" + path.read_bytes()[30:])
+    with pytest.raises(UnreadableScan, match="goodRASFlag"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(("number", "passing"), [(errno.EIO, True), (None, False)])
+def test_a_disk_that_fails_is_no_damage_of_the_file(tmp_path, image, monkeypatch, number, passing):
+    def fail(path):
+        raise OSError(number, "Input/output error") if number else OSError("no gzip")
+
+    nib.save(image, tmp_path / "a.nii")
+    monkeypatch.setattr(image_files, "first_bytes", fail)
+    with pytest.raises(UnreadableScan) as told:
+        load_image(tmp_path / "a.nii")
+    assert isinstance(told.value, PassingTrouble) == passing
 
 
 def test_compression_is_seen_in_the_content_not_in_the_name(tmp_path, image):
