@@ -116,8 +116,8 @@ def reader_of(path: Path, start: bytes) -> Callable[[Path], nib.nifti1.Nifti1Ima
         check_size(struct.unpack(">4i", start[4:20]))  # nibabel would first seek what lies behind so many voxels
         if struct.unpack(">h", start[28:30]) != (1,):  # and make up a place
             raise UnreadableScan(
-                "its MGH header does not say where right and left are (goodRASFlag is not 1): convert the original scan "
-                "to NIfTI"
+                "its MGH header does not say where right and left are (goodRASFlag is not 1): convert the original "
+                "scan to NIfTI"
             )
         return read_mgh
     if start.startswith(b"NRRD"):
