@@ -1,5 +1,6 @@
 """Every file of ``conf/`` is composed, and run in a tiny form where it can be."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from anomaly3d import train
 from anomaly3d.arguments import COMMANDS, CONF
 from anomaly3d.detectors.base import load_detector
+from anomaly3d.detectors.fanogan import ModelConfig
 from anomaly3d.system.instantiate import check_targets
 from tests.conftest import TINY, counts, detector_config
 
@@ -57,6 +59,13 @@ def test_it_trains_a_batch(name, tiny_run, places):
     if choice == "supervised":
         small += [counts(train=4, validation=2, labelled_normal=2, labelled_lesion=2), "dataset.name=labelled"]
     assert train.main([*choices, f"run=config-{choice}", *places, *small, *DRY]) == 0
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if n.startswith("detector/")])
+def test_a_detector_that_lists_its_networks_settings_lists_all(name):
+    model = OmegaConf.to_container(OmegaConf.load(Path(CONF) / f"{name}.yaml")).get("module", {}).get("model")
+    if isinstance(model, dict):
+        assert set(model) == {field.name for field in fields(ModelConfig)}
 
 
 @pytest.mark.parametrize("name", [n for n in FILES if n.startswith("dataset/phantom")])

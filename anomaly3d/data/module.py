@@ -93,7 +93,7 @@ class HeadCTDataModule(L.LightningDataModule):
             kinds = self.monitored
             made = made[[kinds[n % len(kinds)] == kind for n, kind in zip(made["number"], made["kind"], strict=True)]]
         named = {"scan_id": made["scan_id"].tolist(), "image": made["image"].tolist(), "lesions": made["kind"].tolist()}
-        return healthy.iloc[made["number"].tolist()].assign(**named, label="1", group=PSEUDO, twin="")
+        return healthy.iloc[made["number"].tolist()].assign(**named, label="1", group=PSEUDO)
 
     def require(self, *splits: str) -> None:
         """Raise a sentence if a split that is needed holds no scan.
@@ -119,7 +119,8 @@ class HeadCTDataModule(L.LightningDataModule):
             dtype = np.uint8 if kind.endswith("_mask") else np.float32
             cache = self.prepared.folder / "memory-mapped"
             what = split if kind == "image" else f"{split} {kind}"
-            self.stacks[split, kind] = load_stack(self.split(split)[kind].tolist(), cache, self.memory_gb, what, dtype)
+            paths, beside = self.split(split)[kind].tolist(), self.trainer.num_devices if self.trainer else 1
+            self.stacks[split, kind] = load_stack(paths, cache, self.memory_gb, what, dtype, beside)
         return self.stacks[split, kind]
 
     def dataset(self, split: str, transforms: Compose | None = None) -> "Scans":

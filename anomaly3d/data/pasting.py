@@ -6,6 +6,7 @@ knows (a lump, a patch of another scan, displaced tissue), where blood may lie a
 fluid and fissures that are no longer dark), and which densities it may have. Nothing of the phantom is used.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -115,13 +116,13 @@ def shell(x: Tensor, brain: Tensor, donors: Tensor, rng: torch.Generator) -> Ten
     """A crescent of another density under the brain's surface."""
     side = max(x.shape)
     thickness = log_uniform(*THICKNESS, rng) * side
-    depth = depth_of(brain, round(1.5 * thickness) + 2)
-    centre = place_in(depth == 1, rng)
+    centre = place_in(depth_of(brain, 2) == 1, rng)
     if centre is None:
         return x
     distance = sum((d / (uniform(*WIDTH, rng) * side)) ** 2 for d in offsets(x, centre))
     assert isinstance(distance, Tensor)
     uneven = 1 + 0.3 * smooth_noise(x, 0.1 * side, rng)
+    depth = depth_of(brain, math.ceil(thickness * float(uneven.max()) + EDGE[1]) + 1)  # no rim reaches so deep
     share = (
         ((thickness * (1 - distance).clamp(min=0) * uneven - depth) / uniform(*EDGE, rng) + 1).clamp(0, 1)
         * (distance < 1)
@@ -277,6 +278,8 @@ def taught(
             kind = kinds[int(torch.randint(len(kinds), (), generator=rng))]
             spoiled, seen = with_anomaly(spoiled, brain, donors, kind, rng)
             where = where | seen
+        else:
+            break
     return healthy, spoiled, where, brain
 
 

@@ -21,9 +21,9 @@ LARGE = 1e9  # bytes: the size of a larger split is announced before its memory 
 
 
 def free_memory() -> int:
-    """This process's share of the bytes of main memory that are free; of all there are, where that is not known."""
+    """Bytes of main memory that are free; of all there are, where that is not known."""
     name = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-    return os.sysconf(name) * os.sysconf("SC_PAGE_SIZE") // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return os.sysconf(name) * os.sysconf("SC_PAGE_SIZE")
 
 
 def fill(array: np.ndarray, paths: Sequence[str], what: str) -> None:
@@ -39,14 +39,20 @@ def fill(array: np.ndarray, paths: Sequence[str], what: str) -> None:
 
 
 def load_stack(
-    paths: Sequence[str], cache: Path, limit_gb: float | None, what: str, dtype: type[np.generic] = np.float32
+    paths: Sequence[str],
+    cache: Path,
+    limit_gb: float | None,
+    what: str,
+    dtype: type[np.generic] = np.float32,
+    processes: int = 1,
 ) -> Tensor:
     """All volumes of a split, ``(N, 1, D, H, W)`` of ``dtype``.
 
     Args:
         paths: an empty one stands for zeros.
         cache: folder of memory-mapped arrays; an array is made once and used by all processes.
-        limit_gb: a larger stack is memory-mapped; None: half of the free memory.
+        limit_gb: a larger stack is memory-mapped; None: half of the free memory, shared by
+            ``processes`` of this machine.
         what: names the volumes where their size is told.
 
     Raises:
@@ -57,7 +63,7 @@ def load_stack(
     shape = (len(paths), 1, *nib.nifti1.Nifti1Image.from_filename(next(filter(None, paths))).shape)
     size, limit = (
         np.dtype(dtype).itemsize * int(np.prod(shape)),
-        free_memory() / 2 if limit_gb is None else limit_gb * 1e9,
+        free_memory() / 2 / processes if limit_gb is None else limit_gb * 1e9,
     )
     if size <= limit:
         if size > LARGE:

@@ -50,7 +50,12 @@ class AnoGAN(FAnoGAN):
             raise UserError(f"detector.module.weight must be at least 0 and less than 1, not {weight}")
         if start not in ("draw", "encoder"):
             raise UserError(f"detector.module.start must be draw or encoder, not {start}")
+        if steps < 0 or rate <= 0:
+            raise UserError(
+                f"detector.module.steps ({steps}) must be at least 0 and detector.module.rate ({rate}) above 0"
+            )
         super().__init__(model, weight / (1 - weight), feature_layer, smooth)
+        self.needs_parent = start == "encoder"
         self.weight, self.steps, self.rate, self.start = weight, steps, rate, start
 
     def distances(self, x: Tensor, reconstruction: Tensor, *person: Tensor) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ class AnoVAEGAN(Detector):
         self, channels: int = 16, halvings: int = 3, latent: int = 16, resolution: int = 64, beta: float = 1.0
     ) -> None:
         super().__init__()
-        self.beta = beta
+        self.beta, self.multiple = beta, 2**halvings
         self.encoder = SpatialEncoder(channels, halvings, 2 * latent)
         self.generator = SpatialDecoder(channels, halvings, latent)
         try:

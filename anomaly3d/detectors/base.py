@@ -51,6 +51,9 @@ class Detector(nn.Module, ABC):
       of which ``segmentation_ml`` is a number.
     - ``parts``: names of the scores whose weighted sum ``total`` is, if it is one.
     - ``combined``: names of scores, also of the score layer's, that together are the method's one (``combination.py``).
+    - ``multiple``: the volumes' sides are multiples of it.
+    - ``needs_parent``: what it is without a phase before has learned nothing.
+    - ``signed``: ``total`` may be negative, as logarithms of densities are.
     - ``fewest``: training scans without which it cannot learn.
     """
 
@@ -62,6 +65,9 @@ class Detector(nn.Module, ABC):
     reads: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     combined: tuple[str, ...] = ()
+    multiple = 1
+    needs_parent = False
+    signed = False
     fewest = 1
     config: dict[str, Any]
 

@@ -32,7 +32,7 @@ class Diffusion(Detector):
         predicts: what the network says of x_t, its noise or the clean volume; each follows from the other.
 
     Raises:
-        UserError: a start outside of (0, 1], more steps than times, or another prediction.
+        UserError: a start outside of (0, 1], more steps than times, another prediction, no grains or no level.
     """
 
     title = "diffusion model (AnoDDPM)"
@@ -56,7 +56,12 @@ class Diffusion(Detector):
                 f"detector.module.start ({start}) must be at most 1, and of {times} times hold at least the {steps} "
                 "of detector.module.steps"
             )
-        self.network = DiffusionUNet(widths)
+        if coarse < 1 or not widths:
+            raise UserError(
+                f"detector.module.coarse ({coarse}) must be at least 1, and detector.module.widths ({list(widths)}) "
+                "name the channels of a level or more"
+            )
+        self.network, self.multiple = DiffusionUNet(widths), 2 ** len(widths)
         kept = (1 - torch.linspace(*BETA, times, dtype=torch.double)).cumprod(0)
         self.register_buffer("signal", torch.cat([torch.ones(1), kept.float()]), persistent=False)  # a_0 ... a_T
 

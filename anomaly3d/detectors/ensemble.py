@@ -22,8 +22,8 @@ class Ensemble(Detector):
         combined: scores that the score layer puts together as the ensemble's.
 
     Raises:
-        ValueError: fewer than two members, or one that has phases of its own, is shown lesions or reads more than the
-            scan.
+        ValueError: fewer than two members, or one that has phases of its own, is shown lesions, reads more than the
+            scan, or scores below 0.
     """
 
     title = "ensemble"
@@ -36,6 +36,8 @@ class Ensemble(Detector):
         for name, member in made.items():
             if not member.fits and type(member).loss is Detector.loss:
                 raise ValueError(f"{name} cannot be a member: it has phases of its own")
+            if member.signed:
+                raise ValueError(f"{name} cannot be a member: its score may be negative, and has no geometric mean")
             if member.learns_from != "train" or member.taught_with or member.reads:
                 raise ValueError(f"{name} cannot be a member: it is shown more than healthy scans")
         self.members = nn.ModuleDict(made)
@@ -51,6 +53,10 @@ class Ensemble(Detector):
     def judged_by(self) -> tuple[str, ...]:
         """What no member has learned."""
         return tuple(kind for kind in KINDS if all(kind in member.judged_by for _, member in self.each()))
+
+    @property
+    def fits(self) -> bool:
+        return any(member.fits for _, member in self.each())
 
     @property
     def fits_at_once(self) -> bool:

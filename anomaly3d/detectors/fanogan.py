@@ -1,7 +1,9 @@
 """f-AnoGAN in three dimensions: encoder, generator, and the critic's features, as one detector."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -129,7 +131,16 @@ class FAnoGAN(Detector):
         return left_out([*contrast, *self.restored])
 
     def begin_with(self, parent: Detector) -> None:
-        """Take over what an earlier phase learned; a network for phase 4 that was taught nothing is left as it is."""
+        """Take over what an earlier phase learned; a network for phase 4 that was taught nothing is left as it is.
+
+        Raises:
+            UserError: it has learned to restore more than this one says, by which it would be judged then.
+        """
+        if isinstance(parent, FAnoGAN) and set(parent.restored) - set(self.restored):
+            raise UserError(
+                f"the phase before was trained with detector.module.restored=[{','.join(parent.restored)}]: say so "
+                "again, or train it anew"
+            )
         own = {k: v for k, v in self.state_dict().items() if k.startswith("contrast.")}
         learned = {k: v for k, v in parent.state_dict().items() if not k.startswith("contrast.")}
         self.load_state_dict(learned | own)
@@ -193,6 +204,24 @@ def smoothed(x: Tensor) -> Tensor:
     return CONV[x.ndim](x + 1, kernel[None, None], padding=1) - 1
 
 
+def once_counted(layers: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What surrounds a pass through ``layers`` and its repetition for gradients, which BatchNorm must not count too."""
+
+    @contextmanager
+    def still() -> Iterator[None]:
+        norms = [layer for layer in layers.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        kept = [(layer.momentum, layer.num_batches_tracked) for layer in norms]
+        for layer in norms:
+            layer.momentum, layer.num_batches_tracked = 0.0, None
+        try:
+            yield
+        finally:
+            for layer, (momentum, count) in zip(norms, kept, strict=True):
+                layer.momentum, layer.num_batches_tracked = momentum, count
+
+    return nullcontext(), still()
+
+
 def recompute_between_convolutions(layers: nn.Sequential) -> None:
     """Run ``layers`` in checkpoints that begin at its convolutions."""
     starts = [i for i, layer in enumerate(layers) if isinstance(layer, DownsampleConv | UpsampleConv)]
@@ -200,7 +229,8 @@ def recompute_between_convolutions(layers: nn.Sequential) -> None:
 
     def forward(x: Tensor) -> Tensor:
         for group in groups:
-            x = checkpoint(group, x, use_reentrant=False)
+            again = partial(once_counted, group)
+            x = checkpoint(group, x, use_reentrant=False, context_fn=again)
         return x
 
     layers.forward = forward  # type: ignore[method-assign]

@@ -36,6 +36,9 @@ class GMVAE(Detector):
         steps: of the restoration, by its plain gradient.
         rate: length of a step; of a voxel's difference to G(z), this share is taken away.
         tv: lambda, in units of [-1, 1].
+
+    Raises:
+        ValueError: one of them is below what it can be.
     """
 
     title = "Gaussian-mixture VAE with restoration"
@@ -54,6 +57,12 @@ class GMVAE(Detector):
         tv: float = 0.02,
     ) -> None:
         super().__init__()
+        if min(latent, context, components) < 1 or steps < 0 or sigma <= 0:
+            raise ValueError(
+                f"latent ({latent}), context ({context}) and components ({components}) must be at least 1, steps "
+                f"({steps}) at least 0 and sigma ({sigma}) above 0"
+            )
+        self.multiple = 2**halvings
         self.sizes = [latent, latent, context, context]
         self.latent, self.components, self.sigma = latent, components, sigma
         self.steps, self.rate, self.tv = steps, rate, tv

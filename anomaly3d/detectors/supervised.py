@@ -71,7 +71,8 @@ class Supervised(Detector):
         with torch.autocast(
             x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and min(x.shape[2:]) >= SMALLEST
         ):
-            return {"loss": self.cross_entropy(x, lesion, batch["label"])}
+            # validation scans of unknown label are taken for healthy, as by all methods
+            return {"loss": self.cross_entropy(x, lesion, batch["label"].nan_to_num())}
 
     def cross_entropy(self, x: Tensor, lesion: Tensor, ill: Tensor) -> Tensor:
         """The loss of volumes ``x`` and masks ``lesion (B, 1, D, H, W)`` with labels ``ill (B,)``, 0 or 1."""

@@ -31,6 +31,7 @@ class VAE(Detector):
 
     title = "variational autoencoder"
     parts = ("reconstruction", "kl")
+    signed = True
 
     def __init__(
         self, width: int, latent: int, resolution: int, beta: float, spread: float, spatial: bool = True

@@ -25,7 +25,7 @@ class Autoencoder(nn.Module):
         dropout: probability, in every hidden layer.
 
     Raises:
-        ValueError: an impossible width or resolution.
+        ValueError: an impossible width, code or resolution.
     """
 
     def __init__(
@@ -40,6 +40,8 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         check_width(width)
+        if latent < 1:
+            raise ValueError(f"latent must be at least 1, not {latent}")
         base, doublings = base_and_doublings(resolution)
         halvings = max(doublings - 1, 1)
         widths = [width * 2**i for i in range(halvings)]

@@ -22,7 +22,7 @@ class ContrastNet(nn.Module):
         kinds: the anomalies of ``PASTED`` that it is taught with.
 
     Raises:
-        ValueError: nothing or unknown things to see, or an impossible width or resolution.
+        ValueError: nothing or unknown things to see, nothing to teach, or an impossible width or resolution.
     """
 
     mean: Tensor
@@ -35,6 +35,8 @@ class ContrastNet(nn.Module):
         super().__init__()
         if not sees or not set(sees) <= set(CHANNELS):
             raise ValueError(f"contrast.sees must name some of {', '.join(CHANNELS)}, not {list(sees)}")
+        if not kinds:
+            raise ValueError("contrast.kinds must name what to teach; contrast: null is without phase 4")
         self.sees, self.kinds = tuple(sees), tuple(kinds)
         self.net = VolumeUNet(width, resolution, sum(CHANNELS[name] for name in self.sees))
         shape = (1, resolution, resolution, resolution)

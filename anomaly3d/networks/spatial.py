@@ -11,10 +11,15 @@ class SpatialEncoder(nn.Module):
 
     Args:
         channels: of the first layer; each after it is twice as wide.
+
+    Raises:
+        ValueError: one of them is below 1.
     """
 
     def __init__(self, channels: int, halvings: int, outputs: int, norm: Norm = "group") -> None:
         super().__init__()
+        if min(channels, halvings, outputs) < 1:
+            raise ValueError(f"channels ({channels}), halvings ({halvings}) and the code must be at least 1")
         self.trunk = Trunk(channels, 4 * 2**halvings, norm, 3)
         self.head = nn.Conv3d(self.trunk.width, outputs, 1)
 

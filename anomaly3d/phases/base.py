@@ -1,5 +1,6 @@
 """What the phases share: the detector they train, what is frozen, seeded noise, validation, and predicting."""
 
+import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -179,8 +180,8 @@ class Phase(L.LightningModule):
 
         It is the same on every process: ``dealt`` gives each what belongs to its volumes.
         """
-        key = ((self.seed * 10_000_019 + step) * 8 + purpose) * 1024 % 2**63
-        return torch.Generator().manual_seed(key)
+        key = hashlib.sha256(f"{self.seed} {step} {purpose}".encode()).digest()[:8]  # torch takes the last 4 of them
+        return torch.Generator().manual_seed(int.from_bytes(key))
 
     def shown(self, x: Tensor, step: int) -> Tensor:
         """What the detector's networks see of volumes ``(B, 1, D, H, W)`` in a step."""

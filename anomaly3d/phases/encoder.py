@@ -130,6 +130,9 @@ class EncoderPhase(Phase):
         losses = self.losses(batch["image"], *person)
         for name in (n for n in losses if n != "total"):
             self.log_mean(f"val_{name}", losses[name].mean(), len(losses[name]))
+        if self.detector.mirrored:  # what scans are judged by is not what is minimised
+            both = (batch["image"], batch["pseudo"])
+            return self.tell_apart(*(self.detector.quick_score({**batch, "image": x}) for x in both))
         return self.tell_apart(losses["total"], self.losses(batch["pseudo"], *person)["total"])
 
     def health(self, data: HeadCTDataModule) -> dict[str, float]:

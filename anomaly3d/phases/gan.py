@@ -141,7 +141,7 @@ class GANPhase(Phase):
             schedules[0].step()
         if self.batches_seen % self.critic_steps == 0:
             self.generator_step(real, generator_optimizer, *person)
-            if schedules[1]:
+            for _ in range(self.critic_steps if schedules[1] else 0):  # both count batches
                 schedules[1].step()
 
     def latent(self, batch: int, step: int, purpose: int) -> Tensor:

@@ -296,6 +296,9 @@ def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
     if found.any():
         named, split = table.loc[found, ["lesions", "split"]].iloc[0]
         problems.append(f"row {rows(found)}: lesions names {named}, and scans with findings do not belong to {split}")
+    untold = (table["label"] == "") & (table["split"] == "labelled")
+    if untold.any():
+        problems.append(f"row {rows(untold)}: label is empty, and of labelled scans it must be known: 0 or 1")
     unknown = (table["label"] == "") & (table["split"] == "calibration")
     if unknown.any():
         problems.append(

@@ -107,6 +107,15 @@ def build_phase(job: Job, parent: Path | None) -> Phase:
     """
     torch.manual_seed(job.config["seed"])
     detector = build_detector(job.detector["module"])
+    if job.resolution % detector.multiple:
+        raise UserError(
+            f"{detector.title} takes volumes whose sides are multiples of {detector.multiple}, and "
+            f"preprocessing.resolution={job.resolution} is none"
+        )
+    if parent is None and detector.needs_parent and not job.dry:
+        raise UserError(
+            f"{detector.title} as it is set here begins with what another has learned: name it with parent=..."
+        )
     if parent is not None:
         try:
             detector.begin_with(load_detector(parent))
@@ -147,7 +156,7 @@ def build_trainer(
     configured = {name: c for name, c in job.config["callbacks"].items() if c and c.get("monitor", "") is not None}
     callbacks = [*(build(c, f"callbacks.{name}", L.Callback) for name, c in configured.items()), *callbacks]
     if detector.fits and any(isinstance(callback, WeightAveraging) for callback in callbacks):
-        raise UserError(f"{detector.title} learns at once, so it has no weights to average: leave out callbacks=ema")
+        raise UserError(f"{detector.title} learns at once, in whole or in part: leave out callbacks=ema")
     steps, per_epoch = steps_of(job, detector)
     return make_trainer(
         options,

@@ -123,12 +123,26 @@ def test_another_pose_is_a_turn_and_a_shift_of_volume_and_mask_together(head):
     assert 0.8 < overlap < 1
 
 
+def test_a_shell_stays_under_the_surface():
+    """At most 1.9 times the largest thickness and the softest rim deep, whatever its seed."""
+    i, j, k = torch.meshgrid(*3 * (torch.arange(64) - 31.5,), indexing="ij")
+    radius = (i**2 + j**2 + k**2).sqrt()
+    brain = radius < 30
+    x = torch.where(brain, torch.tensor(-0.1), torch.tensor(-1.0))
+    deep = radius < 30 - 1.9 * 64 * pasting.THICKNESS[1] - pasting.EDGE[1] - 2
+    assert deep.sum() > 3000
+    for seed in range(60):
+        changed = PASTED["shell"](x, brain, x[None], rng(seed))
+        assert torch.equal(changed[deep], x[deep]), seed
+
+
 def test_a_quarter_of_what_is_taught_has_nothing_wrong(head):
     x, brain = head
     found = [taught(x, brain, x[None], ["lump"], rng(seed)) for seed in range(80)]
     nothing = sum(not bool(wrong.any()) for _, _, wrong, _ in found)
-    assert 12 <= nothing <= 40
-    assert sum(torch.equal(healthy, spoiled) for healthy, spoiled, *_ in found) <= nothing
+    untouched = sum(torch.equal(healthy, spoiled) for healthy, spoiled, *_ in found)
+    assert 14 <= untouched <= 27
+    assert untouched <= nothing <= 44  # small lumps in this small head are not seen
     for healthy, spoiled, wrong, inside in found:
         assert healthy.shape == spoiled.shape == wrong.shape == inside.shape == SHAPE
         assert ((healthy == -1) == (spoiled == -1)).all()

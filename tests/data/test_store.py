@@ -44,6 +44,14 @@ def test_a_memory_mapped_array_is_made_once_and_anew_for_other_files(paths, tmp_
     assert len(list(cache.iterdir())) == 2
 
 
+def test_processes_of_a_machine_share_its_memory(paths, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "free_memory", lambda: 4 * 3 * 6 * 5 * 4 * 2)  # twice the stack
+    load_stack(paths, tmp_path / "one", None, "train")
+    assert not (tmp_path / "one").exists()
+    load_stack(paths, tmp_path / "two", None, "train", processes=2)
+    assert (tmp_path / "two").exists()
+
+
 def test_a_large_stack_is_told_before_it_is_read(paths, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(store, "LARGE", 100.0)
     load_stack(paths, tmp_path, None, "train")

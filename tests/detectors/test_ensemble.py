@@ -29,6 +29,16 @@ MASKED = {
         "floor": 0.02,
     }
 }
+VAE = {
+    "module": {
+        "_target_": "anomaly3d.detectors.vae.VAE",
+        "width": 8,
+        "latent": 4,
+        "resolution": 16,
+        "beta": 1.0,
+        "spread": 0.1,
+    }
+}
 PCA, PLACES = (detector_config(name) for name in ("pca", "places"))
 
 
@@ -92,7 +102,23 @@ def test_a_member_must_learn_from_healthy_scans_alone():
         Ensemble({"pca": PCA}, [])
     with pytest.raises(ValueError, match="twin cannot be a member: it is shown more than healthy scans"):
         Ensemble({"pca": PCA, "twin": detector_config("twin")}, [])
+    with pytest.raises(ValueError, match="vae cannot be a member: its score may be negative"):
+        Ensemble({"pca": PCA, "vae": VAE}, [])
     with initialize_config_dir(CONF, version_base="1.3"):
         config = OmegaConf.to_container(compose("train", ["model.channels=4", "model.latent=4"]), resolve=True)
     with pytest.raises(ValueError, match="fanogan cannot be a member: it has phases of its own"):
         Ensemble({"pca": PCA, "fanogan": config["detector"]}, [])
+
+
+def test_members_leave_on_the_command_line():
+    words = ["detector=ensemble", "+detector@detector.module.members.masked=masked"]
+    gone = [f"~detector@detector.module.members.{name}" for name in ("denoising", "pca")]
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", [*words, *gone, "+phase=fit"]), resolve=True)
+    assert sorted(config["detector"]["module"]["members"]) == ["masked", "places"]
+    assert config["phase"]["steps"] == 1500
+
+
+def test_an_ensemble_that_only_takes_steps_learns_nothing_at_once(made):
+    assert made.fits
+    assert not Ensemble({"denoising": DENOISING, "masked": MASKED}, []).fits

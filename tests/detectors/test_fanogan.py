@@ -133,3 +133,12 @@ def test_a_point_is_spread_over_its_neighbours_by_a_smooth_detector():
             assert found[place] == pytest.approx(1.6 / share if smooth else 0, abs=1e-6)
         assert found[0, 0, 0] == pytest.approx(1.6 / 8 if smooth else 1.6)
         assert found[1, 1, 1] == pytest.approx((1.6 / 64 + 1.6 / 32) if smooth else 0, abs=1e-6)
+
+
+def test_what_an_earlier_phase_restored_is_said_again():
+    """Else scores and checkpoints would be chosen by what has been taught."""
+    parent = tiny(True, restored=["lump"])
+    with pytest.raises(UserError, match=r"restored=\[lump\]: say so again"):
+        tiny(True).begin_with(parent)
+    tiny(True, restored=["lump", "fluid"]).begin_with(parent)
+    tiny(True, restored=["lump"]).begin_with(tiny(True))

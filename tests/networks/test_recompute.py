@@ -54,6 +54,19 @@ def test_fewer_activations_are_kept(pair):
     assert held[1] < 0.8 * held[0]
 
 
+def test_batch_norm_counts_a_batch_once():
+    torch.manual_seed(0)
+    plain = FAnoGAN(ModelConfig(4, 6, 16, "batch", "none", "batch", "tanh", 3))
+    again = copy.deepcopy(plain)
+    again.recompute_activations()
+    x = torch.randn(2, 1, 16, 16, 16)
+    for detector in (plain, again):
+        detector.distances(x, detector.reconstruct(x))["total"].mean().backward()
+    for (name, expected), found in zip(plain.named_buffers(), again.buffers(), strict=True):
+        torch.testing.assert_close(found, expected, msg=name)
+    assert {m.momentum for m in again.modules() if isinstance(m, torch.nn.BatchNorm3d)} == {0.1}
+
+
 def test_weights_keep_their_names(pair):
     assert list(pair[0].state_dict()) == list(pair[1].state_dict())
 

@@ -73,6 +73,15 @@ def test_a_saved_detector_scores_the_same(tmp_path):
     assert torch.equal(again.examine({"image": x}).scores["total"], detector.examine({"image": x}).scores["total"])
 
 
+def test_seeds_and_steps_draw_apart():
+    """torch takes 32 bits of a seed on the CPU."""
+    drawn = set()
+    for seed, step in ((0, 0), (0, 38547), (1, 0), (0, 524288), (68, 488), (0, 244)):
+        phase = EncoderPhase(tiny(), SGD, seed=seed)
+        drawn.add(float(torch.rand((), generator=phase.noise(step, 0))))
+    assert len(drawn) == 6
+
+
 def test_noise_depends_on_step_and_purpose_only():
     module = GANPhase(tiny(), SGD, 10.0, 1, seed=4)
     again = GANPhase(copy.deepcopy(tiny()), SGD, 10.0, 1, seed=4)

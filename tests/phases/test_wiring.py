@@ -147,6 +147,18 @@ def test_a_phase_is_validated_by_what_it_minimises_and_its_score_stays(toy):
     assert logged["finetune/val_pseudo_auc"] == pytest.approx(roc_auc_score([0] * 5 + [1] * 5, totals))
 
 
+def test_a_mirrored_detector_is_validated_by_what_scans_are_judged_by(toy):
+    toy.mirrored = True
+    batch = {"image": volumes(3, 1), "pseudo": volumes(3, 2)}
+    module = EncoderPhase(toy, SGD)
+    module.log = module.log_mean = lambda *args, **kwargs: None
+    told = module.validation_step(batch, 0)
+    for name, kind in (("healthy", "image"), ("pseudo", "pseudo")):
+        torch.testing.assert_close(told[name], toy.examine({"image": batch[kind]}).scores["total"].detach())
+    toy.mirrored = False
+    assert not torch.allclose(told["healthy"], module.validation_step(batch, 0)["healthy"])
+
+
 def test_validation_logs_the_loss_of_healthy_scans_and_the_auc_of_pasted_ones(toy):
     """Two batches of unequal size: means over scans, the AUC over all of them together."""
     phase = EncoderPhase(toy, SGD)
@@ -272,12 +284,12 @@ HALVED = {"_target_": "torch.optim.lr_scheduler.StepLR", "_partial_": True, "ste
 @pytest.mark.parametrize(
     ("make", "halvings"),
     [
-        (partial(GANPhase, lambda_gp=10.0, critic_steps=2), [4, 2]),
+        (partial(GANPhase, lambda_gp=10.0, critic_steps=2), [4, 4]),
         (EncoderPhase, [4]),
         (FinetunePhase, [4]),
     ],
 )
-def test_each_schedule_steps_with_its_own_optimizer(toy, make, halvings):
+def test_each_schedule_counts_batches(toy, make, halvings):
     fitting = trainer()
     fitting.fit(make(toy, SGD, scheduler=HALVED), loader({"image": volumes(2, n)} for n in range(4)))
     assert [o.param_groups[0]["lr"] for o in fitting.optimizers] == pytest.approx([RATE / 2**n for n in halvings])

@@ -51,6 +51,7 @@ def test_a_sound_manifest_is_completed(manifest, tmp_path):
         ((1, "lesions", "subdural"), ["row 3", "label 0 (without findings), but lesions names subdural"]),
         ((0, "label", "1"), ["row 2", "test split"]),
         (((0, "label", ""), (0, "lesions", "subdural")), ["row 2", "lesions names subdural", "do not belong to train"]),
+        (((1, "label", ""), (1, "split", "labelled")), ["row 3: label is empty", "labelled", "0 or 1"]),
         (((1, "label", ""), (1, "split", "calibration")), ["row 3: label is empty", "calibration", "label 0"]),
         ((2, "split", "holdout"), ["row 4", "split"]),
         ((2, "image", "gone.nii.gz"), ["row 4", "gone.nii.gz"]),

@@ -21,6 +21,7 @@ from anomaly3d.system.progress import say
 from anomaly3d.system.workers import Workers, run_parallel
 
 PURPOSES = {"dev": 0, "test": 1}  # seeds for design choices, and seeds that only final tables read
+WITH_TWINS = ("validation", "calibration", "healthy_reference", "test")  # splits that an evaluation scores
 SECOND = 0.3  # share of abnormal scans with two kinds of bleed
 
 
@@ -123,7 +124,7 @@ class PhantomCohort(Cohort):
     Args:
         matrix, slices: voxels in plane, and the usual number of slices.
         purpose: of ``PURPOSES``.
-        twins: also scan every test head once more without its lesions, for the control that knows them.
+        twins: also scan every head that is scored once more without its lesions, for the control that knows them.
         version: of ``versions.VERSIONS``.
         modality: of ``generate.MODALITIES``; of one seed all show the same heads, with such findings as they can.
         keep_raw: False writes recipes in place of volumes, and whoever reads one makes the phantom.
@@ -151,7 +152,7 @@ class PhantomCohort(Cohort):
         if modality not in MODALITIES:
             raise UserError(f"dataset.modality must be one of {', '.join(MODALITIES)}, not {modality!r}")
         scans = plan(counts, seed, purpose, modality, matrix=matrix, slices=slices, version=version)
-        self.scans = [(p, replace(r, twin=twins and p.split == "test")) for p, r in scans]
+        self.scans = [(p, replace(r, twin=twins and p.split in WITH_TWINS)) for p, r in scans]
 
     def key(self) -> str:
         text = json.dumps([self.name, [recipe.settings() for _, recipe in self.scans]], sort_keys=True)
