@@ -179,14 +179,15 @@ def test_unknown_parts_and_purposes_are_named():
 
 def test_a_cohort_on_disk_is_a_valid_manifest(tmp_path):
     counts = {"train": 1, "test_lesion": 1, "b_test_normal": 1, "craniectomy": 1, "wrong_registration": 1, "motion": 1}
+    counts["validation"] = 1
     manifest = PhantomCohort("small", counts, 3, matrix=48, slices=16, twins=True).manifest(tmp_path, 1)
     table = read_manifest(manifest).set_index("scan_id")
-    assert list(table["cohort"]) == ["small", "small", "small-b", "small", "small", "small"]
-    assert list(table["group"]) == ["normal", "tbi", "normal", "postoperative", "low_quality", "low_quality"]
+    assert list(table["cohort"]) == ["small", "small", "small", "small-b", "small", "small", "small"]
+    assert list(table["group"]) == ["normal", "normal", "tbi", "normal", "postoperative", "low_quality", "low_quality"]
     ill = table.loc["epidural-0000"]
     assert ill.lesion_mask
     assert ill.mass_effect_mask
-    assert ill.twin
+    assert list(table["twin"] != "") == [False] + 6 * [True]  # of all that an evaluation scores
     assert np.loadtxt(table.loc["wrong-registration-0000"].transform_fault).shape == (4, 4)
 
 

@@ -73,12 +73,30 @@ def test_no_process_goes_on_before_the_model_is_written(job, monkeypatch):  # no
         ("++phase.module.critic_steps=0", "critic_steps must be at least 1, not 0"),
         ("detector.module.kappa=abc", "could not convert string to float: 'abc'"),
         ("model.latent=0", r"latent \(0\) must be at least 1"),
+        ("++detector.module.contrast.kinds=[]", r"contrast\.kinds must name what to teach"),
+        ("detector=anogan detector.module.rate=-1", r"detector\.module\.rate \(-1\) above 0"),
+        ("detector=anogan detector.module.start=encoder", "name it with parent="),
         ("++trainer.gradient_clip_val=0.5", "phase gan: .*gradient clipping is not supported"),
     ],
 )
 def test_impossible_values_are_sentences(job, typed, told):  # noqa: F811
     with pytest.raises(UserError, match=f"(?i){told.replace('phase gan', 'gan')}"):
-        train_phase(job("gan", "impossible", typed))
+        train_phase(job("gan", "impossible", *typed.split()))
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("detector=gmvae detector.module.halvings=6", "multiples of 64, and preprocessing.resolution=32 is none"),
+        ("detector=gmvae detector.module.components=0", r"components \(0\) must be at least 1"),
+        ("detector=vae detector.module.latent=0", "latent must be at least 1, not 0"),
+        ("detector=diffusion detector.module.coarse=0", r"coarse \(0\) must be at least 1"),
+        ("detector=diffusion detector.module.widths=[8,8,8,8,8,8]", "multiples of 64"),
+    ],
+)
+def test_impossible_networks_are_sentences(job, typed, told):  # noqa: F811
+    with pytest.raises(UserError, match=told):
+        train_phase(job("fit", "impossible", *typed.split()))
 
 
 def test_clipped_gradients_are_a_setting(job):  # noqa: F811
