@@ -25,6 +25,7 @@ SCANS = ("root", "scans", "manifest")
 PATHS = (*SCANS, *(f"dataset.{key}" for key in SCANS), "out", "data_dir", "runs_dir")
 NAMED = ("run", "site", "dataset.name", "parent")
 # whose values are quoted for Hydra
+NOTHING = ("dataset=null", "detector=null", "model=null")  # as the configs have them; Hydra takes no null for a group
 QUOTED = (*PATHS, *NAMED, "study", "model", "mask_command", "preprocessing.mask_command")
 CHOICE = re.compile(r"[\w-]+(/[\w-]+)*")  # of a group: a file's name, and no way to files elsewhere
 MEMBER = re.compile(r"detector@detector\.module\.members\.[A-Za-z_]\w*")  # a group's file as a member of an ensemble
@@ -50,7 +51,7 @@ def completed(command: str, arguments: Sequence[str]) -> list[str]:
     sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
     typed = [quoted(text, sweep) if key_of(text) in QUOTED else text for text in arguments]
     study = value_of(typed, "study")
-    typed = [text for text in typed if key_of(text) != "study"]
+    typed = [text for text in typed if key_of(text) != "study" and text not in NOTHING]
     if study is not None:
         typed = [*of_detector(without(read_study(command, Path(study)), typed), typed), *typed]
     if known := remembered(command, typed):

@@ -29,15 +29,16 @@ def refuse_findings(manifest: Path) -> None:
     """Refuse scans that are not healthy.
 
     Raises:
-        UserError: a row is labelled 1 or names lesions.
+        UserError: a row is labelled 1, names lesions or is of another group than healthy scans.
     """
     from anomaly3d.scans.manifest import read_manifest
 
     rows = read_manifest(manifest, files=False)
-    if ill := rows.loc[(rows["label"] == "1") | (rows["lesions"] != ""), "scan_id"].tolist():
+    other = ~rows["group"].isin(["normal", ""])
+    if ill := rows.loc[(rows["label"] == "1") | (rows["lesions"] != "") | other, "scan_id"].tolist():
         raise UserError(
-            f"a threshold comes from healthy scans, and {manifest} says of {len(ill)} that they are not (label 1 or "
-            f"lesions; the first is {ill[0]}): leave them out"
+            f"a threshold comes from healthy scans, and {manifest} says of {len(ill)} that they are not (label 1, "
+            f"lesions or group; the first is {ill[0]}): leave them out"
         )
 
 

@@ -134,6 +134,10 @@ class Command:
             hydra.main(version_base="1.3", config_path=CONF, config_name=self.config_name)(self.job)()
         except (UserError, HydraException, OmegaConfBaseException) as error:
             return refuse(error, self.config_name)
+        except ValueError as error:
+            if "Config group override" not in str(error):
+                raise
+            return refuse(UserError("null is no choice of a group: name a file of conf/, such as logger=none"), name)
         except SystemExit as stop:
             if self.failure:
                 return short_of(self.failure, self.config_name)

@@ -13,8 +13,11 @@ def main(config: DictConfig) -> Done:
     from pathlib import Path
 
     from anomaly3d.cli import plain
+    from anomaly3d.errors import UserError
     from anomaly3d.evaluation.comparison import Comparison, compare_runs
 
+    if not config.out or Path(config.out).is_dir():
+        raise UserError(f"out={config.out} must be a file, such as compared.json")
     runs, detectors = (plain(config)[key] for key in ("runs", "detectors"))
     return Done(compare_runs(Comparison(Path(config.runs_dir), runs, detectors, config.score, Path(config.out))))
 

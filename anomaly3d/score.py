@@ -48,7 +48,12 @@ def scoring_job(config: DictConfig, results: str) -> "ScoringJob":
     if several_processes(trainer):
         raise UserError("score and calibrate work in one process: leave out trainer=ddp, or say trainer.devices=1")
     require_command(trained, config.mask_command)
-    scans = [config.scans] if isinstance(config.scans, str) else [str(scan) for scan in config.scans]
+    scans = [config.scans] if isinstance(config.scans, str) else [str(scan) for scan in config.scans or []]
+    given = [name for name in ("manifest", "root", "scans") if config[name]]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(f'{name}=...' for name in given)} each say which scans: give one of them")
+    if isinstance(config.batch, bool) or not isinstance(config.batch, int) or config.batch < 1:
+        raise UserError(f"batch must be a whole number of scans, at least 1, not {config.batch!r}")
     cohort = (
         ScoredManifest("scored", config.manifest) if config.manifest else FolderCohort("scored", config.root, scans)
     )
@@ -74,7 +79,7 @@ def main(config: DictConfig) -> Done:
     check_volume("smallest_cluster_ml", config.smallest_cluster_ml)
     if config.dicom:
         require_highdicom()
-    accept = [config.accept] if isinstance(config.accept, str) else [str(scan_id) for scan_id in config.accept]
+    accept = [config.accept] if isinstance(config.accept, str) else [str(scan_id) for scan_id in config.accept or []]
     study = replace(job.study, accept=accept, rejected_too=True)
     job = replace(job, study=study, smallest_cluster_ml=config.smallest_cluster_ml, dicom=bool(config.dicom))
     with locked(job.out / LOCK, str(job.out), wait=True):  # several calls may write beside each other's results

@@ -232,6 +232,11 @@ def test_a_manifest_that_was_edited_since_is_noticed(tiny_run, places, tmp_path,
         assert evaluate.main(["run=edited", *places]) == 2
         refused(capsys, "was edited after its scans were prepared", words, "anomaly3d.prepare dataset=manifest")
     assert not (run / "evaluation").exists()
+    changed = table.copy()
+    changed.loc[[normal, ill], "image"] = table.loc[[ill, normal], "image"].to_numpy()
+    changed.to_csv(manifest, index=False)
+    assert evaluate.main(["run=edited", *places]) == 2
+    refused(capsys, "was edited after its scans were prepared", f"files of {table['scan_id'][normal]} are others")
     table["image"] = [f"/archived/{Path(p).name}" for p in table["image"]]
     table.to_csv(manifest, index=False)
     assert evaluate.main(["run=edited", *places, "controls=[]", "images=0", "logger=none"]) == 0
@@ -251,7 +256,10 @@ def test_scans_that_moved_between_splits_are_noticed(tiny_run, places, capsys):
 
 @pytest.mark.parametrize(
     "override",
-    ["by_age=perhaps", "densest_hu=bone", "score=tootal", "false_positive_rate=10", "voxel_false_alarm_ml=0"],
+    [
+        *("by_age=perhaps", "densest_hu=bone", "densest_hu=20", "score=tootal", "false_positive_rate=10", "batch=x"),
+        *("voxel_false_alarm_ml=0", "voxel_false_alarm_ml=5000"),
+    ],
 )
 def test_evaluation_mistakes_name_the_key(tiny_run, places, capsys, override):
     assert evaluate.main(["run=tiny", *places, "logger=none", override]) == 2

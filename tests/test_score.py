@@ -170,12 +170,33 @@ def test_two_calls_do_not_write_into_one_folder_at_once(
     refused(capsys, "another process is at work on it")
 
 
-@pytest.mark.parametrize("ill", ["1,", ",subdural"])
+@pytest.mark.parametrize("ill", ["1,,", ",subdural,", ",,tbi", "0,,,mask"])
 def test_a_threshold_is_not_set_by_scans_that_are_not_healthy(tiny_run, places, bad_and_good, tmp_path, capsys, ill):
     scan = bad_and_good / "good.nii.gz"
-    (tmp_path / "site.csv").write_text(f"scan_id,subject_id,image,label,lesions,split\na,p,{scan},{ill},test\n")
+    header = "scan_id,subject_id,image,split,label,lesions,group" + (",lesion_mask" if "mask" in ill else "")
+    image = nib.load(scan)
+    mask = np.zeros(image.shape, np.uint8)
+    mask[tuple(slice(n // 2, n // 2 + 3) for n in image.shape)] = 1
+    nib.save(nib.Nifti1Image(mask, image.affine), tmp_path / "mask.nii.gz")
+    row = f"a,p,{scan},test,{ill.replace('mask', str(tmp_path / 'mask.nii.gz'))}"
+    (tmp_path / "site.csv").write_text(f"{header}\n{row}\n")
     assert calibrate.main(["run=tiny", *places, f"manifest={tmp_path}/site.csv", "site=ill"]) == 2
-    refused(capsys, "site.csv", "leave them out")
+    refused(capsys, "a threshold comes from healthy scans", "the first is a)", "leave them out")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["root=.", "scans=[good.nii.gz]"], "root=... and scans=... each say which scans"),
+        (["scans=[good.nii.gz]", "batch=0"], "batch must be a whole number of scans, at least 1, not 0"),
+        (["scans=null"], "no scans: name a folder with root="),
+        (["scans=[good.nii.gz]", "logger=null"], "null is no choice of a group"),
+    ],
+)
+def test_scoring_mistakes_are_sentences(tiny_run, places, bad_and_good, tmp_path, monkeypatch, capsys, words, told):
+    monkeypatch.chdir(bad_and_good)
+    assert score.main(["run=tiny", *places, f"out={tmp_path}", *words]) == 2
+    refused(capsys, told)
 
 
 def test_another_scan_of_the_same_name_does_not_overwrite_the_first(tiny_run, places, bad_and_good, tmp_path, capsys):

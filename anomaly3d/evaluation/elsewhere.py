@@ -9,11 +9,12 @@ from anomaly3d.evaluation.judging import Evaluated, Setting, judge, source_of
 from anomaly3d.evaluation.learning import Learned, folder_of
 from anomaly3d.evaluation.options import Options
 from anomaly3d.evaluation.run import others_of
+from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.runs.folder import Trained
 from anomaly3d.scoring.anomaly_maps import maps_of
 from anomaly3d.scoring.calibration import calibrate_anew
-from anomaly3d.scoring.inference import Inference
+from anomaly3d.scoring.inference import Inference, preprocessor_of
 from anomaly3d.scoring.learned_from import namesakes, refuse_seen
 from anomaly3d.system.progress import is_leader, say
 
@@ -58,6 +59,7 @@ def evaluate_elsewhere(
             known = known.named(options.score if trained is focus else None)
             learned[trained.label] = at_home(trained, known, setting, options)
     known = learned[focus.label]
+    notes += layer_kept(known, options, preprocessor_of(focus))
     return judge(setting, learned, options, [*notes, source_of(known, called), *voxels_kept(known, options)])
 
 
@@ -90,6 +92,17 @@ def voxels_kept(learned: Learned, options: Options) -> list[str]:
         f"Voxel thresholds leave {locked.voxel_ml:g} ml of a healthy brain, as in the run's own evaluation, not "
         f"{asked:g}: that takes calibration scans of this cohort."
     ]
+
+
+def layer_kept(learned: Learned, options: Options, preprocessor: Preprocessor) -> list[str]:
+    """That what is judged, or by age, is as in the run's own evaluation and not as asked for, as sentences."""
+    healthy, notes = learned.healthy, []
+    if (healthy.ageing is not None) != options.by_age:
+        kept = "follows" if healthy.ageing else "does not follow"
+        notes.append(f"The healthy spread {kept} age, as in the run's own evaluation, whatever by_age says here.")
+    if healthy.densest != options.densest(preprocessor):
+        notes.append("What is too dense to be judged is as in the run's own evaluation, whatever densest_hu says here.")
+    return notes
 
 
 def told_of_splits(prepared: PreparedCohort) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from anomaly3d.errors import UserError
 from anomaly3d.runs.folder import PhaseFolder, find_trained
 from anomaly3d.runs.lineage import WHERE, flatten
+from anomaly3d.scoring.writer import NOTE
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,8 @@ def training_of(runs: Path, name: str) -> Training | None:
     trained = next((t for t in find_trained(runs / run) if t.label == label), None)
     if trained is None:
         return None
-    metrics = runs / run / "evaluation" / "metrics.json"
-    evaluated = json.loads(metrics.read_text())["detectors"].get(label, {}) if metrics.exists() else {}
-    if evaluated and evaluated["model"] != trained.digest():
+    note = runs / run / "evaluation" / label / NOTE
+    if note.exists() and json.loads(note.read_text())["model"] != trained.digest():
         raise UserError(
             f"{name} was trained anew since it was evaluated, and its scores are those of before: run "
             f"'python -m anomaly3d.evaluate run={run}' again"

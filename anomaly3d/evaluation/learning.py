@@ -147,7 +147,8 @@ def learn(
     densest = None if options.densest_hu is None else options.densest(preprocessor_of(trained))
     healthy = Healthy.measure(maps[reference], tables[reference], detector.parts, densest)
     if options.by_age and maps[reference]:
-        healthy = replace(healthy, ageing=Ageing.measure(maps[reference], list(tables[reference]["subject_id"])))
+        people = list(tables[reference]["subject_id"])
+        healthy = replace(healthy, ageing=Ageing.measure(maps[reference], people, healthy))
         if "calibration" in tables:
             refuse_unknown_ages(maps["calibration"])
     pasted = maps[PSEUDO] if reference == "validation" else []

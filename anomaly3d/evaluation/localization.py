@@ -11,7 +11,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly3d.scans.nifti import voxels
-from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps
+from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps, strength
 from anomaly3d.scoring.calibration import NEIGHBOURS
 from anomaly3d.statistics.auc import share
 from anomaly3d.statistics.bootstrap import mean_interval
@@ -68,7 +68,7 @@ def locate_scan(
     brain = raw.brain
     rows: list[dict[str, Any]] = []
     for name, signed in anomaly_maps(raw, healthy).items():
-        anomaly, row = np.abs(signed), {"scan_id": scan.scan_id, "map": name}
+        anomaly, row = strength(name, signed), {"scan_id": scan.scan_id, "map": name}
         if not masks and thresholds:
             rows.append({**row, "mask": "", "false_parts": false_parts(anomaly, brain, thresholds[name])})
         for mask, path in masks.items():

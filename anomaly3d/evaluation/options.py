@@ -11,6 +11,8 @@ from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.scoring.calibration import check_rate, check_volume
 from anomaly3d.system.workers import Workers
 
+DENSEST_TISSUE = 70.0  # HU: what is denser may be left out, not all that is darker
+
 
 @dataclass(frozen=True)
 class Options:
@@ -34,12 +36,19 @@ class Options:
         return value if value < 1 else None
 
     def __post_init__(self) -> None:
-        """Refuse what is no rate or volume.
+        """Refuse what is no rate, volume or number of scans, and what would leave nothing to judge.
 
         Raises:
             UserError: names the key.
         """
         if isinstance(self.densest_hu, bool) or not isinstance(self.densest_hu, int | float | None):
             raise UserError(f"densest_hu must be a number of HU or null, not {self.densest_hu!r}")
+        if self.densest_hu is not None and not DENSEST_TISSUE <= self.densest_hu < float("inf"):
+            raise UserError(
+                f"densest_hu must be at least {DENSEST_TISSUE:g} HU, above brain and most blood, or null, not "
+                f"{self.densest_hu}"
+            )
+        if isinstance(self.batch, bool) or not isinstance(self.batch, int) or self.batch < 1:
+            raise UserError(f"batch must be a whole number of scans, at least 1, not {self.batch!r}")
         check_rate("false_positive_rate", self.false_positive_rate)
         check_volume("voxel_false_alarm_ml", self.voxel_false_alarm_ml)

@@ -16,7 +16,7 @@ import pandas as pd
 from anomaly3d.cohorts.base import Cohort
 from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.base import Preprocessor
-from anomaly3d.preprocessing.outcome import Outcome, Sources, finished, prepared_file
+from anomaly3d.preprocessing.outcome import Outcome, Sources, finished, prepared_file, stored_outcome
 from anomaly3d.preprocessing.scan import lost_scan, prepare_scan
 from anomaly3d.scans.manifest import (
     HEALTHY_SPLITS,
@@ -87,7 +87,7 @@ class PreparedCohort:
         """Refuse to go on with what a manifest said before it was edited.
 
         Raises:
-            UserError: it now lists other scans, or says other things of one of them.
+            UserError: it now lists other scans, or says other things or names other files of one of them.
         """
         now, then = read_manifest(manifest, files=False).set_index("scan_id"), self.quality.set_index("scan_id")
         kept = self.table.set_index("scan_id")
@@ -105,6 +105,11 @@ class PreparedCohort:
             for n in same
             if bool(kept.loc[n, mask]) != bool(now.loc[n, mask])
         ]
+        for row in now.loc[same].reset_index().to_dict("records"):
+            stored, sources = stored_outcome(self.folder, row["scan_id"]), Sources.of(row)
+            there = all(path.exists() for path in sources.paths().values())  # they may have been removed since
+            if stored and there and stored.source != sources.fingerprint(self.folder):
+                differs += [f"files of {row['scan_id']} are others"] if stored.digest != sources.digest() else []
         if differs:
             raise UserError(
                 f"{manifest} was edited after its scans were prepared ({first_of(differs)}): run "

@@ -23,6 +23,7 @@ from anomaly3d.system.files import written_whole
 
 RECONSTRUCTION, MAPS = "reconstruction", "maps"  # folders of a detector's volumes
 RESIDUAL = "residual"
+LOGITS = ("contrast",)  # maps of detectors that are logits
 SMOOTHING = 1.0  # voxels, sigma
 POOLED = 1.5  # voxels, sigma, over which healthy mean and spread are pooled
 USUAL = 0.5  # share of healthy scans that have brain at a voxel, from which it counts
@@ -209,7 +210,7 @@ class Healthy:
 class Ageing:
     """How the spread of a map follows age: a healthy brain strays the further from the mean the older it is.
 
-    ``slope`` is that of the logarithm of a scan's mean square in the brain over its age, a year; ``mean`` and
+    ``slope`` is that of the logarithm of a scan's mean square where it is judged over its age, a year; ``mean`` and
     ``spread`` are those of the ages that it was measured on, in years.
     """
 
@@ -223,8 +224,8 @@ class Ageing:
         return float(np.exp(self.slope / 2 * np.clip(age - self.mean, -most, most)))
 
     @classmethod
-    def measure(cls, maps: Sequence[ScanMaps], subjects: Sequence[str]) -> "dict[str, Ageing]":
-        """By map, from healthy scans, each subject counting as one.
+    def measure(cls, maps: Sequence[ScanMaps], subjects: Sequence[str], healthy: Healthy) -> "dict[str, Ageing]":
+        """By map, from healthy scans where ``healthy`` judges them, each subject counting as one.
 
         Raises:
             UserError: fewer than ``AGED`` subjects of known age, or they are all of one.
@@ -240,10 +241,10 @@ class Ageing:
         weights = 1 / there.map(there.value_counts()).to_numpy(float)
         mean = float(np.average(ages, weights=weights))
         spread = float(np.sqrt(np.average((ages - mean) ** 2, weights=weights)))
-        read = [scan.read() for scan, _ in known]
+        read = [(raw.values, healthy.judged(raw)) for raw in (scan.read() for scan, _ in known)]
         found = {}
-        for name in read[0].values:
-            level = np.array([np.log(np.mean(raw.values[name][raw.brain] ** 2) + FLOOR**2) for raw in read])
+        for name in read[0][0]:
+            level = np.array([np.log(np.mean(values[name][judged] ** 2) + FLOOR**2) for values, judged in read])
             found[name] = cls(float(np.average((ages - mean) * level, weights=weights)) / spread**2, mean, spread)
         return found
 
@@ -252,6 +253,12 @@ def smooth(raw: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """Gaussian mean of a map over the brain's voxels only, zero outside."""
     weight = ndimage.gaussian_filter(brain.astype(np.float32), SMOOTHING)
     return ndimage.gaussian_filter(raw * brain, SMOOTHING) / np.maximum(weight, 1e-3) * brain
+
+
+def strength(name: str, signed: np.ndarray) -> np.ndarray:
+    """How abnormal each voxel of the anomaly map ``name`` is: its size, or of ``LOGITS`` itself, as far below 0 is
+    healthy."""
+    return signed if name in LOGITS else np.abs(signed)
 
 
 def standardised_name(raw: str) -> str:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from anomaly3d.errors import UserError
 from anomaly3d.runs.folder import Trained
-from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps, standardised_maps
+from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, anomaly_maps, standardised_maps, strength
 from anomaly3d.scoring.familiarity import INPUTS
 from anomaly3d.scoring.scan_scores import of_one_subject, rescore
 from anomaly3d.statistics.conformal import TOLERANCE, p_values, threshold, weights_of
@@ -19,6 +19,7 @@ from anomaly3d.system.files import sha256, written_whole
 from anomaly3d.system.workers import Workers, run_in_threads
 
 NEIGHBOURS = np.ones((3, 3, 3))  # voxels that touch at a corner hang together
+BRAIN = 800.0  # ml: less than any adult's
 OWN = "own"  # the calibration split of the run's own cohort
 CHOICE = "choice.json"  # beside the calibrations: which score they belong to, and how it was chosen
 TOTAL = "total"  # a folder beside them: that of A(x), where another score was chosen
@@ -126,13 +127,13 @@ def check_rate(key: str, rate: float) -> None:
 
 
 def check_volume(key: str, ml: float) -> None:
-    """Refuse a volume that is not above 0.
+    """Refuse a volume that is not above 0, or that of a whole brain.
 
     Raises:
         UserError: names the key.
     """
-    if not isinstance(ml, int | float) or not 0 < ml < float("inf"):
-        raise UserError(f"{key} must be a volume above 0 ml, for example 10, not {ml}")
+    if isinstance(ml, bool) or not isinstance(ml, int | float) or not 0 < ml < BRAIN:
+        raise UserError(f"{key} must be a volume above 0 and below {BRAIN:g} ml, for example 10, not {ml}")
 
 
 def calibration_folder(stage: Path) -> Path:
@@ -208,7 +209,7 @@ def voxel_quantiles(scan: ScanMaps, healthy: Healthy, ml: float, left_out: Seque
     raw = scan.read()
     rate = min(ml / (raw.brain.sum() * scan.voxel_ml()), 1.0)
     maps = anomaly_maps(raw, healthy.without(left_out))
-    return {name: float(np.quantile(np.abs(m[raw.brain]), 1 - rate)) for name, m in maps.items()}
+    return {name: float(np.quantile(strength(name, m)[raw.brain], 1 - rate)) for name, m in maps.items()}
 
 
 def calibrate(

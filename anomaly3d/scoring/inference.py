@@ -22,7 +22,7 @@ from anomaly3d.preprocessing.cohort import PreparedCohort
 from anomaly3d.preprocessing.outcome import stored_outcome
 from anomaly3d.runs.folder import Trained
 from anomaly3d.scoring.anomaly_maps import MAPS, RECONSTRUCTION
-from anomaly3d.scoring.writer import FEATURES, RESCORED, ScoreWriter, read_scores
+from anomaly3d.scoring.writer import FEATURES, NOTE, RESCORED, ScoreWriter, read_scores
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.instantiate import build
 from anomaly3d.system.progress import is_leader
@@ -153,7 +153,7 @@ class Inference:
             "precision": str(resolve_trainer(self.trainer)["precision"]),
             "volumes": volumes,
         }
-        note = out / "inference.json"
+        note = out / NOTE
         whole = {**key, "files": volumes_in(out)}  # unless somebody has removed some to free the disk
         if note.exists() and (out / "scores.csv").exists() and json.loads(note.read_text()) == whole:
             return read_scores(out / "scores.csv")

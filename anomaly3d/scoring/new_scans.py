@@ -320,6 +320,12 @@ def calibrate_site(job: ScoringJob, site: str, rate: float | None) -> int:
     if new.table.empty:
         raise UserError(f"no scan can be used: see quality.csv in {new.prepared.folder}")
     refuse_seen(new.prepared.quality.assign(split="calibration"), job.trained)
+    ill = new.prepared.table[pd.to_numeric(new.prepared.table["lesion_ml"]) > 0]["scan_id"].tolist()
+    if ill:
+        raise UserError(
+            f"a threshold comes from healthy scans, and the lesion masks of {len(ill)} are not empty (the first is "
+            f"{ill[0]}): leave them out"
+        )
     if same := copies(new.prepared.quality):
         raise UserError(f"the same voxels are there under several names: {'; '.join(same)}: keep one file of each")
     workers, rate = job.study.workers, before.rate if rate is None else rate

@@ -168,7 +168,8 @@ def choose(validation: pd.DataFrame, pseudo: pd.DataFrame) -> tuple[str, dict[st
     """The score that best tells validation scans from the same scans with something pasted in, and the AUC of each.
 
     Another score takes the place of A(x), or of an ensemble's combined one, only where it is better beyond chance
-    (paired test over subjects, 5 %), and there are ``FEWEST`` of them: few validation scans cannot rank many scores.
+    (paired test over subjects, 5 % shared by all that could have been chosen), and there are ``FEWEST`` of them: few
+    validation scans cannot rank many scores.
     Scores of ``ONE_SIGN`` are ranked only.
     """
     labels = np.r_[np.zeros(len(validation), int), np.ones(len(pseudo), int)]
@@ -180,7 +181,8 @@ def choose(validation: pd.DataFrame, pseudo: pd.DataFrame) -> tuple[str, dict[st
     best = next(name for name in ranking if not name.endswith(ONE_SIGN))
     enough = len(set(subjects)) >= FEWEST
     usual = COMBINED if COMBINED in scores else "total"
-    proven = enough and compare_auc(labels, scores[best], scores[usual], subjects).p < BEYOND_CHANCE
+    rivals = sum(name != usual and not name.endswith(ONE_SIGN) for name in ranking)
+    proven = enough and rivals * compare_auc(labels, scores[best], scores[usual], subjects).p < BEYOND_CHANCE
     return (best if proven else usual), ranking
 
 

@@ -21,6 +21,7 @@ from anomaly3d.system.progress import Bar
 FEATURES = ("cohort", "site", "subject_id", "label", "group", "lesions", "lesion_ml", "age", "sex")
 
 
+NOTE = "inference.json"  # what made the scores beside it
 RESCORED = "rescored.csv"  # beside ``scores.csv``: the same table with every other score
 
 

@@ -47,7 +47,7 @@ def judge(table: pd.DataFrame, maps: dict[str, list[ScanMaps]], by_age: bool, wh
     healthy = Healthy.measure(maps["validation"], table, ())
     if by_age:
         subjects = [scan.scan_id for scan in maps["validation"]]  # a phantom has one scan
-        healthy = replace(healthy, ageing=Ageing.measure(maps["validation"], subjects))
+        healthy = replace(healthy, ageing=Ageing.measure(maps["validation"], subjects, healthy))
     jobs = [(scan, healthy) for split in ("calibration", "test") for scan in maps[split]]
     scores, count = np.array(list(run_in_threads(score, jobs, WORKERS, what))), len(maps["calibration"])
     return scores[count:], threshold(scores[:count], RATE)

@@ -34,8 +34,8 @@ def leave(runs, name, seed, kappa, quality, lr=1e-3):
     place = runs / name / "evaluation" / "fanogan"
     place.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(place / "scores.csv", index=False)
-    evaluated = {"fanogan": {"model": hashlib.sha256(b"").hexdigest()}}
-    (place.parent / "metrics.json").write_text(json.dumps({"focus": "fanogan", "detectors": evaluated}))
+    (place / "inference.json").write_text(json.dumps({"model": hashlib.sha256(b"").hexdigest()}))
+    (place.parent / "metrics.json").write_text(json.dumps({"focus": "fanogan", "detectors": {"fanogan": {}}}))
     return scores
 
 
@@ -129,6 +129,8 @@ def test_two_seeds_or_unlike_ones_get_no_test_over_seeds(runs):
     [
         (["runs=[kapa-*]"], "runs=kapa-*: no run of"),
         (["runs=[kappa-*/vae]"], "holds no such detector"),
+        (["runs=5"], "runs=5: no run of"),
+        (["runs=[kappa-*]", "out=null"], "out=None must be a file"),
         (["runs=[kappa-*]", "detectors={a: [kappa-0.1-1]}"], "which runs?"),
         (["detectors=[kappa-0.1-1]"], "detectors=... takes runs by name"),
         (["detectors={a: [kappa-0.1-1/pcaa]}"], "the evaluation of run kappa-0.1-1 holds fanogan, not pcaa"),

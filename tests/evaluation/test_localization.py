@@ -1,9 +1,12 @@
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from anomaly3d.evaluation.localization import false_parts, locate, summarise_localization
+from anomaly3d.evaluation.localization import false_parts, locate, locate_scan, summarise_localization
+from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps
+from anomaly3d.scoring.calibration import voxel_quantiles
 
 SHAPE = (14, 11, 9)
 
@@ -52,6 +55,27 @@ def test_without_a_threshold_there_is_what_needs_none(scan):
     row = {"map": "residual", "mask": "lesion_mask", "scan_id": "a", "subject_id": "a", **found}
     summary = summarise_localization(pd.DataFrame([row]))
     assert set(summary["lesion_mask"]["residual"]) == {"n_scans", "auroc", "ap", "chance_ap"}
+
+
+def test_far_below_0_a_logit_is_healthy(scan, tmp_path):
+    _, truth, brain = scan
+    rng = np.random.default_rng(1)
+    volumes = {"image": rng.random(SHAPE), "brain": brain, "truth": truth, "lesion": truth}
+    volumes["contrast"] = np.where(truth, 3, -7 + rng.random(SHAPE))
+    volumes["healthy"] = -7 + rng.random(SHAPE)
+    files = {}
+    for name, data in volumes.items():
+        files[name] = str(tmp_path / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([10, 10, 10, 1])), files[name])
+    ill, healthy = (
+        ScanMaps("a", files["image"], "", files["brain"], {"contrast": files[name]}) for name in ("contrast", "healthy")
+    )
+    usual = Healthy(0, np.zeros(()), {}, {}, {}).plus(healthy.read(), 1)
+    levels = voxel_quantiles(healthy, usual, 10.0, ())
+    assert levels["contrast"] < -6
+    found = {row["map"]: row for row in locate_scan(ill, {"lesion_mask": files["lesion"]}, usual, levels)}
+    assert found["contrast"]["auroc"] > 0.99
+    assert found["contrast"]["found"] == 2
 
 
 def test_false_parts_of_a_healthy_scan(scan):
