@@ -129,7 +129,7 @@ def test_a_scan_opens_and_its_maps_follow_their_thresholds(page, tiny_run):
     data.setup()
     image = voxels(data.split("test").set_index("scan_id").loc[scan, "image"])
     assert int(said[1]) == pytest.approx((image[tuple(shown["finding"])] + 1) * 60 - 20, abs=1.5)
-    assert int(said[3]) == int(said[1]) - int(said[2])
+    assert int(said[3]) == pytest.approx(int(said[1]) - int(said[2]), abs=1)  # each is rounded by itself
     legend = page.find_element(By.CLASS_NAME, "legend").text
     assert legend == "darker than healthy brighter; to 8 healthy spreads, or 36 HU"
 
