@@ -24,7 +24,7 @@ DATE, BIRTH, TIME = "19471123", "19130507", "031415.926"
 DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "InstanceCreationDate")
 TIMES = ("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime")
 UID = "1.2.840.99999.7531598642"
-KEY = 64 * "6"  # under which the six people fall into every split
+KEY = 64 * "d"  # under which the six people fall into every split
 PLANTED = (WORDS, DATE, BIRTH, TIME, UID)
 
 
