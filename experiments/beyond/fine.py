@@ -80,7 +80,10 @@ def row_of(name: str, found: dict[str, Any], unit: str, usual: dict[str, Any] | 
     for keep in at.values():
         estimate = auc(labels[keep], scores[keep])
         cells.append(f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]")
-    gain = "" if usual is None else compare_auc(labels, scores, np.array(usual["mm"]["score"]))
+    if usual:  # on the scans that both accepted
+        others = pd.Series(usual["mm"]["score"], usual["scans"]["scan_id"]).reindex(scans["scan_id"]).to_numpy()
+        both = ~np.isnan(others)
+        gain = compare_auc(labels[both], scores[both], others[both])
     cells.append(f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], p {gain.p:.3f}" if usual else "")
     ml = pd.to_numeric(scans["lesion_ml"], errors="coerce").to_numpy()
     flagged = scores >= own["level"]
