@@ -22,7 +22,7 @@ $(VENV)/installed: pyproject.toml $(wildcard locks/*.txt)
 install: $(VENV)/installed  ## make .venv from locks/, every file checked by its SHA-256
 
 DETECTOR ?= denoising
-demo: install    ## phantom cohort, training, evaluation, two reports (twelve minutes on two CPU cores); DETECTOR=fanogan: the paper's three phases (15 to 35 minutes)
+demo: install    ## phantom cohort, training, evaluation, two reports (ten minutes on two CPU cores); DETECTOR=fanogan: the paper's three phases (15 to 35 minutes)
 	$(RUN) anomaly3d.prepare
 	$(RUN) anomaly3d.train +experiment=demo detector=$(DETECTOR)
 	$(RUN) anomaly3d.evaluate
