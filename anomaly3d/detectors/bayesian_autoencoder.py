@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from anomaly3d.data.batch import Batch
+from anomaly3d.data.sampler import dealt
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.detectors.brain import brain_of, mean_inside, residual_findings
 from anomaly3d.networks.autoencoder import Autoencoder
 
 SEED = 0  # of the dropout in ``examine``
+SEEDS = 2**31
 
 
 class BayesianAutoencoder(Detector):
@@ -57,14 +59,20 @@ class BayesianAutoencoder(Detector):
 
     def passes(self, scan: Tensor) -> Tensor:
         """All reconstructions of one scan ``(1, D, H, W)``: ``(samples, 1, D, H, W)``."""
-        with torch.random.fork_rng([scan.device] if scan.is_cuda else []):
-            torch.manual_seed(SEED)
-            return self.net(scan.expand(self.samples, -1, -1, -1, -1))
+        return self.thinned(scan.expand(self.samples, -1, -1, -1, -1), SEED)
+
+    def thinned(self, x: Tensor, seed: int) -> Tensor:
+        """Reconstructions of ``(B, 1, D, H, W)`` by the networks that a seed leaves."""
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            torch.manual_seed(seed)
+            return self.net(x)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean squared residual over the brain, of one pass a scan."""
+        """Mean squared residual over the brain, of one pass a scan, each by a seed of its own."""
         x = batch["image"]
-        return {"loss": mean_inside((x - self.net(x)).square(), brain_of(batch)).mean()}
+        seeds = dealt(lambda volumes: torch.randint(SEEDS, (volumes,)), len(x)).tolist()
+        passes = torch.cat([self.thinned(x[i : i + 1], seed) for i, seed in enumerate(seeds)])
+        return {"loss": mean_inside((x - passes).square(), brain_of(batch)).mean()}
 
     def examine(self, batch: Batch) -> Findings:
         """Residual of the passes' mean; map ``deviation``: it over the predictive spread."""

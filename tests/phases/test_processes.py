@@ -14,6 +14,7 @@ from monai.transforms import Compose, RandFlipd, RandShiftIntensityd
 
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.detectors.anovaegan import AnoVAEGAN
+from anomaly3d.detectors.bayesian_autoencoder import BayesianAutoencoder
 from anomaly3d.detectors.diffusion import Diffusion
 from anomaly3d.detectors.fanogan import FAnoGAN, ModelConfig
 from anomaly3d.detectors.fanogan_2d import FAnoGAN2D
@@ -57,6 +58,7 @@ CASES = {
     ),
     "fit": (FitPhase, partial(Supervised, 8)),
     "fit, random codes": (FitPhase, partial(VAE, 8, 4, SIDE, 1.0, 0.1)),
+    "fit, dropout": (FitPhase, partial(BayesianAutoencoder, 8, 4, SIDE, 0.2, 2, 0.1)),
     "fit, random times": (FitPhase, partial(Diffusion, [8, 8], steps=2)),
     "gan, codes too": (
         partial(AlphaGANPhase, **WGAN, lambda_image=10.0, code_width=6),
