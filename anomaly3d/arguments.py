@@ -24,8 +24,8 @@ COMMAS = re.compile(r""",(?=(?:[^'"]|'[^']*'|"[^"]*")*$)""")  # outside of quote
 SCANS = ("root", "scans", "manifest")
 PATHS = (*SCANS, *(f"dataset.{key}" for key in SCANS), "out", "data_dir", "runs_dir")
 NAMED = ("run", "site", "dataset.name", "parent")
-# whose values are quoted for Hydra
 NOTHING = ("dataset=null", "detector=null", "model=null")  # as the configs have them; Hydra takes no null for a group
+# whose values are quoted for Hydra
 QUOTED = (*PATHS, *NAMED, "study", "model", "mask_command", "preprocessing.mask_command")
 CHOICE = re.compile(r"[\w-]+(/[\w-]+)*")  # of a group: a file's name, and no way to files elsewhere
 MEMBER = re.compile(r"detector@detector\.module\.members\.[A-Za-z_]\w*")  # a group's file as a member of an ensemble

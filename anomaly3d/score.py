@@ -39,6 +39,7 @@ def scoring_job(config: DictConfig, results: str) -> "ScoringJob":
     from anomaly3d.cohorts.folder import FolderCohort
     from anomaly3d.cohorts.manifest import ScoredManifest
     from anomaly3d.preprocessing.cohort import Study
+    from anomaly3d.scoring.calibration import check_batch
     from anomaly3d.scoring.inference import preprocessor_of, require_command
     from anomaly3d.scoring.new_scans import ScoringJob
     from anomaly3d.system.trainer import several_processes
@@ -52,8 +53,7 @@ def scoring_job(config: DictConfig, results: str) -> "ScoringJob":
     given = [name for name in ("manifest", "root", "scans") if config[name]]
     if len(given) > 1:
         raise UserError(f"{' and '.join(f'{name}=...' for name in given)} each say which scans: give one of them")
-    if isinstance(config.batch, bool) or not isinstance(config.batch, int) or config.batch < 1:
-        raise UserError(f"batch must be a whole number of scans, at least 1, not {config.batch!r}")
+    check_batch(config.batch)
     cohort = (
         ScoredManifest("scored", config.manifest) if config.manifest else FolderCohort("scored", config.root, scans)
     )

@@ -135,10 +135,7 @@ class FolderCohort(Cohort):
         names = distinct(names, [f"{one.path.absolute()} {one.study}" for one in found])
         persons = [plain(person) for person in people(places)]
         subjects = [
-            person
-            if not one.files
-            else pseudonym(one.patient, folder.parent) or unnamed(one, name, person, folder.parent)
-            for one, name, person in zip(found, names, persons, strict=True)
+            who(one, name, person, folder.parent) for one, name, person in zip(found, names, persons, strict=True)
         ]
         healthy = self.label == "0"
         return pd.DataFrame(
@@ -166,10 +163,13 @@ class FolderCohort(Cohort):
         return [one for ones in found.values() for one in ones]
 
 
-def unnamed(found: Found, name: str, person: str, folder: Path) -> str:
-    """Who a DICOM study shows that does not say: by its folder, under a pseudonym, for it may be called like the
-    patient; where several studies share a folder, each is a person."""
-    return pseudonym(f"folder {person}", folder) if found.alone else name
+def who(found: Found, name: str, person: str, folder: Path) -> str:
+    """The person of a scan: by its path; of DICOM a pseudonym, by its own word or else by its folder, for that may be
+    called like the patient. Where several studies share a folder, each is a person."""
+    if not found.files:
+        return person
+    by_folder = pseudonym(f"folder {person}", folder) if found.alone else name
+    return pseudonym(found.patient, folder) or by_folder
 
 
 def scan_name(found: Found, place: Path, short: bool) -> str:

@@ -1,7 +1,6 @@
 """f-AnoGAN in three dimensions: encoder, generator, and the critic's features, as one detector."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -18,6 +17,7 @@ from anomaly3d.data.sampler import dealt
 from anomaly3d.detectors.base import Detector, Findings
 from anomaly3d.detectors.losses import feature_distance, image_distance
 from anomaly3d.errors import UserError
+from anomaly3d.networks.batch_norm import counted_once
 from anomaly3d.networks.contrast import ContrastNet
 from anomaly3d.networks.derivatives import CONV
 from anomaly3d.networks.gan import Critic, Encoder, Generator, Norm
@@ -204,24 +204,6 @@ def smoothed(x: Tensor) -> Tensor:
     return CONV[x.ndim](x + 1, kernel[None, None], padding=1) - 1
 
 
-def once_counted(layers: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds a pass through ``layers`` and its repetition for gradients, which BatchNorm must not count too."""
-
-    @contextmanager
-    def still() -> Iterator[None]:
-        norms = [layer for layer in layers.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-        kept = [(layer.momentum, layer.num_batches_tracked) for layer in norms]
-        for layer in norms:
-            layer.momentum, layer.num_batches_tracked = 0.0, None
-        try:
-            yield
-        finally:
-            for layer, (momentum, count) in zip(norms, kept, strict=True):
-                layer.momentum, layer.num_batches_tracked = momentum, count
-
-    return nullcontext(), still()
-
-
 def recompute_between_convolutions(layers: nn.Sequential) -> None:
     """Run ``layers`` in checkpoints that begin at its convolutions."""
     starts = [i for i, layer in enumerate(layers) if isinstance(layer, DownsampleConv | UpsampleConv)]
@@ -229,8 +211,7 @@ def recompute_between_convolutions(layers: nn.Sequential) -> None:
 
     def forward(x: Tensor) -> Tensor:
         for group in groups:
-            again = partial(once_counted, group)
-            x = checkpoint(group, x, use_reentrant=False, context_fn=again)
+            x = checkpoint(group, x, use_reentrant=False, context_fn=partial(counted_once, group))
         return x
 
     layers.forward = forward  # type: ignore[method-assign]

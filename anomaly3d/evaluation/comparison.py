@@ -60,11 +60,6 @@ def find_scores(runs: Path, name: str) -> pd.DataFrame:
     raise UserError(f"{runs / name} holds no evaluation: run 'python -m anomaly3d.evaluate run={run}' first")
 
 
-def is_list(value: Any) -> bool:
-    """Whether several were named."""
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
 def wanted_runs(wanted: Comparison) -> dict[str, list[str]]:
     """The runs of each detector.
 
@@ -77,7 +72,8 @@ def wanted_runs(wanted: Comparison) -> dict[str, list[str]]:
             "[demo/pca]}' names the groups"
         )
     if wanted.runs:
-        return gather(wanted.folder, [str(run) for run in wanted.runs] if is_list(wanted.runs) else [str(wanted.runs)])
+        several = wanted.runs if isinstance(wanted.runs, list) else [wanted.runs]
+        return gather(wanted.folder, [str(run) for run in several])
     if not isinstance(wanted.detectors, Mapping):
         raise UserError("detectors=... takes runs by name, such as 'detectors={ours: [demo,demo-seed1]}'")
     groups = {str(d): [names] if isinstance(names, str) else names for d, names in wanted.detectors.items()}

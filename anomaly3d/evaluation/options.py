@@ -8,7 +8,7 @@ import numpy as np
 
 from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.base import Preprocessor
-from anomaly3d.scoring.calibration import check_rate, check_volume
+from anomaly3d.scoring.calibration import check_batch, check_rate, check_volume
 from anomaly3d.system.workers import Workers
 
 DENSEST_TISSUE = 70.0  # HU: what is denser may be left out, not all that is darker
@@ -48,7 +48,6 @@ class Options:
                 f"densest_hu must be at least {DENSEST_TISSUE:g} HU, above brain and most blood, or null, not "
                 f"{self.densest_hu}"
             )
-        if isinstance(self.batch, bool) or not isinstance(self.batch, int) or self.batch < 1:
-            raise UserError(f"batch must be a whole number of scans, at least 1, not {self.batch!r}")
+        check_batch(self.batch)
         check_rate("false_positive_rate", self.false_positive_rate)
         check_volume("voxel_false_alarm_ml", self.voxel_false_alarm_ml)

@@ -1,9 +1,11 @@
-"""BatchNorm over the batches of all processes, differentiable twice.
+"""BatchNorm over the batches of all processes, differentiable twice, and counting each batch once.
 
 ``torch.nn.SyncBatchNorm`` is not: its backward pass talks to the other processes where autograd does not see it, and
 the gradient penalty of a WGAN-GP goes through that pass again. Nor does it run on a CPU.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -32,6 +34,24 @@ class SumOverProcesses(Function):
 def mixes_volumes(network: nn.Module) -> bool:
     """Whether a volume's output depends on the others of its batch."""
     return any(isinstance(layer, _BatchNorm) for layer in network.modules())
+
+
+def counted_once(network: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What surrounds a pass and its repetition for gradients, whose batch running statistics must not count again."""
+    return nullcontext(), uncounted([layer for layer in network.modules() if isinstance(layer, _BatchNorm)])
+
+
+@contextmanager
+def uncounted(layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Running statistics stay as they are inside."""
+    kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
+    for layer in layers:
+        layer.momentum, layer.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for layer, (momentum, count) in zip(layers, kept, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, count
 
 
 def share_statistics(network: nn.Module) -> None:

@@ -95,7 +95,7 @@ class Phase(L.LightningModule):
     Args:
         detector: as built, or ``module`` of ``conf/detector``.
         optimizer: partial optimizer, or its config.
-        scheduler: config of a partial learning-rate scheduler that steps with the optimizer, None for none.
+        scheduler: config of a partial learning-rate scheduler that counts batches, None for none.
         frozen: names of the detector's networks that this phase must not change.
     """
 

@@ -245,8 +245,7 @@ class Study:
         if row and not (folder / "preview").exists():
             self.preprocessor.setup(self.data_dir)
             jobs = [(Sources.of(row), folder, self.preprocessor)]
-            for _ in name_first(run_parallel(prepare_scan, jobs, 1, "first look"), folder):
-                pass
+            list(name_first(run_parallel(prepare_scan, jobs, 1, "first look"), folder))
 
     def outcomes(self, table: pd.DataFrame, folder: Path) -> Generator[Outcome, None, None]:
         """What became of every scan of a manifest, in the order in which they finish; names the first picture."""

@@ -136,6 +136,16 @@ def check_volume(key: str, ml: float) -> None:
         raise UserError(f"{key} must be a volume above 0 and below {BRAIN:g} ml, for example 10, not {ml}")
 
 
+def check_batch(batch: object) -> None:
+    """Refuse what is no number of scans to score at a time.
+
+    Raises:
+        UserError: says what it must be.
+    """
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise UserError(f"batch must be a whole number of scans, at least 1, not {batch!r}")
+
+
 def calibration_folder(stage: Path) -> Path:
     """Where the calibrations of a trained phase lie."""
     return stage / "calibration"
