@@ -39,6 +39,7 @@ ONCE = ("phase", "overwrite", "parent", "run", "runs_dir", "optimized_metric", "
 CODE = ("plugins", "mask_command", "preprocessing.mask_command")  # whose code may run: typed for each call, or nothing
 ANEW = ("trainer", "workers", "scheduler", "memory_gb")  # where and how fast it runs
 SIZES = ("phase.steps", "phase.steps_per_epoch", "phase.batch")  # what one phase takes over from another
+OF_PHASES = ("phase.", "phases.")  # whose keys the config has not before the phases are known
 KEPT = ("data_dir",)  # what other commands take over from the training
 
 
@@ -50,6 +51,7 @@ def completed(command: str, arguments: Sequence[str]) -> list[str]:
     """
     sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
     typed = [quoted(text, sweep) if key_of(text) in QUOTED else text for text in arguments]
+    typed = [f"++{text}" if text.startswith(OF_PHASES) else text for text in typed]
     study = value_of(typed, "study")
     typed = [text for text in typed if key_of(text) != "study" and text not in NOTHING]
     if study is not None:

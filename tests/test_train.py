@@ -229,7 +229,12 @@ def test_what_was_typed_and_composed_is_kept(tiny_run):
 
 @pytest.mark.parametrize(
     ("typed", "said"),
-    [("++phases.gan.steps_per_epoch=7", "1200"), ("++phases.gan.stps=7", "unknown key phase.stps: did you mean")],
+    [
+        ("++phases.gan.steps_per_epoch=7", "1200"),
+        ("phases.gan.steps_per_epoch=7", "1200"),
+        ("phase.steps_per_epoch=7", "1200"),
+        ("phases.gan.stps=7", "unknown key phase.stps: did you mean"),
+    ],
 )
 def test_an_experiment_of_other_phases_leaves_a_phase_to_be_set(places, typed, said, capsys):
     """1200 is no multiple of 7; the experiment has keys of encoder and finetune alone."""
