@@ -137,7 +137,7 @@ def main() -> None:
             way,
             *(interval(row[site]) for site in "AB"),
             "" if way == AS_IT_IS else interval(row["against"], "+"),
-            "" if way == AS_IT_IS else f"{adjusted[way]:.3f}",
+            "" if way == AS_IT_IS else "< 0.001" if adjusted[way] < 0.001 else f"{adjusted[way]:.3f}",
             *(f"{row[name]['value']:.2f}" for name in groups),
         ]
         for way, row in found.items()
