@@ -14,9 +14,12 @@ import yaml
 from anomaly3d import calibrate, evaluate, score
 from anomaly3d.cli import CONF
 from anomaly3d.evaluation import run
+from anomaly3d.evaluation.elsewhere import layer_kept
+from anomaly3d.evaluation.learning import Learned
 from anomaly3d.evaluation.options import Options
 from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scans.manifest import read_manifest, write_manifest
+from anomaly3d.scoring.anomaly_maps import Healthy
 from anomaly3d.scoring.calibration import OWN, load_calibration
 from anomaly3d.scoring.inference import prepared_of
 from anomaly3d.scoring.writer import read_scores
@@ -187,3 +190,17 @@ def test_the_runs_own_cohort_by_name_is_its_own_evaluation(few, places, monkeypa
     ((folder, focus, prepared, _),) = asked
     assert folder == few
     assert prepared.folder.name == focus.lineage["prepared"]
+
+
+def test_what_the_layer_keeps_of_the_runs_own_evaluation_is_said(ncct):
+    """Only what was asked for in vain."""
+    healthy = Healthy(0, np.zeros(()), {}, {}, {}, densest=(90 - 40) / 60)
+    learned = Learned(healthy, {}, {}, "total", "config", [])
+
+    def notes(by_age, densest_hu):
+        return layer_kept(learned, Options(1, None, 0.1, 1.0, {}, 1, by_age, densest_hu), ncct)
+
+    assert notes(False, 90) == []
+    assert ["age" in note for note in notes(True, 90)] == [True]
+    assert ["dense" in note for note in notes(False, 80)] == [True]
+    assert len(notes(True, None)) == 2
