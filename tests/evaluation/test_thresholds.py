@@ -129,7 +129,7 @@ def test_the_promise_is_held_against_each_site(table, calibration):
 
 
 def test_weights_that_do_not_add_up_exactly_keep_the_promise(table):
-    """Nine people of three scans each: the p-value above them all is 1/10 but for rounding, and a rate of 0.1 has it."""
+    """Nine people of three scans each: above them all p is 1/10 but for rounding, and a rate of 0.1 has it."""
     weights = [1 / 3] * 27
     above_all = Calibration("own", "total", 0.1, np.linspace(0, 0.05, 27).tolist(), 0.01, {}, weights)
     assert 0.1 < above_all.p_values(np.array([1.0]))[0] < 0.1 + 1e-12
