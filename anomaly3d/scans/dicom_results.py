@@ -14,8 +14,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pydicom
+from pydicom.config import RAISE
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
+from pydicom.valuerep import validate_value
 from scipy import ndimage
 
 from anomaly3d.errors import UserError
@@ -57,15 +59,30 @@ def series_of(path: Path) -> tuple[Header, ...]:
     return find_stack([path])[0].files if is_dicom(path) else ()
 
 
-def read_source(path: Path) -> pydicom.Dataset:
-    """A slice with all that an object which refers to it repeats."""
-    dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
-    for name in EMPTY:
-        if name not in dataset:
-            setattr(dataset, name, "")
-    if "FrameOfReferenceUID" not in dataset:
-        dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[str(dataset.SeriesInstanceUID), "frame of reference"])
-    return dataset
+def read_sources(series: Sequence[Header]) -> list[pydicom.Dataset]:
+    """The slices of a series with all that an object which refers to them repeats, in one frame of reference."""
+    sources = [pydicom.dcmread(header.path, force=True, stop_before_pixels=True) for header in series]
+    frame = sources[0].get("FrameOfReferenceUID") or generate_uid(entropy_srcs=[series[0].series, "frame of reference"])
+    for dataset in sources:
+        dataset.FrameOfReferenceUID = frame
+        for name in EMPTY:
+            if not may_be_repeated(dataset, name):
+                setattr(dataset, name, "")
+    return sources
+
+
+def may_be_repeated(dataset: pydicom.Dataset, name: str) -> bool:
+    """Whether a slice has a value that a new object may have; what removes names often leaves dates that are none."""
+    if name not in dataset:
+        return False
+    value = str(dataset[name].value)
+    if name == "PatientSex":
+        return value in ("", "M", "F", "O")
+    try:
+        validate_value(dataset[name].VR, value, RAISE)
+    except ValueError:
+        return dataset[name].VR not in ("DA", "TM")  # a text that is too long still names the patient as the series does
+    return True
 
 
 def on_slices(image: nib.nifti1.Nifti1Image, series: Sequence[Header], order: int) -> np.ndarray:
@@ -185,14 +202,21 @@ def write_results(
     if not all((header.study and header.series and header.uid) for header in series) or not series:
         why = "its files do not say which series they are" if series else "it is no DICOM folder or file"
         return say(f"  {folder.name}: no DICOM results: {why}")
-    sources = [read_source(header.path) for header in series]
-    made = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about how others write names
-        if found is not None:
-            made["anomaly_map"] = parametric_map(found, series, sources)
-        if labels is not None and names:
-            made["clusters"] = segmentation(labels, names, series, sources)
+    if found is None and labels is None:
+        return say(f"  {folder.name}: no DICOM results: there is no standardised map of it")
+    sources, made = read_sources(series), {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about how others write names
+            if found is not None:
+                made["anomaly_map"] = parametric_map(found, series, sources)
+            if labels is not None and names:
+                made["clusters"] = segmentation(labels, names, series, sources)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # whose words may be the patient's
+        return say(
+            f"  {folder.name}: no DICOM results: its headers are not as DICOM wants them, and highdicom refuses them "
+            f"({type(error).__name__})"
+        )
     for name, dataset in made.items():
         with written_whole(folder / f"{name}.dcm") as beside:
             dataset.save_as(beside, enforce_file_format=True)

@@ -138,6 +138,44 @@ def test_what_is_not_dicom_gets_none_and_no_clusters_no_segmentation(tmp_path, c
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["anomaly_map.dcm"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PatientSex", "U"),
+        ("PatientSex", "m"),
+        ("PatientBirthDate", "1960-01-01"),
+        ("PatientBirthDate", "ANON"),
+        ("StudyTime", "12:30:11"),
+        ("StudyDate", "0000"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_removes_names_may_leave_values_that_are_none(tmp_path, name, value):
+    """They are left empty; who is shown stays."""
+
+    def edit(d, k):
+        d.PatientID = "P7"
+        d.FrameOfReferenceUID = f"1.2.{k}"  # of each slice another, as some of these programs write it
+        setattr(d, name, value)
+
+    write_series(tmp_path / "series", small_head(), edit=edit)
+    results_of(tmp_path / "series", tmp_path / "out")
+    for made in ("clusters", "anomaly_map"):
+        found = pydicom.dcmread(tmp_path / "out" / f"{made}.dcm")
+        assert not found[name].value
+        assert found.PatientID == "P7"
+
+
+def test_headers_that_cannot_be_referred_to_are_said_without_their_values(tmp_path, capsys):
+    write_series(tmp_path / "series", small_head(), edit=lambda d, k: delattr(d, "SOPClassUID"))
+    results_of(tmp_path / "series", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert "out: no DICOM results: its headers are not as DICOM wants them" in capsys.readouterr().out
+    head = small_head()
+    write_results(tmp_path / "out", tmp_path / "series", None, None, [])
+    assert "there is no standardised map of it" in capsys.readouterr().out
+
+
 def test_without_highdicom_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(UserError, match=r"dicom=true takes highdicom: pip install 'anomaly3d\[dicom\]'"):
