@@ -92,11 +92,12 @@ def test_a_file_that_was_changed_or_lost_is_refused_by_name(folder, scan, tmp_pa
 def test_both_graphs_take_any_batch_and_their_parity_is_what_the_card_says(folder, tiny_run):
     detector = load_detector(tiny_run / "fanogan" / "finetune" / "model.pt").eval()
     x = torch.rand(5, 1, 32, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    brain = (x > 0).to(torch.uint8)
     with torch.no_grad():
         wanted = detector.reconstruct(x).numpy()
-        made = torch.export.load(folder / "reconstruct.pt2").module()(x).numpy()
+        made = torch.export.load(folder / "reconstruct.pt2").module()(x, brain).numpy()
     session = onnxruntime.InferenceSession(folder / "reconstruct.onnx", providers=["CPUExecutionProvider"])
-    (onnx,) = session.run(["reconstruction"], {"x": x.numpy()})
+    (onnx,) = session.run(["reconstruction"], {"x": x.numpy(), "brain": brain.numpy()})
     card = (folder / "README.md").read_text()
     for name, found in (("pt2", made), ("onnx", onnx)):
         assert np.abs(found - wanted).max() < 1e-4
@@ -108,19 +109,38 @@ def test_both_graphs_take_any_batch_and_their_parity_is_what_the_card_says(folde
 def test_a_graph_that_differs_or_cannot_be_is_not_kept(tiny_run, tmp_path, monkeypatch):
     detector = load_detector(tiny_run / "pca" / "fit" / "model.pt")
     x = torch.rand(4, 1, 32, 32, 32) * 2 - 1
-    (good,) = write_graphs(detector, x, tmp_path, False)
+    brain = torch.ones_like(x, dtype=torch.uint8)
+    (good,) = write_graphs(detector, x, brain, tmp_path, False)
     assert good.volumes == 4
     assert good.difference < 1e-6
     with zipfile.ZipFile(tmp_path / "reconstruct.pt2") as file:  # a program keeps what it was traced with
         kept = b"".join(map(file.read, file.namelist()))
     assert x[0].numpy().tobytes() not in kept
     assert x[1].numpy().tobytes() not in kept
-    monkeypatch.setattr(networks, "run_torch", lambda path: lambda x: x)
-    (bad,) = write_graphs(detector, x, tmp_path, False)
+    monkeypatch.setattr(networks, "run_torch", lambda path: lambda x, brain: x)
+    (bad,) = write_graphs(detector, x, brain, tmp_path, False)
     assert "it differs by" in bad.reason
     assert not (tmp_path / "reconstruct.pt2").exists()
     twin = build_detector(detector_config("twin")["module"])
-    assert write_graphs(twin, x, tmp_path, False) == [Graph("reconstruct.pt2", reason="it also reads twin")]
+    assert write_graphs(twin, x, brain, tmp_path, False) == [Graph("reconstruct.pt2", reason="it also reads twin")]
+
+
+def test_a_method_that_judges_the_brain_alone_does_so_in_its_graphs(tmp_path):
+    """Around the brain nothing is predicted, also where a volume is not quite -1 there."""
+    torch.manual_seed(0)
+    detector = build_detector({**detector_config("denoising")["module"], "resolution": 32})
+    x = torch.rand(4, 1, 32, 32, 32) * 2 - 1
+    brain = torch.zeros_like(x, dtype=torch.uint8)
+    brain[..., 8:24, 8:24, 8:24] = 1
+    for graph in write_graphs(detector, x, brain, tmp_path, True):
+        assert graph.difference < 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "reconstruct.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(["reconstruction"], {"x": x.numpy(), "brain": brain.numpy()})
+    expected = detector.examine({"image": x, "brain": brain, "scan_id": []}).reconstruction.detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_array_equal(found[brain.numpy() == 0], x.numpy()[brain.numpy() == 0])
+    with pytest.raises(UserError, match="brain masks"):
+        detector.examine({"image": x, "scan_id": []})
 
 
 def test_it_names_no_scan_no_person_and_no_place(folder, tiny_run):

@@ -178,8 +178,8 @@ def graph_words(graph: Graph, tested_on: str) -> str:
     if graph.difference is None:
         return f"not there: {graph.reason}"
     return (
-        f"x -> reconstruction, any batch size; largest difference to the detector {graph.difference:.1e} on "
-        f"{graph.volumes} {tested_on} volumes (allowed: {TOLERANCE:g})"
+        f"x and its brain mask -> reconstruction, any batch size; largest difference to the detector "
+        f"{graph.difference:.1e} on {graph.volumes} {tested_on} volumes (allowed: {TOLERANCE:g})"
     )
 
 
@@ -218,7 +218,16 @@ def monai_metadata(facts: Facts) -> dict[str, Any]:
         "intended_use": f"{facts.intended} {NOT}",
         "references": [REFERENCE],
         "network_data_format": {
-            "inputs": {"image": {**volume, "format": FORMAT_OF.get(facts.preprocessor.modality, "image")}},
+            "inputs": {
+                "image": {**volume, "format": FORMAT_OF.get(facts.preprocessor.modality, "image")},
+                "brain": {
+                    **volume,
+                    "format": "segmentation",
+                    "dtype": "uint8",
+                    "value_range": [0, 1],
+                    "channel_def": {"0": "brain"},
+                },
+            },
             "outputs": {"pred": {**volume, "channel_def": {"0": "reconstruction"}}},
         },
     }

@@ -76,8 +76,8 @@ def fill(folder: Path, trained: Trained, wanted: Export) -> list[Graph]:
     write_model(folder, trained, detector)
     sites = copy_calibrations(trained, folder / "calibration")
     table = prepared_table(trained, wanted.data_dir)
-    volumes, kind = check_volumes(table, preprocessor.resolution)
-    graphs = write_graphs(detector, volumes, folder, wanted.onnx)
+    volumes, brains, kind = check_volumes(table, preprocessor.resolution)
+    graphs = write_graphs(detector, volumes, brains, folder, wanted.onnx)
     counts = [] if table is None else counts_of(table)
     facts = Facts(trained, preprocessor, counts, metrics_of(trained), graphs, kind, sites)
     (folder / "README.md").write_text(model_card(facts), "utf-8")
@@ -149,14 +149,17 @@ def prepared_table(trained: Trained, data_dir: Path) -> pd.DataFrame | None:
     return prepared.table
 
 
-def check_volumes(table: pd.DataFrame | None, resolution: int) -> tuple[Tensor, str]:
-    """``VOLUMES`` volumes ``(N, 1, D, H, W)`` that graphs are checked on, and what they are: prepared, or random."""
+def check_volumes(table: pd.DataFrame | None, resolution: int) -> tuple[Tensor, Tensor, str]:
+    """``VOLUMES`` volumes ``(N, 1, D, H, W)`` that graphs are checked on and their masks, uint8, and what they are:
+    prepared, or random."""
     if table is not None:
-        images = table.loc[table["split"].isin(SPLITS), "image"].head(VOLUMES)
-        if len(images) == VOLUMES:
-            return torch.from_numpy(np.stack([voxels(path) for path in images]).astype(np.float32))[:, None], "prepared"
-    shape = (VOLUMES, 1, resolution, resolution, resolution)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1, "random"
+        rows = table[table["split"].isin(SPLITS)].head(VOLUMES)
+        if len(rows) == VOLUMES:
+            images, masks = (np.stack([voxels(path) for path in rows[kind]]) for kind in ("image", "brain_mask"))
+            x, brain = torch.from_numpy(images.astype(np.float32)), torch.from_numpy(masks.astype(np.uint8))
+            return x[:, None], brain[:, None], "prepared"
+    x = torch.rand((VOLUMES, 1, *(resolution,) * 3), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return x, (x > 0).to(torch.uint8), "random"
 
 
 def metrics_of(trained: Trained) -> dict[str, Any] | None:

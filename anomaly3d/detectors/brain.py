@@ -5,11 +5,18 @@ from torch import Tensor
 
 from anomaly3d.data.batch import Batch
 from anomaly3d.detectors.base import Findings
+from anomaly3d.errors import UserError
 
 
 def brain_of(batch: Batch) -> Tensor:
-    """Where the brain is, ``(B, 1, D, H, W)`` bool; without a mask, where the volume is not empty."""
-    return batch["brain"] > 0 if "brain" in batch else batch["image"] > -1
+    """Where the brain is, ``(B, 1, D, H, W)`` bool.
+
+    Raises:
+        UserError: the batch has no masks. The volumes do not tell: around the brain they fall to -1 over some voxels.
+    """
+    if "brain" not in batch:
+        raise UserError("this method judges the brain alone: give Scorer.examine the scans' brain masks too")
+    return batch["brain"] > 0
 
 
 def mean_inside(values: Tensor, brain: Tensor) -> Tensor:

@@ -61,7 +61,9 @@ def series_of(path: Path) -> tuple[Header, ...]:
 
 def read_sources(series: Sequence[Header]) -> list[pydicom.Dataset]:
     """The slices of a series with all that an object which refers to them repeats, in one frame of reference."""
-    sources = [pydicom.dcmread(header.path, force=True, stop_before_pixels=True) for header in series]
+    sources: list[pydicom.Dataset] = [
+        pydicom.dcmread(header.path, force=True, stop_before_pixels=True) for header in series
+    ]
     frame = sources[0].get("FrameOfReferenceUID") or generate_uid(entropy_srcs=[series[0].series, "frame of reference"])
     for dataset in sources:
         dataset.FrameOfReferenceUID = frame
@@ -81,7 +83,7 @@ def may_be_repeated(dataset: pydicom.Dataset, name: str) -> bool:
     try:
         validate_value(dataset[name].VR, value, RAISE)
     except ValueError:
-        return dataset[name].VR not in ("DA", "TM")  # a text that is too long still names the patient as the series does
+        return dataset[name].VR not in ("DA", "TM")  # a text that is too long still names whom the series names
     return True
 
 

@@ -143,7 +143,7 @@ class Scorer:
         """Findings on prepared volumes ``(B, 1, D, H, W)``, ``(B, D, H, W)`` or ``(D, H, W)`` in [-1, 1].
 
         Args:
-            brains: their brain masks. Methods that judge the brain only take what is not empty for it without one.
+            brains: their brain masks, which methods that judge the brain alone cannot do without.
             ages: in years, NaN where unknown, and ``sexes`` (``F``, ``M``, empty), for networks that are told them.
         """
         x = self.stack(volumes)

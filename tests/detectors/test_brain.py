@@ -2,15 +2,17 @@ import pytest
 import torch
 
 from anomaly3d.detectors.brain import brain_of, completed, mean_inside, residual_findings
+from anomaly3d.errors import UserError
 from tests.detectors.toys import batch
 
 
-def test_the_mask_counts_and_without_one_what_is_not_empty():
+def test_the_mask_counts_and_is_not_guessed():
     scans = batch()
     scans["image"][0, 0, 8, 12, 4] = -1  # air in the brain
     assert brain_of(scans)[0, 0, 8, 12, 4]
     del scans["brain"]
-    assert torch.equal(brain_of(scans), scans["image"] > -1)
+    with pytest.raises(UserError, match="brain masks"):
+        brain_of(scans)
 
 
 def test_the_mean_is_over_each_scans_own_brain():

@@ -87,11 +87,12 @@ def test_the_score_is_the_shrunk_mahalanobis_distance(tmp_path):
     model = LedoitWolf().fit((rows - mean) / spread)
     z = (np.stack([numbers(x[0]).numpy() for x in test])[:, kept] - mean) / spread
     expected = np.einsum("ni,ij,nj->n", z, model.precision_, z) / kept.sum()
-    got = made.examine({"image": test}).scores["total"]
+    scans = {"image": test, "brain": test > -1}
+    got = made.examine(scans).scores["total"]
     np.testing.assert_allclose(got, expected, rtol=1e-3)
     assert float(got[0]) > 1.5 * float(got[1:].max())
     made.save(tmp_path / "places.pt")
-    torch.testing.assert_close(load_detector(tmp_path / "places.pt").examine({"image": test}).scores["total"], got)
+    torch.testing.assert_close(load_detector(tmp_path / "places.pt").examine(scans).scores["total"], got)
 
 
 def test_what_a_scan_lacks_counts_as_usual():
@@ -100,5 +101,5 @@ def test_what_a_scan_lacks_counts_as_usual():
     made.fit(train, train, (train > -1).byte())
     cut = heads(1, seed=3)
     cut[..., :14] = -1
-    assert math.isfinite(float(made.examine({"image": cut}).scores["total"]))
-    assert math.isfinite(float(made.examine({"image": torch.full_like(cut, -1.0)}).scores["total"]))
+    for x in (cut, torch.full_like(cut, -1.0)):
+        assert math.isfinite(float(made.examine({"image": x, "brain": x > -1}).scores["total"]))

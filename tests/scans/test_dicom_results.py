@@ -171,7 +171,6 @@ def test_headers_that_cannot_be_referred_to_are_said_without_their_values(tmp_pa
     results_of(tmp_path / "series", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert "out: no DICOM results: its headers are not as DICOM wants them" in capsys.readouterr().out
-    head = small_head()
     write_results(tmp_path / "out", tmp_path / "series", None, None, [])
     assert "there is no standardised map of it" in capsys.readouterr().out
 

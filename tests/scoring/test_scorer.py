@@ -11,7 +11,6 @@ import torch
 import anomaly3d
 from anomaly3d import evaluate, score, train
 from anomaly3d.detectors.base import load_detector
-from anomaly3d.detectors.brain import brain_of
 from anomaly3d.errors import UserError
 from anomaly3d.networks.person import FiLM
 from anomaly3d.scoring.anomaly_maps import Ageing
@@ -71,10 +70,10 @@ def test_a_method_that_judges_the_brain_is_given_its_mask(tiny_run, places, tmp_
     scorer = anomaly3d.Scorer.from_run(run, data_dir=places[0].split("=")[1])
     assert scorer.score(scan).scores["total"] == pytest.approx(expected, rel=1e-3)  # another batch size, in bfloat16
     prepared = scorer.prepare(scan)
-    assert (brain_of({"image": torch.from_numpy(prepared.image)}).numpy() != (prepared.brain_mask > 0)).any()
-    with_mask, without = (scorer.examine(prepared.image, *masks) for masks in ([prepared.brain_mask], []))
-    assert float(with_mask.scores["total"]) == pytest.approx(expected, rel=1e-3)
-    assert float(without.scores["total"]) != pytest.approx(expected, rel=1e-2)
+    found = scorer.examine(prepared.image, prepared.brain_mask)
+    assert float(found.scores["total"]) == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(UserError, match="brain masks too"):
+        scorer.examine(prepared.image)
 
 
 def test_an_ensemble_is_judged_by_its_combined_score(tiny_run, places, tmp_path):
