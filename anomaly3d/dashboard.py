@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose
 from omegaconf import DictConfig
 
-from anomaly3d.cli import Done, command
+from anomaly3d.arguments import usual_detector
+from anomaly3d.cli import Done, chosen, command
 
 if TYPE_CHECKING:
     from anomaly3d.phases.base import Phase
@@ -64,7 +65,7 @@ def main(config: DictConfig) -> Done:
     from anomaly3d.system.progress import say
 
     try:
-        workspace = build(config.entity or "", config.project, phases_of(config.detector))
+        workspace = build(config.entity or "", config.project, phases_of(chosen("detector") or usual_detector()))
     except ImportError as error:
         raise UserError("the dashboard takes one more package: pip install wandb-workspaces") from error
     for section in workspace.sections:

@@ -219,6 +219,11 @@ def test_export_mistakes(folder, tiny_run, places, tmp_path, capsys, monkeypatch
     refused(capsys, "out=FOLDER")
     assert export.main(["run=tiny", *places, f"out={folder}"]) == 2
     refused(capsys, "is there already")
+    monkeypatch.chdir(tmp_path)
+    assert export.main(["run=tiny", *places, "out=."]) == 2
+    refused(capsys, "out=. is there already")
+    assert export.main(["run=tiny", *places, "out=/proc/model"]) == 2
+    refused(capsys, "out=/proc/model cannot be made")
     monkeypatch.setattr(networks, "NEEDED", ("onnx", "not_installed"))
     assert export.main(["run=tiny", *places, f"out={tmp_path}/new"]) == 2
     refused(capsys, "not_installed", "anomaly3d[export]", "onnx=false")

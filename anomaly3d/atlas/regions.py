@@ -26,7 +26,9 @@ SOLIDS = (
     ("basal ganglia", (13, 12, 10), (7, 10, 12)),
     ("insula", (38, 3, 2), (6, 20, 13)),
 )
-UNPAIRED = ("fourth ventricle", "third ventricle", "brainstem")  # have no side
+UNPAIRED = ("fourth ventricle", "third ventricle", "brainstem", "basal cisterns")  # have no side
+FLUID = ("ventricle", "cisterns")  # is not called extra-axial
+CISTERNS = 12.0  # mm from the midline to the temporal lobe's inner face
 MIDLINE = 5.0  # mm, on either side of which a place has no side
 ONE_SIDED = 0.8  # share of a cluster from which it has one
 BOTH = "both sides"
@@ -44,6 +46,8 @@ def regions_of(points: np.ndarray) -> np.ndarray:
     names = np.where(y > central_sulcus, "frontal", "parietal").astype(object)
     names[(across > 18) & (y < 20) & (z < sylvian_fissure)] = "temporal"
     names[y < occipital_line] = "occipital"
+    names[(names == "parietal") & (z < 0)] = "temporal"  # its inner face, below the parietal lobe
+    names[(names == "temporal") & (across <= CISTERNS)] = "basal cisterns"
     names[(y < -36) & (z < tentorium)] = "cerebellum"
     for name, centre, radii in SOLIDS[::-1]:
         offset = (np.c_[across, y, z] - centre) / radii
@@ -70,5 +74,5 @@ def describe(points: np.ndarray, depth: np.ndarray) -> dict[str, str]:
     region, side = str(names[counts.argmax()]), side_of(points)
     sided = f"{region}, {BOTH}" if side == BOTH else f"{side} {region}"
     name = region if region in UNPAIRED else sided
-    near = float((depth < EXTRA_AXIAL).mean()) > MOSTLY and "ventricle" not in region
+    near = float((depth < EXTRA_AXIAL).mean()) > MOSTLY and not region.endswith(FLUID)
     return {"side": side, "region": region, "name": f"{name}, extra-axial" if near else name}

@@ -52,15 +52,18 @@ def export_detector(trained: Trained, wanted: Export) -> list[Graph]:
     Raises:
         UserError: the folder is there already, a package is missing, or thresholds are another model's.
     """
-    out = wanted.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out} is there already: choose another folder, or remove it")
+    out = wanted.out.resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir()) or out == Path.cwd()):
+        raise UserError(f"out={wanted.out} is there already: choose another folder, or remove it")
     if wanted.onnx:
         require_onnx()
     beside = out.with_name(f".{out.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        beside.mkdir(parents=True)
+        try:
+            beside.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"out={wanted.out} cannot be made: {error.strerror}") from error
         graphs = fill(beside, trained, wanted)
         if out.exists():
             out.rmdir()

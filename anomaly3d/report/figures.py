@@ -205,6 +205,8 @@ def group_figure(table: pd.DataFrame, score: str = "total", seed: int = 0) -> Fi
         ticks.append("\n".join([*textwrap.wrap(name, 14), *textwrap.wrap(cohort, 14)[:3], f"n = {len(rows)}"]))
     axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
     axes.set(yscale="log" if logarithmic else "linear", ylabel=words_of(score), xlim=(-0.6, len(ticks) - 0.4))
+    if logarithmic and (every == 0).any():
+        axes.text(1.01, lowest, "zeros", transform=axes.get_yaxis_transform(), va="center", fontsize=7)
     whose = f"{len(healthy)} healthy scans of all cohorts"
     axes.set_title(f"AUC against {whose}", fontsize=8, loc="left", pad=26)
     return figure
@@ -247,7 +249,7 @@ def conformal_figure(table: pd.DataFrame, calibration: Calibration) -> Figure:
     figure, axes = new_axes(4.6, 4.2)
     well = ranked(table)
     well = well[well["label"] == "0"]
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, label="as promised")
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, label="at most promised")
     for (colour, line), (site, rows) in zip(LINES, well.groupby("site"), strict=False):
         p = np.sort(calibration.p_values(rows[calibration.score].to_numpy(float)))
         shares = np.arange(1, len(p) + 1) / len(p)

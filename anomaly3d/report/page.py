@@ -28,7 +28,7 @@ CAPTIONS = {
     "groups": "Anomaly scores by group (Fig. 7); the bar is the median.",
     "volumes": "Recall at the locked threshold against lesion volume; dots above are scans found, below missed.",
     "training": "How the training went: healthy validation heads, and pasted anomalies (pseudo) told from them.",
-    "conformal": "Do conformal p-values keep their promise on healthy test scans? On the diagonal they do.",
+    "conformal": "Do conformal p-values keep their promise on healthy test scans? On the diagonal or below it they do.",
 }
 
 
@@ -104,7 +104,7 @@ COLUMNS = ("cohort", "group", "lesions", "lesion_ml", "fault", "age", "sex")  # 
 def found(label: str, flagged: bool) -> str:
     """What became of a scan at the locked threshold."""
     words = {("1", True): "found", ("1", False): "missed", ("0", True): "false alarm", ("0", False): "true negative"}
-    return words.get((label, flagged), "flagged" if flagged else "not flagged")
+    return words.get((label, flagged), "flagged" if flagged else "below threshold")
 
 
 def parts(row: dict[Any, Any], score: str) -> list[str]:
@@ -182,7 +182,7 @@ def render(path: Path, template: str, volumes: dict[str, dict[str, Any]], view: 
         volumes=len(volumes),
         half=half,
         unit=view.unit,
-        level=round(4 * view.level) / 4,
+        level=round(view.level, 2),
         deviations=DEVIATION_LIMIT,
         limit=f"{RESIDUAL_LIMIT * half:g}",
         colours=(BLUE, RED),
@@ -222,6 +222,8 @@ def write_page(path: Path, page: Page) -> None:
         set_aside=set_aside_text(page.metrics["set_aside"]),
         figures=images,
         images=bool(page.thumbnails),
+        found=any(packed["layers"] for packed in page.volumes.values()),
+        pictured="Input, deviation" if any(packed["layers"] for packed in page.volumes.values()) else "Input",
         flagged=page.flagged is not None,
         columns=columns,
         scans=rows,

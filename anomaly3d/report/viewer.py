@@ -71,14 +71,23 @@ class Shown:
             return image, reconstruction, np.zeros_like(image)
         return image, reconstruction, next(iter(standardised_maps(self.files.read(), self.healthy).values()))
 
+    @property
+    def layers(self) -> list[str]:
+        """Which of the maps of ``volumes`` there are, and the residual of a reconstruction."""
+        reconstructed = self.files is not None and bool(self.files.reconstruction)
+        return [
+            *(["reconstruction", "residual"] if reconstructed else []),
+            *(["standardised"] if self.files is not None and self.healthy is not None else []),
+        ]
+
     def mask(self, column: str) -> np.ndarray:
         """True where the mask of a column is; a single False where the scan has none."""
         return voxels(self.row[column]) > 0 if self.row[column] else np.zeros(1, bool)
 
 
 def pack(scan: Shown) -> dict[str, Any]:
-    """A scan for the page: shape, affine, where to look first, and base64 of the gzipped bytes of input,
-    reconstruction, standardised map and mask bits.
+    """A scan for the page: shape, affine, where to look first, its ``layers``, and base64 of the gzipped bytes of
+    input, reconstruction, standardised map and mask bits.
 
     Voxels are in NIfTI's order, first axis fastest.
     """
@@ -95,6 +104,7 @@ def pack(scan: Shown) -> dict[str, Any]:
     return {
         "shape": list(header.shape),
         "finding": finding(deviation, masks["lesion_mask"]),
+        "layers": scan.layers,
         "affine": np.round(header.affine[:3], 4).tolist(),
         "data": base64.b64encode(gzip.compress(data, 9, mtime=0)).decode(),
     }
@@ -111,7 +121,7 @@ def finding(deviation: np.ndarray, lesion: np.ndarray) -> list[int]:
 
 
 def thumbnail(scan: Shown) -> str:
-    """Base64 of a PNG: the axial slice with the largest deviation, input beside the signed standardised map."""
+    """Base64 of a PNG: the axial slice with the largest deviation, input beside the signed standardised map if any."""
     image, _, deviation = scan.volumes()
     squares, spacing = (deviation**2).sum((0, 1)), spacing_of(scan.row["image"])
     centre = (0, 0, int(squares.argmax()) if squares.any() else len(squares) // 2)
@@ -120,8 +130,9 @@ def thumbnail(scan: Shown) -> str:
     )
     colour = RESIDUAL_COLOURS((share + 1) / 2)[..., :3]
     buffer = io.BytesIO()
-    both = np.concatenate([mark_sides(np.repeat(grey[..., None], 3, 2), 1.0), mark_sides(colour, 0.0)], 1)
-    matplotlib.image.imsave(buffer, both.clip(0, 1), format="png")
+    halves = [mark_sides(np.repeat(grey[..., None], 3, 2), 1.0)]
+    halves += [mark_sides(colour, 0.0)] if "standardised" in scan.layers else []
+    matplotlib.image.imsave(buffer, np.concatenate(halves, 1).clip(0, 1), format="png")
     return base64.b64encode(buffer.getvalue()).decode()
 
 

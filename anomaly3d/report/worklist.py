@@ -132,7 +132,7 @@ def write_worklist(path: Path, about: Worklist) -> None:
     table = in_order(read_text(path.parent / "scores.csv"))
     quality = read_text(path.parent / "quality.csv").set_index("scan_id").to_dict("index")
     kept = read_pictures(path.parent, table["scan_id"], about.images)
-    columns, scans = worklist_rows(table, about.preprocessor, quality, kept)
+    columns, scans = worklist_rows(table, about.preprocessor, quality, kept, path.parent)
     volumes = fitting({scan_id: pictures["volumes"] for scan_id, pictures in kept.items()})
     for scan in scans:
         file = path.parent / scan["id"] / CLUSTERS
@@ -197,7 +197,7 @@ def outcome(row: Mapping[Any, Any]) -> str:
         return "learned from"
     if row["p_value"] == "":
         return "scored"
-    return {"True": "flagged", "False": "not flagged"}.get(row["flagged"], "no threshold")
+    return {"True": "flagged", "False": "below threshold"}.get(row["flagged"], "no threshold")
 
 
 def sentences(row: Mapping[Any, Any]) -> list[str]:
@@ -235,11 +235,12 @@ def in_short(table: pd.DataFrame) -> str:
     """How many scans came out how, in a sentence."""
     counts = table.apply(outcome, axis=1).value_counts()
     words = {
+        "below threshold": "below the threshold",
         "set aside": "set aside by quality control",
         "no threshold": "scored, too few healthy scans to flag any",
         "learned from": "without a p-value, since the run learned from it",
     }
-    order = ("flagged", "not flagged", "no threshold", "scored", "learned from", "set aside", "cannot be used")
+    order = ("flagged", "below threshold", "no threshold", "scored", "learned from", "set aside", "cannot be used")
     parts = [f"{counts[name]} {words.get(name, name)}" for name in order if name in counts]
     return f"{len(table)} {'scan' if len(table) == 1 else 'scans'}: {', '.join(parts)}."
 
@@ -273,11 +274,13 @@ def worklist_rows(
     preprocessor: Preprocessor,
     quality: Mapping[Any, Mapping[Any, str]],
     kept: Mapping[str, Mapping[str, Any]],
+    out: Path,
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Columns of the table of scans, and its rows in their order.
 
     Args:
         quality: rows of ``quality.csv`` and ``kept`` pictures, by ``scan_id``.
+        out: where each scan's maps are.
     """
     said = ["discovery"] if (table["discovery"] != "").any() else []
     said += differing(table)
@@ -297,7 +300,7 @@ def worklist_rows(
                 "id": row["scan_id"],
                 "title": f"{row['scan_id']} · {outcome(row)}"
                 + (f" · p = {float(row['p_value']):.3f}" if row["p_value"] else ""),
-                "maps": row[IN_SCOPE] != "",
+                "maps": any((out / row["scan_id"]).glob("*.nii.gz")),
                 "flagged": row["flagged"] == "True",
                 "thumbnail": kept.get(row["scan_id"], {}).get("thumbnail", ""),
                 "sentences": told,

@@ -30,6 +30,10 @@ class Exported(Trained):
         return f"model {self.folder.path.name}"
 
     @property
+    def named(self) -> str:
+        return f"model={self.folder.path}"
+
+    @property
     def evaluation(self) -> str:
         return f"'python -m anomaly3d.evaluate detector={self.name}' of its run, before it is exported,"
 

@@ -98,9 +98,14 @@ class Trained:
         return f"run {self.folder.path.parents[1].name}"
 
     @property
+    def named(self) -> str:
+        """How commands are told it."""
+        return f"run={self.folder.path.parents[1].name} detector={self.name}"
+
+    @property
     def evaluation(self) -> str:
         """What makes thresholds for it, in words."""
-        return f"'python -m anomaly3d.evaluate run={self.folder.path.parents[1].name} detector={self.name}'"
+        return f"'python -m anomaly3d.evaluate {self.named}'"
 
     def load(self) -> "Detector":
         """The detector, on the CPU."""

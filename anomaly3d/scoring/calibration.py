@@ -174,7 +174,7 @@ def load_calibration(trained: Trained, site: str) -> tuple[Healthy, Calibration]
     if site not in known and (known or site != OWN):
         raise UserError(
             f"site={site}: {folder} holds calibrations of {', '.join(known) or 'no site'}; make one from healthy scans "
-            f"with 'python -m anomaly3d.calibrate site={site} root=...'"
+            f"with 'python -m anomaly3d.calibrate {trained.named} site={site} root=...'"
         )
     if site not in known:
         return None

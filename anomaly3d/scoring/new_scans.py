@@ -209,7 +209,9 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     for same in copies(new.prepared.quality):
         say(f"  the same voxels: {same}")
     name = f"{job.trained.name}, {job.trained.stage}"
-    say(f"scored with {name} of {job.trained.source}; scores and maps are in {out}")
+    say(f"scored with {name} of {job.trained.source}; scores{' and maps' * bool(new.maps)} are in {out}")
+    if job.dicom and not new.maps:
+        say("no DICOM results: this detector gives scores alone, and no maps")
     if known and (level := known[1].voxel_thresholds.get("standardised")) and new.maps:
         say(
             f"standardised.nii.gz is in healthy spreads: in the median healthy scan, {known[1].voxel_ml:g} ml lie "

@@ -31,6 +31,7 @@ def bare_header(original: nib.nifti1.Nifti1Image, dtype: type[np.generic]) -> ni
     header = original.header.copy()
     header.set_data_dtype(dtype)
     header.set_intent("none")
+    header.set_xyzt_units("mm")
     for key in ("descrip", "db_name", "aux_file"):
         header[key] = b""
     header["cal_min"] = header["cal_max"] = 0

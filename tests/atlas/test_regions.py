@@ -8,7 +8,11 @@ from anomaly3d.atlas.regions import describe, regions_of, side_of
 KNOWN = {
     "frontal": [(37, -20, 58), (50, 15, 10), (25, 40, 35), (5, 50, 20), (20, 30, -18)],
     "parietal": [(35, -45, 55), (58, -35, 35), (45, -62, 40), (5, -65, 45)],
-    "temporal": [(50, -20, 4), (60, -40, 5), (40, 12, -30), (35, -45, -14), (27, -15, -20), (55, -45, -10)],
+    "temporal": [
+        *((50, -20, 4), (60, -40, 5), (40, 12, -30), (35, -45, -14), (27, -15, -20), (55, -45, -10)),
+        *((17, -5, -20), (18, -32, -14), (17, -30, -10)),  # amygdala, parahippocampal gyrus
+    ],
+    "basal cisterns": [(0, 0, -20), (4, -8, -22)],
     "occipital": [(8, -90, 0), (10, -85, 25), (25, -90, 10), (12, -72, -3)],
     "cerebellum": [(25, -65, -35), (5, -60, -20), (35, -70, -45), (40, -60, -40)],
     "brainstem": [(0, -25, -32), (5, -28, -14), (0, -40, -55)],
@@ -45,6 +49,7 @@ def test_a_cluster_is_named_as_a_radiologist_would():
     assert name((24, -42, 12), depth=3.0) == "right lateral ventricle"
     assert name((0, -25, -32)) == "brainstem"
     assert name((-30, -65, -38)) == "left cerebellum"
+    assert name((0, 0, -20), depth=3.0) == "basal cisterns"
 
 
 def test_sides():

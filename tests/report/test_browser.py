@@ -193,6 +193,13 @@ def test_a_new_scan_opens_in_its_own_space(browser, tiny_run, places, tmp_path):
         around = image.get_fdata()[tuple(slice(max(i - 1, 0), i + 2) for i in place)].clip(-20, 100)
         assert around.min() - wide <= float(text) <= around.max() + wide
     assert abs(float(said[3])) > 0.6 * np.abs(maps["standardised"].get_fdata()).max()  # it opens at the finding
+    browser.execute_script("lookAt([0, 0, 0])")  # air
+    assert browser.find_element(By.ID, "values").text.startswith("scan \u2264 -20 HU")
+    browser.execute_script(f"scans.volumes['{name}'].layers = []; show('{name}')")
+    WebDriverWait(browser, 20).until(lambda _: not browser.find_element(By.ID, "show-standardised").is_displayed())
+    browser.execute_script("lookAt([0, 0, 0])")
+    assert re.fullmatch(r"scan \S+ -20 HU.*, at .* mm \(of the scan\)", browser.find_element(By.ID, "values").text)
+    assert "healthy spreads" not in browser.find_element(By.ID, "values").text
     assert "p = " in browser.find_element(By.CSS_SELECTOR, "p.details").text
     told = [element.text for element in browser.find_elements(By.CSS_SELECTOR, "div.details")]
     assert any("noise_hu" in text for text in told)

@@ -106,7 +106,7 @@ def test_recall_against_volume_counts_every_scan_once(table, calibration):
 def test_the_promise_is_drawn_for_each_site(table, calibration):
     figure = conformal_figure(table, calibration)
     labels = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert [t.split(",")[0] for t in labels] == ["as promised", "site A", "site B"]
+    assert [t.split(",")[0] for t in labels] == ["at most promised", "site A", "site B"]
     plt.close(figure)
 
 
@@ -210,6 +210,7 @@ def test_the_groups_scores_are_drawn_as_their_logarithms(few):
         np.testing.assert_allclose(middle.get_ydata(), np.median(10.0 ** np.array(values)))
         np.testing.assert_allclose(middle.get_xdata(), [place - 0.25, place + 0.25])
     assert axes.get_yscale() == "log"
+    assert [t.get_position()[1] for t in axes.texts if t.get_text() == "zeros"] == [0.005]
     assert axes.get_ylabel() == "A(x)"
     plt.close(figure)
 

@@ -1,6 +1,7 @@
 import base64
 import gzip
 import io
+from dataclasses import replace
 
 import matplotlib.image
 import nibabel as nib
@@ -88,9 +89,19 @@ def test_volumes_stop_at_the_budget_and_thumbnails_do_not(scan, monkeypatch):
     assert pictures(table, "total", pd.Series([False]), {"a": shown})[1] == {}
 
 
-def test_without_a_map_residual_and_deviation_are_empty(scan):
+def test_without_a_map_residual_and_deviation_are_empty_and_not_shown(scan):
     shown, volumes = scan
-    data = gzip.decompress(base64.b64decode(pack(Shown(shown.row, None, shown.healthy))["data"]))
+    assert pack(shown)["layers"] == ["reconstruction", "residual", "standardised"]
+    assert Shown(shown.row, shown.files, None).layers == ["reconstruction", "residual"]
+    assert Shown(shown.row, replace(shown.files, reconstruction=""), shown.healthy).layers == ["standardised"]
+    without = Shown(shown.row, None, shown.healthy)
+    image, both = (
+        matplotlib.image.imread(io.BytesIO(base64.b64decode(thumbnail(one)))).shape for one in (without, shown)
+    )
+    assert 2 * image[1] == both[1]
+    made = pack(without)
+    assert made["layers"] == []
+    data = gzip.decompress(base64.b64decode(made["data"]))
     image, reconstruction, deviation, _ = np.frombuffer(data, np.uint8).reshape(4, -1)
     assert (deviation == 128).all()
     np.testing.assert_array_equal(image, reconstruction)

@@ -84,7 +84,7 @@ def test_the_rarest_come_first_and_scans_without_a_p_value_last(results):
 def test_the_page_says_what_is_known_of_each_scan(results, about):
     write_worklist(results / "report.html", about)
     page = (results / "report.html").read_text()
-    assert "5 scans: 1 flagged, 2 not flagged, 1 set aside by quality control, 1 cannot be used." in page
+    assert "5 scans: 1 flagged, 2 below the threshold, 1 set aside by quality control, 1 cannot be used." in page
     assert "at least 18, which 10 % of healthy scans may reach; set, like the p-values, on 19 healthy scans" in page
     assert re.findall(r'<tr data-id="([^"]*)"', page) == ["a", "c", "b", "&lt;i&gt;", "gone"]
     assert "<i>" not in page.split('<script type="application/json"')[0]

@@ -166,6 +166,8 @@ def test_only_what_is_on_the_list_leaves():
 def test_the_dashboard_holds_what_runs_log(tiny_run, capsys):
     assert dashboard.main(["dry_run=true"]) == 0
     assert "1 Is the GAN healthy?: 6 panels" in capsys.readouterr().out
+    assert dashboard.main(["dry_run=true", "detector=denoising"]) == 0
+    assert "2 What it makes: 2 panels" in capsys.readouterr().out
     assert dashboard.main([]) == 2
     refused(capsys, "entity=NAME")
     logged = "".join(r.read_bytes().decode("latin-1") for r in tiny_run.glob("wandb/offline-run-*/run-*.wandb"))

@@ -93,18 +93,24 @@ function nifti(values, scan, name) {
 // one colour, the more opaque the farther from 0
 const ramp = ([r, g, b]) => ({ R: [r, r], G: [g, g], B: [b, b], A: [0, 255], I: [0, 255] });
 
-// a value in physical units: whole HU, of z a decimal
+// a value in physical units: whole HU, of z a decimal; what lies beyond ends that a byte can hold is known no better
 const told = (value) => value.toFixed(scans.half < 20 ? 1 : 0);
+const within = (value, [low, high], text) => (value >= high ? `\u2265 ${text(high)}` : value <= low ? `\u2264 ${text(low)}` : text(value));
+const grey = (value) => within(value, [physical(0), physical(255)], told);
+const spreads = (value) => within(value, [-scans.deviations, scans.deviations], (v) => v.toFixed(1));
+const has = (layer) => (scans.volumes[current]?.layers ?? []).includes(layer);
 
 // what lies under the crosshair, in physical units
 function tell({ values, mm }) {
   if (values.length < 4) return;
-  const [image, reconstruction, residual] = values.map((v) => v.value);
+  const [image, reconstruction, residual, deviation] = values.map((v) => v.value);
   const difference = OWN ? residual : image - reconstruction;
-  const seen = OWN && residual ? ` (${told(reconstruction + residual)} as the detector saw it, which is coarser)` : "";
-  const deviation = find("deviation") ? `, ${values[3].value.toFixed(1)} healthy spreads` : "";
+  const seen = OWN && residual ? ` (${grey(reconstruction + residual)} as the detector saw it, which is coarser)` : "";
+  const words = [`${LAYERS[0].name} ${grey(image)} ${scans.unit}${seen}`];
+  if (has("residual")) words.push(`reconstruction ${grey(reconstruction)}`, `residual ${told(difference)}`);
+  if (has("standardised")) words.push(`${spreads(deviation)} healthy spreads`);
   const place = [...mm].slice(0, 3).map((v) => Math.round(v)).join(", ");
-  find("values").textContent = `${LAYERS[0].name} ${told(image)} ${scans.unit}${seen}, reconstruction ${told(reconstruction)}, residual ${told(difference)}${deviation}, at ${place} mm (${OWN ? "of the scan" : "MNI"})`;
+  find("values").textContent = `${words.join(", ")}, at ${place} mm (${OWN ? "of the scan" : "MNI"})`;
 }
 
 async function show(id) {
@@ -117,6 +123,7 @@ async function show(id) {
   details.forEach((part) => { part.hidden = part.dataset.id !== id; });
   find("closed-id").textContent = id;
   dialog.querySelectorAll(".stage, .tools").forEach((part) => { part.hidden = !scan; });
+  dialog.querySelectorAll("[data-layer]").forEach((part) => { part.hidden = !part.dataset.layer.split(" ").some(has); });
   if (!dialog.open) dialog.showModal();
   if (!scan) { dialog.dataset.shown = id; return; }
   if (!viewer) {
@@ -158,7 +165,8 @@ function settle() {
   if (find("deviation")) find("deviation-value").textContent = `${limit.standardised} healthy spreads`;
   LAYERS.forEach((layer, i) => {
     const box = find(`show-${layer.name}`), volume = viewer.volumes[i];
-    volume.opacity = i && !box?.checked ? 0 : layer.opacity; // of the lowest there is no box
+    const there = !document.querySelector(`[data-layer~="${layer.name}"]`) || has(layer.name);
+    volume.opacity = i && !(box?.checked && there) ? 0 : layer.opacity; // of the lowest there is no box
     if (layer.name in limit) { volume.colormapType = 1; /* clear below the threshold */ volume.cal_min = limit[layer.name]; volume.cal_minNeg = -layer.options.cal_max; volume.cal_maxNeg = -limit[layer.name]; }
   });
   viewer.updateGLVolume();
