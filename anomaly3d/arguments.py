@@ -56,12 +56,18 @@ def completed(command: str, arguments: Sequence[str]) -> list[str]:
     typed = [text for text in typed if key_of(text) != "study" and text not in NOTHING]
     if study is not None:
         typed = [*of_detector(without(read_study(command, Path(study)), typed), typed), *typed]
-    if known := remembered(command, typed):
-        say(f"run {value_of(typed, 'run', 'demo')} goes on with {' '.join(known)}; what is typed wins")
-    return [*known, *typed]
+    if (known := remembered(command, typed)) and (run := run_of(typed)):
+        say(f"run {run.name} goes on with {' '.join(known)}; what is typed wins")
+    first = next((n for n, text in enumerate(typed) if is_override(text)), len(typed))
+    return [*typed[:first], *known, *typed[first:]]  # options stand first: what follows a word is no option's any more
 
 
 # ---- one argument
+
+
+def is_override(text: str) -> bool:
+    """Whether it is Hydra's and no option of the command line."""
+    return not text.startswith("-") and ("=" in text or text[:1] in ("+", "~"))
 
 
 def key_of(text: str) -> str:
@@ -238,18 +244,27 @@ def said_anew(text: str) -> bool:
     return key in CODE or (key.split(".")[0] in (*ANEW, *CODE) and key != "trainer.precision")
 
 
+def run_of(typed: Sequence[str]) -> Path | None:
+    """The folder of the run that a call goes on with; of a search, whose runs get names of their own, its parent's."""
+    if value_of(typed, "hparams_search") and value_of(typed, "run") is None:
+        parent = value_of(typed, "parent")
+        return Path(parent).parent.parent if parent else None
+    return Path(str(value_of(typed, "runs_dir", "runs")), str(value_of(typed, "run", "demo")))
+
+
 def remembered(command: str, typed: Sequence[str]) -> list[str]:
     """What was typed when the run's phases were trained, for those that follow, and of it what other commands take.
 
     Args:
         typed: the arguments of this call.
     """
-    run, place = value_of(typed, "run", "demo"), value_of(typed, "runs_dir", "runs")
-    unsettled = "${" in f"{run}{place}" or "," in str(run) or not is_name(str(run))  # a sweep, or refused later
+    run = run_of(typed)
+    if run is None or "${" in str(run) or "," in run.name or not is_name(run.name):
+        return []  # a sweep, or refused later
     elsewhere = command in ("score", "calibrate") and value_of(typed, "model")  # an exported model, and no run
-    if command not in ("train", "evaluate", "score", "calibrate", "export") or unsettled or elsewhere:
+    if command not in ("train", "evaluate", "score", "calibrate", "export") or elsewhere:
         return []
-    files = sorted(Path(str(place), str(run)).glob("*/*/overrides.yaml"), key=lambda path: -path.stat().st_mtime)
+    files = sorted(run.glob("*/*/overrides.yaml"), key=lambda path: -path.stat().st_mtime)
     trained = {path: words for path in files if (words := read_words(path, names_of("train")[0]))}
     if command != "train":
         words = next(iter(trained.values()), [])

@@ -168,10 +168,17 @@ class Search(Sweep):
         direction: ``minimize`` or ``maximize`` what the command returns.
         storage: the file.
         params: the space that is searched, by key.
+        max_batch_size: of the grid whose config a file of ``hparams_search`` makes a search of; not used.
     """
 
     def __init__(
-        self, trials: int, together: int, direction: str, storage: str, params: dict[str, str] | None = None
+        self,
+        trials: int,
+        together: int,
+        direction: str,
+        storage: str,
+        params: dict[str, str] | None = None,
+        max_batch_size: int | None = None,
     ) -> None:
         super().__init__(params)
         self.trials, self.together, self.direction, self.storage = trials, together, direction, Path(storage)
@@ -220,8 +227,10 @@ class Search(Sweep):
         first = {key: d.choices[0] if hasattr(d, "choices") else d.low for key, d in space.items()}
         config = self.composed([*fixed, *(f"{key}={value}" for key, value in first.items())], 0)
         number = config.get("optimized_metric") or OmegaConf.select(config, "phase.monitor")
-        if str(number).endswith("auc") and self.direction == "minimize":
-            raise UserError(f"{number} is better where it is higher: add hydra.sweeper.direction=maximize")
+        better = {"auc": "maximize", "loss": "minimize"}.get(str(number)[-4:].lstrip("_"), self.direction)
+        if self.direction != better:
+            way = {"maximize": "higher", "minimize": "lower"}[better]
+            raise UserError(f"{number} is better where it is {way}: add hydra.sweeper.direction={better}")
         processes = [OmegaConf.select(config, f"trainer.{key}") for key in ("devices", "num_nodes")]
         if not self.elsewhere and processes != [1, 1]:
             raise UserError(

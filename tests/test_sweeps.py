@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from anomaly3d import train
+from anomaly3d.arguments import completed
 from anomaly3d.cli import Command, Done, command
 from anomaly3d.errors import UserError
 from tests.conftest import TINY, refused
@@ -106,6 +108,28 @@ def test_a_search_finds_what_is_best_and_the_same_command_goes_on(trained, tmp_p
     refused(capsys, "search.log holds a search with other values of seed")
     assert sweep(trained, *words, "hydra.sweeper.trials=7") == 0
     assert [run for run, *_ in trained.jobs[7:]] == ["search-6"]
+
+
+def test_the_search_of_the_docs_is_one(trained, tiny_run, places, tmp_path, capsys):
+    """Its trials take over what the parent's run was trained with, and nothing of the run that is usual."""
+    pytest.importorskip("optuna")
+    shutil.copytree(tiny_run, tmp_path / "demo", ignore=shutil.ignore_patterns("wandb", "evaluation", "*.ckpt"))
+    words = yaml.safe_load((file := tmp_path / "demo" / "fanogan" / "finetune" / "overrides.yaml").read_text())
+    file.write_text(yaml.safe_dump([*words, "seed=99"]))
+    search = ["+phase=encoder", "+hparams_search=optuna", f"parent={tiny_run}/fanogan/gan", f"runs_dir={tmp_path}"]
+    assert sweep(trained, *search, "hydra.sweeper.trials=3") == 0
+    assert [run for run, *_ in trained.jobs] == ["search-0", "search-1", "search-2"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"run {tiny_run.name} goes on with" in said
+    assert "seed=99" not in said
+    assert list(pd.read_csv(tmp_path / "search.csv")["state"]) == ["COMPLETE"] * 3
+    assert sweep(trained, *search, "optimized_metric=encoder/val_loss", "hydra.sweeper.trials=4") == 2
+    refused(capsys, "encoder/val_loss is better where it is lower: add hydra.sweeper.direction=minimize")
+
+
+def test_what_a_run_remembers_does_not_part_options_from_the_words_after_them():
+    known = completed("train", ["-m", "--config-dir", "mine", "+phase=encoder", "run=a", "-q"])
+    assert known[:3] == ["-m", "--config-dir", "mine"]
 
 
 def test_failed_trials_are_listed(tmp_path, capsys):
