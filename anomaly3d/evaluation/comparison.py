@@ -11,8 +11,9 @@ import pandas as pd
 from rich.table import Table
 
 from anomaly3d.errors import UserError
-from anomaly3d.evaluation.gathering import gather, label_of, training_of
+from anomaly3d.evaluation.gathering import gather, training_of
 from anomaly3d.evaluation.metrics import as_text, labels_and_scores, ranked, subjects_of
+from anomaly3d.runs.folder import reported_on
 from anomaly3d.scoring.scan_scores import score_names
 from anomaly3d.scoring.writer import RESCORED, read_scores
 from anomaly3d.statistics.auc import (
@@ -50,7 +51,7 @@ def find_scores(runs: Path, name: str) -> pd.DataFrame:
         UserError: it has not been evaluated.
     """
     run, _, detector = name.partition("/")
-    folder, detector = runs / run / "evaluation", label_of(runs / run, detector)
+    folder, detector = runs / run / "evaluation", detector or reported_on(runs / run)
     for path in (folder / detector / RESCORED, folder / detector / "scores.csv"):
         if detector and path.exists():
             return ranked(read_scores(path)).set_index("scan_id", drop=False).sort_index()
@@ -81,7 +82,7 @@ def wanted_runs(wanted: Comparison) -> dict[str, list[str]]:
         if not isinstance(names, Sequence) or not names:
             raise UserError(f"detectors: {detector} takes one run or several, such as {detector}: [demo,demo-seed1]")
         parts = [str(name).partition("/") for name in names]
-        trainings = [(run, label_of(wanted.folder / run, part)) for run, _, part in parts]
+        trainings = [(run, part or reported_on(wanted.folder / run)) for run, _, part in parts]
         if len(set(trainings)) < len(trainings):
             raise UserError(f"detectors: {detector} names a training twice, which would count as two: name it once")
     return {detector: [str(name) for name in names] for detector, names in groups.items()}

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from anomaly3d.errors import UserError
-from anomaly3d.runs.folder import PhaseFolder, find_trained
+from anomaly3d.runs.folder import PhaseFolder, Trained, find_trained, reported_on
 from anomaly3d.runs.lineage import WHERE, flatten
 from anomaly3d.scoring.writer import NOTE
+from anomaly3d.system.files import sha256
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,6 @@ class Training:
     settings: dict[str, Any]
 
 
-def label_of(run: Path, name: str) -> str:
-    """The detector ``name`` of an evaluated run; of an empty name the one that its report is about, or none."""
-    metrics = run / "evaluation" / "metrics.json"
-    return name or (str(json.loads(metrics.read_text())["focus"]) if metrics.exists() else "")
-
-
 def training_of(runs: Path, name: str) -> Training | None:
     """The training of ``demo`` or ``demo/pca``; None where the run does not hold it any more.
 
@@ -38,7 +33,7 @@ def training_of(runs: Path, name: str) -> Training | None:
         UserError: it was trained anew since it was evaluated.
     """
     run, _, detector = name.partition("/")
-    label = label_of(runs / run, detector)
+    label = detector or reported_on(runs / run)
     trained = next((t for t in find_trained(runs / run) if t.label == label), None)
     if trained is None:
         return None
@@ -48,16 +43,24 @@ def training_of(runs: Path, name: str) -> Training | None:
             f"{name} was trained anew since it was evaluated, and its scores are those of before: run "
             f"'python -m anomaly3d.evaluate run={run}' again"
         )
-    phases = trained.lineage["settings"]["detector"]["phases"]
-    folders = [trained.folder.path.with_name(phase) for phase in phases[: phases.index(trained.stage) + 1]]
-    settings = {
-        f"{folder.name}.{key}": value
-        for folder in folders
-        if (lineage := PhaseFolder(folder).finished())
-        for key, value in flatten(lineage["settings"]).items()
-        if key not in ("seed", *WHERE)
-    }
-    return Training(label, trained.lineage["settings"]["seed"], settings)
+    return Training(label, trained.lineage["settings"]["seed"], settings_of(trained))
+
+
+def settings_of(trained: Trained) -> dict[str, Any]:
+    """The settings of a detector's phase and of those that it began with, ``PHASE.KEY``; of a parent that does not lie
+    beside it, or not any more, the first digits of its digest, ``PHASE.parent``."""
+    phases, earliest = trained.lineage["settings"]["detector"]["phases"], trained.stage
+    settings: dict[str, Any] = {}
+    wanted: str | None = trained.digest()
+    for phase in reversed(phases[: phases.index(trained.stage) + 1]):
+        folder = PhaseFolder(trained.folder.path.with_name(phase))
+        lineage = folder.finished()
+        if lineage is None or sha256(folder.model) != wanted:
+            continue
+        own = flatten(lineage["settings"]).items()
+        settings |= {f"{phase}.{key}": value for key, value in own if key not in ("seed", *WHERE)}
+        earliest, wanted = phase, lineage["parent_sha256"]
+    return settings | ({f"{earliest}.parent": wanted[:8]} if wanted else {})
 
 
 def gather(runs: Path, patterns: Sequence[str]) -> dict[str, list[str]]:

@@ -132,22 +132,40 @@ def find_trained(run: Path) -> list[Trained]:
     return found
 
 
+def reported_on(run: Path) -> str:
+    """The detector that the run's evaluation is about, empty where there is none."""
+    metrics = run / "evaluation" / "metrics.json"
+    return str(json.loads(metrics.read_text())["focus"]) if metrics.exists() else ""
+
+
 def choose_trained(run: Path, detector: str | None) -> Trained:
-    """The most trained stage of a detector of a run; where none is named of the first method by name, or of a run
-    without a method the one that was trained first, before ``evaluate`` fitted controls beside it.
+    """The most trained stage of a detector of a run; where none is named of the one that its evaluation is about, else
+    of the method that was trained first, or of a run without a method the control.
 
     Raises:
         UserError: the run holds no such detector.
     """
-    ready = [t for t in find_trained(run) if not t.earlier]
+    there = [t for t in find_trained(run) if not t.earlier]
     if detector is not None:
-        ready = [t for t in ready if t.name == detector]
-    methods = [t for t in ready if t.lineage["role"] == "method"]
-    if chosen := methods or sorted(ready, key=lambda t: t.lineage["made_with"]["date"]):
+        chosen = [t for t in there if t.name == detector]
+    else:
+        ready = [t for t in there if t.lineage["role"] == "method"] or there
+        about = reported_on(run)
+        chosen = sorted(ready, key=lambda t: (t.name != about, t.lineage["made_with"]["date"]))
+    if chosen:
         return chosen[0]
-    wanted = f"no {detector}" if detector else "no trained detector"
+    if there:
+        raise UserError(
+            f"{run} holds no {detector}, but {', '.join(t.name for t in there)}: name one of these, or train it with "
+            f"'python -m anomaly3d.train detector={detector} run={run.name}'"
+        )
+    if begun := sorted(path.parent.parent.name for path in run.glob("*/*/checkpoints")):
+        raise UserError(
+            f"{run} holds no trained detector, but {', '.join(dict.fromkeys(begun))}, begun: 'python -m "
+            f"anomaly3d.train detector={begun[0]} run={run.name}' goes on with it"
+        )
     train = f"'python -m anomaly3d.train{f' detector={detector}' if detector else ''} run={run.name}'"
     raise UserError(
-        f"{run} holds {wanted}: {train} trains one, 'make demo' one on the phantom cohort; name another run with "
-        "run=NAME"
+        f"{run} holds no {detector or 'trained detector'}: {train} trains one, 'make demo' one on the phantom cohort; "
+        "name another run with run=NAME"
     )

@@ -25,6 +25,7 @@ def leave(runs, name, seed, kappa, quality, lr=1e-3):
         settings = {"seed": seed, "detector": detector, "phase": {"lr": lr if phase == "gan" else 1e-3}}
         settings["dataset"] = {"root": f"/somewhere/{name}"}
         lineage = {"finished": True, "settings": settings, "can_score": phase == "encoder", "role": "method"}
+        lineage["parent_sha256"] = None if phase == "gan" else hashlib.sha256(b"").hexdigest()
         (folder / "lineage.json").write_text(json.dumps(lineage))
     scores = np.random.default_rng(seed).normal(size=40) + quality * LABELS
     rows = {"scan_id": [f"s{i:02}" for i in range(40)], "subject_id": [f"p{i:02}" for i in range(40)]}
@@ -61,6 +62,14 @@ def test_runs_are_gathered_by_what_sets_them_apart_but_for_the_seed(runs):
         "kappa=0.1, lr=0.001",
         "kappa=1.0, lr=0.001",
     ]
+
+
+def test_settings_of_a_phase_that_another_did_not_begin_with_do_not_name_it(runs):
+    """The first phase of one was trained anew; whether its old settings were others is not known any more."""
+    (runs / "kappa-1.0-2" / "fanogan" / "gan" / "model.pt").write_bytes(b"trained anew")
+    found = gather(runs, ["kappa-1.0-*"])
+    assert sorted(map(sorted, found.values())) == [["kappa-1.0-1", "kappa-1.0-3"], ["kappa-1.0-2"]]
+    assert any(f"parent={hashlib.sha256(b'').hexdigest()[:8]}" in name for name in found)
 
 
 def test_scores_of_an_earlier_training_are_refused(runs, capsys):
