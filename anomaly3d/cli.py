@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import anomaly3d
@@ -87,7 +87,7 @@ class Command:
         """A job as Hydra calls it; one of a multirun that fails says so and lets the others go on."""
         release_memory()
         try:
-            allow(config.plugins)
+            allow(several(config.plugins))
             refuse_unknown_keys(self.config_name, config)
             refuse_half_said(self.config_name, config)
             for name in NAMES:
@@ -204,6 +204,12 @@ def refuse_closed_places(config: DictConfig) -> None:
             raise UserError(f"{key}={place}: {there} is a file, not a folder: choose another place with {key}=...")
         if not os.access(there, os.W_OK | os.X_OK):
             raise UserError(f"{key}={place}: {there} may not be written to: choose another place with {key}=...")
+
+
+def several(value: Any) -> list[str]:
+    """The words of a key that takes a list, where one stands for a list of one and null for none."""
+    parts = value if isinstance(value, ListConfig) else [] if value is None else [value]
+    return [str(part) for part in parts]
 
 
 def refuse_missing_inputs(config: DictConfig) -> None:

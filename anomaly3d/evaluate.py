@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose
 from omegaconf import DictConfig
 
-from anomaly3d.cli import Done, chosen, command, plain, refuse_missing_inputs, searchpath
+from anomaly3d.cli import Done, chosen, command, plain, refuse_missing_inputs, searchpath, several
+from anomaly3d.errors import UserError
 
 if TYPE_CHECKING:
     from anomaly3d.evaluation.judging import Evaluated
@@ -74,7 +75,7 @@ def evaluate(run: Path, focus: "Trained", config: DictConfig) -> Done:
         if manifest and Path(manifest).exists():
             prepared.refuse_edited(Path(manifest))
         require_same_data(focus.lineage, prepared, focus.folder.path)  # before a control is fitted anew
-        for control in config.controls:
+        for control in several(config.controls):
             fit_control(control, run, focus, prepared, settings)
         found = evaluate_run(run, focus, prepared, options)
     if found is None:
@@ -128,12 +129,20 @@ def fit_control(name: str, run: Path, focus: "Trained", prepared: "PreparedCohor
     from anomaly3d.runs.folder import PhaseFolder
     from anomaly3d.runs.lineage import data_hashes, same_data
     from anomaly3d.system.progress import is_leader
+    from anomaly3d.system.trainer import started_together
     from anomaly3d.training.job import Job
     from anomaly3d.training.run import train_phase
 
     lineage = PhaseFolder(run / name / "fit").finished()
     same = lineage and same_data(lineage, data_hashes(prepared)) and lineage["prepared"] == focus.lineage["prepared"]
-    if same or name == focus.name or not is_leader():
+    if same or name == focus.name:
+        return
+    if started_together():
+        raise UserError(
+            f"control {name} is not fitted yet, which takes one process: evaluate once without torchrun or srun, or "
+            "leave it out of controls=[...]"
+        )
+    if not is_leader():
         return
     config = plain(compose("train", [f"detector={name}", "+phase=fit", "callbacks=none", *searchpath()]))
     test = prepared.table[prepared.table["split"] == "test"]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from anomaly3d.cli import Done, command
+from anomaly3d.cli import Done, command, several
 
 if TYPE_CHECKING:
     from anomaly3d.scoring.new_scans import ScoringJob
@@ -29,8 +29,8 @@ def scoring_job(config: DictConfig, results: str) -> "ScoringJob":
     from anomaly3d.runs.folder import choose_trained
 
     model = chosen("model")
-    if model and any(key_of(text) == "run" for text in typed()):
-        raise UserError("model=... and run=... both name a detector: give one of them")
+    if model and (also := next((key for text in typed() if (key := key_of(text)) in ("run", "detector")), None)):
+        raise UserError(f"model=... and {also}=... both name a detector: give one of them")
     run = Path(config.runs_dir) / (Path(model).resolve().name if model else config.run)
     # before what takes long to import
     trained = read_exported(Path(model)) if model else choose_trained(run, chosen("detector"))
@@ -38,6 +38,7 @@ def scoring_job(config: DictConfig, results: str) -> "ScoringJob":
 
     from anomaly3d.cohorts.folder import FolderCohort
     from anomaly3d.cohorts.manifest import ScoredManifest
+    from anomaly3d.data.store import check_limit
     from anomaly3d.preprocessing.cohort import Study
     from anomaly3d.scoring.calibration import check_batch
     from anomaly3d.scoring.inference import preprocessor_of, require_command
@@ -49,11 +50,12 @@ def scoring_job(config: DictConfig, results: str) -> "ScoringJob":
     if several_processes(trainer):
         raise UserError("score and calibrate work in one process: leave out trainer=ddp, or say trainer.devices=1")
     require_command(trained, config.mask_command)
-    scans = [config.scans] if isinstance(config.scans, str) else [str(scan) for scan in config.scans or []]
+    scans = several(config.scans)
     given = [name for name in ("manifest", "root", "scans") if config[name]]
     if len(given) > 1:
         raise UserError(f"{' and '.join(f'{name}=...' for name in given)} each say which scans: give one of them")
     check_batch(config.batch)
+    check_limit(config.memory_gb)
     cohort = (
         ScoredManifest("scored", config.manifest) if config.manifest else FolderCohort("scored", config.root, scans)
     )
@@ -79,8 +81,7 @@ def main(config: DictConfig) -> Done:
     check_volume("smallest_cluster_ml", config.smallest_cluster_ml)
     if config.dicom:
         require_highdicom()
-    accept = [config.accept] if isinstance(config.accept, str) else [str(scan_id) for scan_id in config.accept or []]
-    study = replace(job.study, accept=accept, rejected_too=True)
+    study = replace(job.study, accept=several(config.accept), rejected_too=True)
     job = replace(job, study=study, smallest_cluster_ml=config.smallest_cluster_ml, dicom=bool(config.dicom))
     with locked(job.out / LOCK, str(job.out), wait=True):  # several calls may write beside each other's results
         scored = score_scans(job, config.site)

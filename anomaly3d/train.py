@@ -48,6 +48,8 @@ def refuse_other_phases(detector: str, phases: Sequence[str]) -> None:
 @command("train")
 def main(config: DictConfig) -> Done:
     """Train ``+phase=...``, or every phase of ``detector=...``, for the run of ``run=...``."""
+    if not isinstance(config.phases, DictConfig):
+        raise UserError(f"phases={config.phases} must hold phases with keys, such as phases.gan.steps=4000")
     refuse_other_phases(config.detector.name, config.detector.phases)
     usual = [name for name in config.detector.phases if name not in config.detector.get("on_request", [])]
     names = [config.phase.name] if "name" in config.phase else usual

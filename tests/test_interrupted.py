@@ -92,7 +92,11 @@ def test_an_interrupted_overwrite_of_all_phases_keeps_those_that_it_has_replaced
         patch.setattr(EncoderPhase, "on_train_epoch_start", interrupt_second_epoch)
         assert train.main(words) == 130
     before = sha256(run / "fanogan" / "gan" / "model.pt")
+    other = run.with_name("replaced-by-another")
+    shutil.copytree(run, other)
     capsys.readouterr()
+    assert train.main([f"run={other.name}", *words[1:], "seed=6"]) == 0  # another one than was interrupted
+    assert "gan: begins anew" in capsys.readouterr().out
     assert train.main(words) == 0
     out = capsys.readouterr().out
     assert "gan: run all-replaced has finished it" in out

@@ -92,7 +92,7 @@ def test_a_site_gets_a_threshold_of_its_own(tiny_run, places, bad_and_good, tmp_
     assert calibrate.main([*arguments, f"root={bad_and_good}"]) == 2
     refused(capsys, "site=NAME")
     assert score.main([*arguments, f"root={bad_and_good}", "site=utrecht"]) == 2
-    refused(capsys, "anomaly3d.calibrate site=utrecht")
+    refused(capsys, "anomaly3d.calibrate run=tiny detector=fanogan site=utrecht")
     new = [*arguments, f"root={bad_and_good}", "site=utrecht", f"out={tmp_path}/out"]
     for command in (score, calibrate):  # each process would wait for the other
         assert command.main([*new, "trainer=ddp"]) == 2
@@ -130,6 +130,17 @@ def test_scores_of_earlier_calls_are_kept(tiny_run, places, bad_and_good, tmp_pa
     assert list(table["scan_id"]) == ["001", "b"]
     assert table["total"][0] == table["total"][1]
     assert set(table["model"]) == {sha256(tiny_run / "fanogan" / "finetune" / "model.pt")[:12]}
+
+
+def test_scores_of_two_detectors_are_not_put_into_one_table(tiny_run, places, bad_and_good, tmp_path, capsys):
+    words = ["run=tiny", f"scans=[{bad_and_good}/good.nii.gz]", f"out={tmp_path}/out", *places]
+    assert score.main(words) == 0
+    before = (tmp_path / "out" / "scores.csv").read_bytes()
+    assert score.main([*words, "detector=pca"]) == 2
+    refused(capsys, "scores.csv holds scores of another detector", "out=...")
+    assert (tmp_path / "out" / "scores.csv").read_bytes() == before
+    assert score.main(["model=somewhere", *words[1:], "detector=pca"]) == 2
+    refused(capsys, "model=... and detector=...")
 
 
 def test_nothing_of_an_earlier_call_stays_beside_a_scan(tiny_run, places, bad_and_good, tmp_path):

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +19,16 @@ from anomaly3d.system.progress import say, track
 
 READERS = 2  # threads: decompression runs outside of Python's lock
 LARGE = 1e9  # bytes: the size of a larger split is announced before its memory is taken
+
+
+def check_limit(limit_gb: Any) -> None:
+    """Refuse what is no number of gigabytes.
+
+    Raises:
+        UserError: names the key.
+    """
+    if isinstance(limit_gb, bool) or not isinstance(limit_gb, int | float | None):
+        raise UserError(f"memory_gb={limit_gb}: a number of gigabytes is wanted, or null")
 
 
 def free_memory() -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from anomaly3d.data.store import check_limit
 from anomaly3d.errors import UserError
 from anomaly3d.preprocessing.base import Preprocessor
 from anomaly3d.scoring.calibration import check_batch, check_rate, check_volume
@@ -49,5 +50,6 @@ class Options:
                 f"{self.densest_hu}"
             )
         check_batch(self.batch)
+        check_limit(self.memory_gb)
         check_rate("false_positive_rate", self.false_positive_rate)
         check_volume("voxel_false_alarm_ml", self.voxel_false_alarm_ml)

@@ -106,7 +106,7 @@ class GANPhase(Phase):
         self.automatic_optimization = False
         if critic_steps < 1:
             raise ValueError(f"critic_steps must be at least 1, not {critic_steps}")
-        self.lambda_gp, self.critic_steps = lambda_gp, critic_steps
+        self.lambda_gp, self.critic_steps = float(lambda_gp), critic_steps
         self.penalty, self.penalty_every = penalty, penalty_every
         self.batches_seen = 0
         self.alikeness_of_real: float | None = None  # which does not change

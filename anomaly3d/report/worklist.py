@@ -246,8 +246,8 @@ def in_short(table: pd.DataFrame) -> str:
 
 
 def differing(table: pd.DataFrame) -> list[str]:
-    """In which of score, site and model, by which they are judged, the scans of several calls differ."""
-    return [c for c in ("score_name", "site", "model") if table[c][table[c] != ""].nunique() > 1]
+    """In which of score and site, by which they are judged, the scans of several calls differ."""
+    return [c for c in ("score_name", "site") if table[c][table[c] != ""].nunique() > 1]
 
 
 def threshold_text(locked: Calibration | None, several: bool = False) -> str:

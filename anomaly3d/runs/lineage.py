@@ -107,9 +107,13 @@ def is_replacing(folder: PhaseFolder, settings: dict[str, Any], parent: Path | N
     lineage = folder.read()
     if lineage is None or lineage["finished"] or not lineage.get("replaces"):
         return False
-    same_parent = lineage["parent_sha256"] == (sha256(parent) if parent else None)
-    same = same_parent and not differing(lineage["settings"], settings)
-    return same and folder.whole_checkpoint() is not None
+    return is_as_wanted(lineage, settings, parent) and folder.whole_checkpoint() is not None
+
+
+def is_as_wanted(lineage: dict[str, Any], settings: dict[str, Any], parent: Path | None) -> bool:
+    """Whether a phase was trained, or begun, with these settings and this parent."""
+    same_parent = lineage.get("parent_sha256") == (sha256(parent) if parent else None)
+    return same_parent and not differing(lineage.get("settings", {}), settings)
 
 
 def split_hash(table: pd.DataFrame) -> str:

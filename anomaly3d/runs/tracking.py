@@ -1,5 +1,6 @@
 """Loggers, and what of a run they get: nothing that names a machine or a patient leaves it."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -247,8 +248,10 @@ def unless_silent(what: str) -> Iterator[None]:
 
 
 def artifact_name(run: Any, phase: Path) -> str:
-    """``RUN-DETECTOR-PHASE``."""
-    return f"{run.group}-{phase.parent.name}-{phase.name}"
+    """``RUN-DETECTOR-PHASE``; W&B takes at most 128 plain characters, so of other names a digest stands behind them."""
+    name = f"{run.group}-{phase.parent.name}-{phase.name}"
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:100]
+    return name if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def link(run: Any, artifact: str) -> None:

@@ -83,10 +83,18 @@ def round_weights(detector: nn.Module, precision: str) -> None:
 
 @dataclass(frozen=True)
 class Inference:
-    """Scores splits of one data module; ``trainer`` is ``conf/trainer``."""
+    """Scores splits of one data module; ``trainer`` is ``conf/trainer``.
+
+    Raises:
+        UserError: the trainer would look at some scans alone.
+    """
 
     data: HeadCTDataModule
     trainer: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.trainer.get("fast_dev_run"):
+            raise UserError("trainer.fast_dev_run is for a try of training: here all scans are scored")
 
     def run(
         self, detector: Detector, split: str, out: Path, volumes: bool = False, name: str | None = None

@@ -58,6 +58,7 @@ LOCK = ".lock"  # in ``out``: of two calls one waits
 INFERENCE = "inference"  # under ``out``: scores of the last call's scans, reconstructions in MNI space
 JUDGED = ["score_name", "score", "p_value", "flagged", "discovery", "site"]
 IN_SCOPE = "in_scope"  # whether a scan is one of those that the detector was made for: quality control accepts it
+DIGITS = 12  # of a model's SHA-256, by which a table says whose scores it holds
 FALSE_DISCOVERIES = 0.1  # share of a batch's discoveries that may be healthy
 
 
@@ -176,6 +177,7 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     hush()
     stage = job.trained.folder.path
     load_calibration(job.trained, site)  # a mistake comes before any work
+    refuse_other_models(job.out, job.trained.digest()[:DIGITS])
     new, out = score_new(job), job.out
     learned = learned_in(new.prepared.quality, job.trained, site)
     scores = judge(new, job.trained, site, job.study.workers, learned)
@@ -186,7 +188,7 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
     verdicts = new.prepared.quality[["scan_id", "verdict", "reasons"]]
     wanted = ["scan_id", IN_SCOPE, *own, *(c for c in JUDGED if c in scores), UNLIKE]
     table = verdicts.merge(scores[wanted], on="scan_id", how="left").assign(
-        model=job.trained.digest()[:12], source=verdicts["scan_id"].map(sources_of(new.images))
+        model=job.trained.digest()[:DIGITS], source=verdicts["scan_id"].map(sources_of(new.images))
     )
     table[UNLIKE], table[LEARNED_IN] = table[UNLIKE].fillna(""), table["scan_id"].map(learned).fillna("")
     mark_output(out)
@@ -239,6 +241,20 @@ def score_scans(job: ScoringJob, site: str) -> Scored:
 def sources_of(images: pd.Series) -> dict[str, str]:
     """A digest of each scan's path by ``scan_id``, which tells scans of one name apart and names no folder."""
     return {str(scan_id): digest(str(image)) for scan_id, image in images.items()}
+
+
+def refuse_other_models(out: Path, model: str) -> None:
+    """Refuse to put results beside those of another model, with which they cannot be ranked.
+
+    Raises:
+        UserError: names the table.
+    """
+    stored = out / "scores.csv"
+    if stored.exists() and set(read_text(stored).get("model", pd.Series(model))) - {model}:
+        raise UserError(
+            f"{stored} holds scores of another detector, or of an earlier training of this one: choose another folder "
+            "with out=..., or remove that one"
+        )
 
 
 def check_names(sources: Mapping[str, str], out: Path) -> None:

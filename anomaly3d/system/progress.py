@@ -30,7 +30,7 @@ console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 def is_leader() -> bool:
     """Whether this is the first of the processes that train together; only that one speaks and writes."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def say(message: str) -> None:

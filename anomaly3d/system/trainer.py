@@ -26,6 +26,7 @@ OWN = (
 ELSEWHERE = {  # arguments of Lightning's Trainer that would act beside the settings of a phase, or be ignored
     **dict.fromkeys(LENGTHS, STEPS),
     **dict.fromkeys(OWN, "the program needs its own"),
+    **dict.fromkeys(("limit_predict_batches", "limit_test_batches"), "a score is one of all scans"),
     "max_time": ENDED,
     "accumulate_grad_batches": "a step learns from phase.batch volumes a process; gradient_checkpointing=true and "
     "trainer=ddp save memory",
@@ -64,6 +65,12 @@ def resolve_trainer(config: Mapping[str, Any]) -> dict[str, Any]:
     if on_gpu(options) and isinstance(devices, int) and devices > torch.cuda.device_count():
         raise UserError(f"trainer.devices={devices}, but this machine has {torch.cuda.device_count()} GPU(s)")
     return options
+
+
+def started_together() -> bool:
+    """Whether torchrun or srun has started this process and others beside it, not Lightning."""
+    srun = os.environ.get("SLURM_STEP_NUM_TASKS", "1") not in ("", "1")
+    return srun or ("TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1")
 
 
 def on_gpu(options: Mapping[str, Any]) -> bool:

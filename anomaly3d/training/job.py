@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anomaly3d.data.store import check_limit
 from anomaly3d.detectors.base import Detector
 from anomaly3d.errors import UserError
 from anomaly3d.phases.base import Phase
 from anomaly3d.preprocessing.cohort import PreparedCohort, Study
 from anomaly3d.runs.folder import PhaseFolder
-from anomaly3d.runs.lineage import can_resume, find_parent, is_replacing
+from anomaly3d.runs.lineage import can_resume, find_parent, is_as_wanted, is_replacing
 from anomaly3d.system.files import sha256
 from anomaly3d.system.instantiate import check_targets, located
 
@@ -110,8 +111,8 @@ def check(job: Job) -> Start:
     for key, value in {**{f"phase.{n}": phase[n] for n in WHOLE}, "seed": job.config["seed"]}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise UserError(f"{key}={value}: a whole number is wanted, at least 0")
-    if not isinstance(job.config["memory_gb"], int | float | None):
-        raise UserError(f"memory_gb={job.config['memory_gb']}: a number of gigabytes is wanted, or null")
+    check_limit(job.config["memory_gb"])
+    check_optimized(job)
     if phase["batch"] < 1:
         raise UserError(f"phase.batch={phase['batch']}: a batch is at least 1 volume")
     steps, per_epoch = phase["steps"], phase["steps_per_epoch"]
@@ -138,18 +139,21 @@ def check(job: Job) -> Start:
         parent = None  # a dry run of a later phase begins with networks that have learned nothing
     if job.dry:
         return Start(settings, parent, False)
-    if job.config["overwrite"] and not (is_replacing(job.folder, settings, parent) or replaced_before(job)):
+    if job.config["overwrite"] and not (
+        is_replacing(job.folder, settings, parent) or replaced_before(job, settings, parent)
+    ):
         return Start(settings, parent, False)
     start = Start(settings, parent, can_resume(job.folder, settings, parent))
     refuse_orphans(job, start)
     return start
 
 
-def replaced_before(job: Job) -> bool:
-    """Whether a command for all phases has replaced this one already, and was interrupted in a later one."""
-    if job.of_one_phase:
+def replaced_before(job: Job, settings: dict[str, Any], parent: Path | None) -> bool:
+    """Whether a command for all phases has replaced this one already, as it is wanted now, and was interrupted in a
+    later one."""
+    if job.of_one_phase or not is_as_wanted(lineage := job.folder.read() or {}, settings, parent):
         return False
-    phases, lineage = job.detector["phases"], job.folder.read() or {}
+    phases = job.detector["phases"]
     later = [
         PhaseFolder(job.folder.path.parent / name).read() for name in phases[phases.index(job.phase["name"]) + 1 :]
     ]
@@ -177,6 +181,20 @@ def refuse_orphans(job: Job, start: Start) -> None:
         raise UserError(
             f"phase {name} of run {job.run.name} is finished, and {', '.join(later)} began with its model: choose "
             "another name with run=..., or train all anew with overwrite=true; the last phase may go on alone"
+        )
+
+
+def check_optimized(job: Job) -> None:
+    """Refuse an ``optimized_metric`` that none of the detector's phases can log.
+
+    Raises:
+        UserError: says what there may be.
+    """
+    name, phases = job.config["optimized_metric"], job.detector["phases"]
+    if name is not None and str(name).partition("/")[0] not in phases:
+        raise UserError(
+            f"optimized_metric={name} names no phase of detector={job.detector['name']}: it is PHASE/NUMBER, such as "
+            f"{phases[-1]}/val_loss, of {', '.join(phases)}"
         )
 
 

@@ -153,6 +153,9 @@ def build_trainer(
     job: Job, detector: Detector, options: dict[str, Any], callbacks: list[L.Callback], logger: Logger | None
 ) -> L.Trainer:
     """The Trainer of a phase, with the callbacks of ``conf/callbacks``."""
+    for name, c in job.config["callbacks"].items():
+        if c and not isinstance(c, Mapping):
+            raise UserError(f"callbacks.{name}={c}: a callback has keys, its _target_ first; null takes it away")
     configured = {name: c for name, c in job.config["callbacks"].items() if c and c.get("monitor", "") is not None}
     callbacks = [*(build(c, f"callbacks.{name}", L.Callback) for name, c in configured.items()), *callbacks]
     if detector.fits and any(isinstance(callback, WeightAveraging) for callback in callbacks):
@@ -214,7 +217,7 @@ def optimised(job: Job, numbers: Mapping[str, float]) -> float | None:
     Raises:
         UserError: there is no such number.
     """
-    name = job.config["optimized_metric"] or job.phase["monitor"]
+    name: str | None = job.config["optimized_metric"] or job.phase["monitor"]
     if name is None:
         phase: type[Phase] = located(job.phase["module"]["_target_"])
         name = next((f"{phase.name}/{number}" for number in phase.monitors), None)

@@ -48,6 +48,7 @@ def test_tasks_of_srun_do_not_train_alone(auto, monkeypatch):
         ("limit_val_batches", "phase.steps_per_epoch"),
         ("accumulate_grad_batches", "phase.batch"),
         ("log_every_n_steps", "needs its own"),
+        ("limit_predict_batches", "all scans"),
     ],
 )
 def test_what_is_said_elsewhere_is_refused(auto, key, told):
