@@ -40,6 +40,7 @@ CODE = ("plugins", "mask_command", "preprocessing.mask_command")  # whose code m
 ANEW = ("trainer", "workers", "scheduler", "memory_gb")  # where and how fast it runs
 SIZES = ("phase.steps", "phase.steps_per_epoch", "phase.batch")  # what one phase takes over from another
 OF_PHASES = ("phase.", "phases.")  # whose keys the config has not before the phases are known
+COHORT = ("dataset", "preprocessing", "seed")  # and prepare, where a run is named
 KEPT = ("data_dir",)  # what other commands take over from the training
 
 
@@ -262,13 +263,15 @@ def remembered(command: str, typed: Sequence[str]) -> list[str]:
     if run is None or "${" in str(run) or "," in run.name or not is_name(run.name):
         return []  # a sweep, or refused later
     elsewhere = command in ("score", "calibrate") and value_of(typed, "model")  # an exported model, and no run
-    if command not in ("train", "evaluate", "score", "calibrate", "export") or elsewhere:
+    unnamed = command == "prepare" and value_of(typed, "run") is None
+    if command not in ("prepare", "train", "evaluate", "score", "calibrate", "export") or elsewhere or unnamed:
         return []
     files = sorted(run.glob("*/*/overrides.yaml"), key=lambda path: -path.stat().st_mtime)
     trained = {path: words for path in files if (words := read_words(path, names_of("train")[0]))}
     if command != "train":
-        words = next(iter(trained.values()), [])
-        return without([text for text in words if key_of(text) in KEPT], typed)
+        words, whose = next(iter(trained.values()), []), KEPT if command != "prepare" else (*KEPT, *COHORT)
+        kept = [text for text in words if {key_of(text), key_of(text).split(".")[0]} & {*whose}]
+        return without([text for text in kept if key_of(text) not in CODE], typed)
     usual = usual_detector()
     asked, phase = value_of(typed, "detector"), value_of(typed, "phase")
     wanted = asked or (usual if usual in {path.parts[-3] for path in files} else None)

@@ -11,6 +11,17 @@ if TYPE_CHECKING:
     from anomaly3d.preprocessing.cohort import Study
 
 
+def tell_usual(config: DictConfig) -> None:
+    """Say that phantoms are made where nobody has named other scans."""
+    from anomaly3d.arguments import key_of
+    from anomaly3d.cli import chosen, typed
+    from anomaly3d.system.progress import say
+
+    named = any(key_of(text).split(".")[0] in ("dataset", "study") for text in typed())
+    if chosen("dataset") == "phantom" and not named:
+        say("no dataset=... is named: these are phantoms, heads that a program paints")
+
+
 def build_study(config: DictConfig) -> "Study":
     """The cohort of ``dataset`` and the preprocessor of ``preprocessing``.
 
@@ -42,6 +53,7 @@ def main(config: DictConfig) -> Done:
     from anomaly3d.system.progress import say
 
     study = build_study(config)
+    tell_usual(config)
     prepared = study.prepare()
     counts = {v: len(prepared.with_verdict(v)) for v in ("accepted", "rejected", "unreadable")}
     say(f"prepared: {', '.join(f'{n} {v}' for v, n in counts.items())}; see {prepared.folder / 'quality.csv'}")

@@ -57,8 +57,10 @@ def main(config: DictConfig) -> Done:
         raise UserError(f"parent=... is what one phase begins with: say which, +phase={' or +phase='.join(names)}")
     configs = [of_phase(config, name) for name in names]  # all of them before any work
 
-    from anomaly3d.prepare import build_study
+    from anomaly3d.prepare import build_study, tell_usual
 
+    if not Path(config.runs_dir, str(config.run)).exists():
+        tell_usual(config)
     studies = [build_study(each) for each in configs]
 
     from anomaly3d.system.memory import release_memory

@@ -271,6 +271,36 @@ def test_dicom_files_among_others_are_prepared_once_and_anew_when_one_changes(tm
     assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == 1
 
 
+def test_the_scans_of_a_run_that_is_named_are_prepared_and_not_phantoms_of_nobody(tiny_run, places, capsys):
+    assert prepare.main(["run=tiny", *places, "workers=1"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "run tiny goes on with preprocessing.resolution=32" in said
+    assert "these are phantoms" not in said
+    assert "12 scans" in said
+
+
+def test_masks_that_cannot_be_of_a_lesion_are_told(tiny_run, tmp_path, capsys):
+    """Turned inside out, and empty although something was found."""
+    raw = sorted(tiny_run.parents[1].glob("data/raw/phantom-*/ct/subdural*"))[0]
+    image = nib.load(raw)
+    rows = ["scan_id,subject_id,image,label,split,lesion_mask"]
+    for name, value in (("inverted", 1), ("nothing", 0)):
+        nib.save(
+            nib.Nifti1Image(image.get_fdata().astype(np.float32) + value, image.affine), tmp_path / f"{name}.nii.gz"
+        )
+        filled = np.full(image.shape, value, np.uint8)
+        filled[3:6, 3:6, 3:6] = 0
+        nib.save(nib.Nifti1Image(filled, image.affine), tmp_path / f"{name}_mask.nii.gz")
+        rows.append(f"{name},{name},{name}.nii.gz,1,test,{name}_mask.nii.gz")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
+    settings = [w for w in TINY if w.startswith(("preprocessing", "workers"))]
+    words = ["dataset=manifest", f"dataset.manifest={tmp_path}/manifest.csv", f"data_dir={tmp_path}/data", *settings]
+    assert prepare.main(words) == 3
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"inverted: unreadable: its lesion_mask has \d+ ml, more than its brain of \d+", said)
+    assert "lesion masks are empty of scans with findings (label 1): nothing" in said
+
+
 def test_a_changed_prepared_file_is_found_by_evaluate_and_mended_by_prepare(tiny_run, places, tmp_path, capsys):
     """One byte of a mask that no detector reads, as long as before, with the date it had."""
     data, settings = tmp_path / "data", [w for w in TINY if w.startswith(("dataset", "preprocessing", "workers"))]

@@ -233,6 +233,11 @@ class Study:
                 f"lesion masks are not empty of scans that are taken for healthy: {first_of(ill)}: correct label and "
                 "split of these scans in the manifest, or their lesion_mask"
             )
+        empty = [
+            o.scan_id for o, label in zip(outcomes, table["label"], strict=True) if o.lesion_ml == 0 and label == "1"
+        ]
+        if empty:
+            say(f"lesion masks are empty of scans with findings (label 1): {first_of(empty)}")
         readable = [not o.unreadable for o in outcomes]
         write_manifest(
             prepared_files(table[readable], [o for o in outcomes if not o.unreadable], folder), folder / "manifest.csv"

@@ -67,8 +67,14 @@ def prepare_anew(sources: Sources, source: str, out: Path, preprocessor: Preproc
         raise
     except UnreadableScan as error:
         return Outcome(scan_id, str(error), {}, source, read_as=read_as)
-    files = write_prepared(prepared, out, scan_id)
     ml = {name: mask.ml() for name, mask in companions.masks.items()}
+    brain = prepared.brain_mask.sum() * abs(np.linalg.det((prepared.mni_to_scan @ prepared.affine)[:3, :3])) / 1000
+    if brain and (large := next((name for name in ml if ml[name] > brain), None)):
+        reason = (
+            f"its {large} has {ml[large]:.0f} ml, more than its brain of {brain:.0f}: does it hold all but the lesion?"
+        )
+        return Outcome(scan_id, reason, {}, source, read_as=read_as)
+    files = write_prepared(prepared, out, scan_id)
     return Outcome(
         scan_id,
         "",

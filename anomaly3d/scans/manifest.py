@@ -82,6 +82,7 @@ OTHER_NAMES = {  # of lesions: what somebody may have meant
     **dict.fromkeys(("edema",), "oedema"),
     **dict.fromkeys(("tumor", "mass", "neoplasm"), "tumour"),
 }
+OTHER_COLUMNS = {"gender": "sex", "patient_sex": "sex", "patient_age": "age", "age_years": "age", "mask": "lesion_mask"}
 NOTHING = ("", "na", "n/a", "nan", "null", "none", "-")  # as spreadsheets say that a value is missing
 SEPARATORS = (",", ";", "\t", "|")
 UNNAMED = "study"  # the cohort of rows that name none; a folder's name may be somebody's
@@ -114,7 +115,7 @@ def read_manifest(path: Path, files: bool = True) -> pd.DataFrame:
     table = table.apply(lambda column: column.str.strip())
     table = table[(table != "").any(axis=1)]
     table = table[[c for c in table if not (c.startswith("unnamed") and (table[c] == "").all())]]
-    if mistyped := [(c, near(c, OPTIONAL)) for c in table if c not in (*REQUIRED, *OPTIONAL)]:
+    if mistyped := [(c, OTHER_COLUMNS.get(c) or near(c, OPTIONAL)) for c in table if c not in (*REQUIRED, *OPTIONAL)]:
         meant = [f"{column}, meant as {known}" for column, known in mistyped if known and known not in table]
         if meant:
             raise UserError(f"manifest {path} has the unknown column(s) {'; '.join(meant)}? Rename or remove it")
@@ -211,6 +212,7 @@ def tidy(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     table["label"] = table["label"].str.replace(r"\.0+$", "", regex=True)
     for column in ("split", "group", "quality"):
         table[column] = table[column].str.lower().str.replace(" ", "_")
+    table["age"] = table["age"].str.replace(r"^(\d+),(\d+)$", r"\1.\2", regex=True)  # 47,5 of a German spreadsheet
     table["sex"] = [SEXES.get(sex.lower(), sex) for sex in table["sex"]]
     table["lesions"] = [
         ";".join(part.strip().lower().replace(" ", "_") for part in re.split("[;,|+]", found) if part.strip())
@@ -254,13 +256,14 @@ def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
             problems.append(f"row {rows(empty)}: {column} is empty")
     for scan_id, same in repeated(table, "scan_id"):
         if scan_id:
-            problems.append(f"row {numbered(same.index)}: duplicate scan_id {same['scan_id'].iloc[0]}")
+            case = " (capital letters count as small ones)" * (same["scan_id"].nunique() > 1)
+            problems.append(f"row {numbered(same.index)}: duplicate scan_id {same['scan_id'].iloc[0]}{case}")
     plain = table["scan_id"].str.fullmatch(r"[A-Za-z0-9._-]*")
     unsafe = (table["scan_id"] != "") & ~(plain & table["scan_id"].map(is_name))
     if unsafe.any():
         problems.append(
-            f"row {rows(unsafe)}: scan_id may hold only letters, digits, dot, dash and underscore, none of them "
-            f"a dot in front, and at most {LONGEST}"
+            f"row {rows(unsafe)}: scan_id may hold only the letters A to Z, digits, dot, dash and underscore, none "
+            f"of them a dot in front, and at most {LONGEST}"
         )
     known = {"label": LABELS, "split": SPLITS, "group": GROUPS, "sex": ("F", "M", ""), "quality": (OVERRULED, "")}
     for column, allowed in known.items():
@@ -272,7 +275,10 @@ def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
             hint = f" (did you mean {meant}?)" if meant else ""
             problems.append(f"row {rows(wrong)}: {column} {value!r} must be one of {names}{hint}")
     faults = table["age"].map(wrong_age)
-    problems += [f"row {rows(faults == fault)}: {fault}" for fault in faults.unique() if fault]
+    several = [fault for fault in faults.unique() if fault]
+    problems += [f"row {rows(faults == fault)}: {fault}" for fault in several[:SHOWN]]
+    if len(several) > SHOWN:
+        problems.append(f"{(faults != '').sum()} ages in all are like these")
     lesions = table["lesions"].map(lambda found: found.split(";")).explode()
     for name in lesions[~lesions.isin([*LESIONS, ""])].unique():
         meant = OTHER_NAMES.get(name) or near(name, LESIONS)
@@ -309,6 +315,12 @@ def find_problems(table: pd.DataFrame, files: bool) -> list[str]:
     if other.any():
         group = table.loc[other, "group"].iloc[0]
         problems.append(f"row {rows(other)}: scans of the group {group} belong to the test split only")
+    for column in MASKS:
+        named = table[(table[column] != "") & (table["label"] == "1")]
+        for path, same in named.groupby(column):
+            if len(same) > 1:
+                rest = f"{column} {Path(str(path)).name} is that of several scans with findings: each has its own"
+                problems.append(f"row {numbered(same.index)}: {rest}")
     for column in PATHS if files else ():
         gone = pd.Series([bool(p) and not os.path.exists(p) for p in table[column]], index=table.index)
         if gone.any():
@@ -338,6 +350,8 @@ def wrong_age(age: str) -> str:
     if not number or age.startswith("-"):
         return f"age {age!r} is not a number of years: leave it empty where it is unknown"
     years = float(number[0].replace(",", "."))
+    if number[0] == age:
+        return f"age {age!r} is no number of years that a person reaches: leave it empty where it is unknown"
     unit = {"m": 12, "w": 52.2, "d": 365.25}.get(age[-1:].lower(), 1)  # as DICOM writes ages: 045Y, 010M
     return f"age {age!r} is not a number of years: write {years / unit:.3g}"
 

@@ -150,10 +150,9 @@ def test_rows_keep_their_numbers_below_empty_ones(manifest, tmp_path):
         ("age", "045Y", "write 45"),
         ("age", "018M", "write 1.5"),
         ("age", "89+", "write 89"),
-        ("age", "61,5", "write 61.5"),
         ("age", "unknown", "leave it empty"),
         ("age", "-1", "leave it empty"),
-        ("age", "451", "not a number of years"),
+        ("age", "451", "no number of years that a person reaches"),
         ("sex", "1", "'F', 'M'"),
         ("sex", "divers", "'F', 'M'"),
         ("group", "post-operative", "did you mean postoperative"),
@@ -170,11 +169,42 @@ def test_values_that_would_vanish_are_mistakes_with_the_nearest_known_one(manife
 
 def test_what_is_meant_without_doubt_is_taken(manifest):
     table = read_manifest(
-        manifest((2, "lesions", "Subdural, epidural"), (2, "sex", "male"), (1, "sex", "f"), (2, "age", "NA"))
+        manifest(
+            (2, "lesions", "Subdural, epidural"),
+            (2, "sex", "male"),
+            (1, "sex", "f"),
+            (2, "age", "NA"),
+            (1, "age", "61,5"),
+        )
     )
     assert table["lesions"][2] == "subdural;epidural"
     assert list(table["sex"]) == ["", "F", "M"]
-    assert table["age"][2] == ""
+    assert list(table["age"][1:]) == ["61.5", ""]
+
+
+def test_many_wrong_ages_are_not_all_listed(manifest):
+    with pytest.raises(UserError) as caught:
+        read_manifest(manifest(*((3 + n, "age", f"{n}Y") for n in range(30))))
+    assert str(caught.value).count("is not a number of years") == 6
+    assert "30 ages in all are like these" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"), [("gender", "sex"), ("Patient Age", "age"), ("lesion_masks", "lesion_mask")]
+)
+def test_columns_that_others_call_otherwise_are_not_left_out_silently(manifest, column, meant):
+    with pytest.raises(UserError, match=f"{meant}. Rename"):
+        read_manifest(manifest((0, column, "1")))
+
+
+def test_a_lesion_mask_is_of_one_scan(manifest, tmp_path):
+    (tmp_path / "m.nii.gz").touch()
+    one = [(0, "lesion_mask", "m.nii.gz"), (2, "lesion_mask", "m.nii.gz")]  # of a healthy scan it is empty
+    assert read_manifest(manifest(*one))["lesion_mask"][2].endswith("m.nii.gz")
+    new = {"scan_id": "d", "subject_id": "p4", "image": "a.nii.gz", "label": "1", "split": "test"}
+    again = [*one, *((3, name, value) for name, value in new.items()), (3, "lesion_mask", "m.nii.gz")]
+    with pytest.raises(UserError, match=r"row 4, 5: lesion_mask m.nii.gz is that of several scans"):
+        read_manifest(manifest(*again))
 
 
 @pytest.mark.parametrize("group", ["low_quality", "postoperative", "tbi"])
