@@ -50,6 +50,11 @@ def completed(command: str, arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: the study's file is not there, or says what nothing knows.
     """
+    known_keys = names_of(command)[1] | {"hydra"}
+    for text in arguments:  # else Hydra says of a value with a space that it cannot read it
+        key, _, value = text.partition("=")
+        if " " in value and re.fullmatch(r"\w+(\.\w+)*", key) and key.split(".")[0] not in known_keys:
+            raise UserError(unknown_key(key, known_keys))
     sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
     typed = [quoted(text, sweep) if key_of(text) in QUOTED else text for text in arguments]
     typed = [f"++{text}" if text.startswith(OF_PHASES) else text for text in typed]

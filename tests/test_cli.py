@@ -223,7 +223,7 @@ def test_paths_need_no_quotes_but_the_shells(value):
     (text,) = completed("prepare", [f"dataset.root={value}"])
     assert parser.parse_override(text).value() == value
     if "," not in value:
-        (text,) = completed("prepare", [f"scans=[{value},other.nii]"])
+        (text,) = completed("score", [f"scans=[{value},other.nii]"])
         assert parser.parse_override(text).value() == [value, "other.nii"]
 
 

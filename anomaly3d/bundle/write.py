@@ -190,5 +190,7 @@ def tell(trained: Trained, out: Path, graphs: list[Graph]) -> None:
     for graph in graphs:
         difference = f"differs by at most {graph.difference:.1e} on {graph.volumes} volumes" if not graph.reason else ""
         say(f"  {graph.file}: {difference or f'not written, because {graph.reason}'}")
+    if load_calibration(trained, OWN) is None:
+        say(f"  it has no thresholds and no p-values: {trained.evaluation} makes them; export it again then")
     say(f"exported {trained.lineage['title']} of {trained.source}, {trained.stage}, into {out}")
     say(f"  next: python -m anomaly3d.score model={out} 'scans=[...]'")

@@ -15,7 +15,7 @@ import pandas as pd
 from anomaly3d.cohorts.base import Cohort, columns_of, existing
 from anomaly3d.cohorts.names import plain, split_healthy
 from anomaly3d.errors import UserError
-from anomaly3d.scans.manifest import NOTHING
+from anomaly3d.scans.manifest import NOTHING, tidy_age, wrong_age
 from anomaly3d.system.progress import say
 from anomaly3d.system.workers import Workers
 
@@ -108,6 +108,10 @@ class BIDS(Cohort):
                     f"{path} has several rows of {row['participant_id']}, and their {self.label_column} differs: keep "
                     "one, or give a manifest of your own, which has a row a scan"
                 )
+        odd = [(name, fault) for name, row in people.items() if (fault := wrong_age(tidy_age(row.get("age", ""))))]
+        if odd:
+            more = f", and {len(odd) - 1} more like it" if len(odd) > 1 else ""
+            raise UserError(f"{path}, sub-{odd[0][0]}: {odd[0][1]}{more}")
         unknown = sorted(set(subjects) - set(people)) if self.label_column else []
         if unknown and len(unknown) == len(subjects):
             raise UserError(

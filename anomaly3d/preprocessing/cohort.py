@@ -5,6 +5,7 @@ read, so that another limit prepares nothing again.
 """
 
 import hashlib
+import shlex
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -113,8 +114,8 @@ class PreparedCohort:
         if differs:
             raise UserError(
                 f"{manifest} was edited after its scans were prepared ({first_of(differs)}): run "
-                f"'python -m anomaly3d.prepare dataset=manifest dataset.manifest={manifest}' with the run's "
-                "preprocessing, which does again only what is needed"
+                f"python -m anomaly3d.prepare dataset=manifest {shlex.quote(f'dataset.manifest={manifest}')} with the "
+                "run's preprocessing, which does again only what is needed"
             )
 
 

@@ -43,12 +43,12 @@ def title_of(detectors: dict[str, dict[str, str]], label: str) -> str:
 def auc_rows(metrics: dict[str, Any]) -> list[dict[str, str]]:
     """The AUC table as text, one row a result."""
     results = metrics["results"]
-    chosen = (results["selected"] or {}).get("score")
+    chosen, focus = (results["selected"] or {}).get("score"), title_of(metrics["detectors"], metrics["focus"])
     cohorts = [(", A(x)" if chosen else "", results["cohort"])]
     cohorts += [(f", {chosen}", results["cohort_selected"])] if chosen else []
     named = [
-        ("All cohorts, A(x)" if chosen else "All cohorts", results["all"]),
-        (f"All cohorts, {chosen}, the score of the thresholds", results["selected"]),
+        (f"{focus}, all cohorts{', A(x)' if chosen else ''}", results["all"]),
+        (f"{focus}, all cohorts, {chosen}, the score of the thresholds", results["selected"]),
         *((f"Cohort {name}{words}", by_cohort[name]) for name in results["cohort"] for words, by_cohort in cohorts),
         *((f"Score {name} alone", found) for name, found in results["part"].items()),
         ("All cohorts, scans that quality control set aside counted as flagged", results["rejected_flagged"]),

@@ -212,7 +212,7 @@ def tidy(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     table["label"] = table["label"].str.replace(r"\.0+$", "", regex=True)
     for column in ("split", "group", "quality"):
         table[column] = table[column].str.lower().str.replace(" ", "_")
-    table["age"] = table["age"].str.replace(r"^(\d+),(\d+)$", r"\1.\2", regex=True)  # 47,5 of a German spreadsheet
+    table["age"] = table["age"].map(tidy_age)
     table["sex"] = [SEXES.get(sex.lower(), sex) for sex in table["sex"]]
     table["lesions"] = [
         ";".join(part.strip().lower().replace(" ", "_") for part in re.split("[;,|+]", found) if part.strip())
@@ -335,6 +335,11 @@ def repeated(table: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFra
     several = lower.duplicated(keep=False)
     for value, rows in table[several].groupby(lower[several]):
         yield str(value), rows
+
+
+def tidy_age(age: str) -> str:
+    """An age as numbers are written here, of a German spreadsheet's 47,5; empty where nothing is said."""
+    return "" if age.strip().lower() in NOTHING else re.sub(r"^(\d+),(\d+)$", r"\1.\2", age.strip())
 
 
 def wrong_age(age: str) -> str:

@@ -96,7 +96,7 @@ class Scorer:
         """The most trained stage of a detector of ``runs/NAME``.
 
         Args:
-            detector: its name; None: the run's first method.
+            detector: its name; None: the one that the run's evaluation is about, else the method trained first.
             site: whose threshold.
             data_dir: where the preprocessor keeps what all scans share.
             mask_command: the skull stripper of the run's scans, if it is not the built-in one.
@@ -170,20 +170,23 @@ class Scorer:
         """
         return self.preprocessor.prepare(self.preprocessor.read(Path(path)), Companions())
 
-    def score(self, path: str | Path, age: float | None = None, sex: str = "") -> Result:
+    def score(self, path: str | Path, age: float | str | None = None, sex: str = "") -> Result:
         """A scan (NIfTI file or DICOM folder) from reading to p-value and maps.
 
+        What is wrong with a scan, also that there is no such file, is in the result's verdict and reasons.
+
         Args:
-            age: in years, if it is known. It counts where the run's healthy spread follows age (``evaluate
-                by_age=true``); a scan of unknown age has no p-value then.
+            age: in years, if it is known; a number or text. It counts where the run's healthy spread follows age
+                (``evaluate by_age=true``); a scan of unknown age has no p-value then.
             sex: ``F``, ``M``, or empty. It and the age count where the networks are told them (``model.person``).
 
         Raises:
             UserError: an age or a sex that is none.
         """
-        age = None if age is None or np.isnan(age) else age
-        if age is not None and (fault := wrong_age(str(age))):
+        written = "" if age is None or age != age else str(age)  # NaN is not itself
+        if fault := wrong_age(written):
             raise UserError(fault)
+        age = float(written) if written else None
         if sex not in ("F", "M", ""):
             raise UserError(f"sex must be 'F', 'M' or empty, not {sex!r}")
         try:

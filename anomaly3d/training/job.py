@@ -1,5 +1,6 @@
 """A phase to train as it was asked for, and all that can be wrong with that before any work."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,10 @@ def check(job: Job) -> Start:
             "networks of parent=... as they are"
         )
     if steps % per_epoch:
-        raise UserError(f"phase.steps ({steps}) must be a multiple of phase.steps_per_epoch ({per_epoch})")
+        raise UserError(
+            f"phase.steps ({steps}) must be a multiple of phase.steps_per_epoch ({per_epoch}), the steps between two "
+            f"validations: add phase.steps_per_epoch={math.gcd(steps, per_epoch)}, or another"
+        )
     check_targets({key: job.config[key] for key in BUILT})
     check_monitor(job)
     settings = job.settings()
