@@ -39,7 +39,7 @@ ONCE = ("phase", "overwrite", "parent", "run", "runs_dir", "optimized_metric", "
 CODE = ("plugins", "mask_command", "preprocessing.mask_command")  # whose code may run: typed for each call, or nothing
 ANEW = ("trainer", "workers", "scheduler", "memory_gb")  # where and how fast it runs
 SIZES = ("phase.steps", "phase.steps_per_epoch", "phase.batch")  # what one phase takes over from another
-OF_PHASES = ("phase.", "phases.")  # whose keys the config has not before the phases are known
+OPEN = ("phase.", "phases.", "trainer.")  # take keys that the config has not: of phases to come, of Lightning's Trainer
 COHORT = ("dataset", "preprocessing", "seed")  # and prepare, where a run is named
 KEPT = ("data_dir",)  # what other commands take over from the training
 
@@ -57,7 +57,7 @@ def completed(command: str, arguments: Sequence[str]) -> list[str]:
             raise UserError(unknown_key(key, known_keys))
     sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
     typed = [quoted(text, sweep) if key_of(text) in QUOTED else text for text in arguments]
-    typed = [f"++{text}" if text.startswith(OF_PHASES) else text for text in typed]
+    typed = [f"++{text}" if text.startswith(OPEN) else text for text in typed]
     study = value_of(typed, "study")
     typed = [text for text in typed if key_of(text) != "study" and text not in NOTHING]
     if study is not None:

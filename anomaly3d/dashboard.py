@@ -7,7 +7,7 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from anomaly3d.arguments import usual_detector
-from anomaly3d.cli import Done, chosen, command
+from anomaly3d.cli import Done, chosen, command, searchpath
 
 if TYPE_CHECKING:
     from anomaly3d.phases.base import Phase
@@ -22,8 +22,9 @@ def phases_of(detector: str) -> "list[type[Phase]]":
     """The classes of a detector's phases, in their order."""
     from hydra.utils import get_class
 
-    config = compose("train", [f"detector={detector}"])
-    modules = [compose("train", [f"detector={detector}", f"+phase={name}"]).phase for name in config.detector.phases]
+    words = [f"detector={detector}", *searchpath()]
+    phases = compose("train", words).detector.phases
+    modules = [compose("train", [*words, f"+phase={name}"]).phase for name in phases]
     return [get_class(phase.module["_target_"]) for phase in modules]
 
 

@@ -121,6 +121,8 @@ class Grid(Sweep):
     def sweep(self, arguments: list[str]) -> None:
         """Run all jobs of ``arguments``."""
         (jobs,) = BasicSweeper.split_arguments(self.overrides(arguments), None)
+        if self.elsewhere and len({text for job in jobs for text in job if key_of(text) == "phase"}) > 1:
+            raise UserError("phases begin with those before them, and these jobs run side by side: leave out +phase")
         self.refuse_shared_folders(jobs)
         size = self.max_batch_size or len(jobs)
         for start in range(0, len(jobs), size):

@@ -80,7 +80,9 @@ def on_gpu(options: Mapping[str, Any]) -> bool:
 
 def several_processes(options: Mapping[str, Any]) -> bool:
     """Whether a trainer of these options works in more than one process."""
-    return options["devices"] != 1 or options["num_nodes"] != 1
+    devices = options["devices"]
+    alone = devices == 1 or (isinstance(devices, list) and len(devices) == 1)  # [1] is the second GPU
+    return not alone or options["num_nodes"] != 1
 
 
 def describe_trainer(options: Mapping[str, Any], processes: int) -> str:

@@ -40,8 +40,16 @@ class Record(L.Callback):
         folder, parent = self.job.folder, self.start.parent
         if parent:
             require_same_data(PhaseFolder(parent.parent).read(), data.prepared, parent)
+        before: dict[str, Any] = {}
         if self.start.resume:
-            require_same_data(folder.read(), data.prepared, folder.path)
+            before = folder.read() or {}
+            require_same_data(before, data.prepared, folder.path)
+            before = before.get("made_with", {})
+        if (began := before.get("processes", trainer.world_size)) != trainer.world_size:
+            say(
+                f"{name_of(self.job)}: begun with {began} processes, it goes on with {trainer.world_size}: a step now "
+                f"learns from {data.batch * trainer.world_size} volumes and not {data.batch * began}"
+            )
         assert isinstance(pl_module, Phase)
         self.lineage = {
             **describe(self.start.settings, data.prepared, parent),
@@ -50,6 +58,8 @@ class Record(L.Callback):
                 **{name: version(name) for name in ("lightning", "monai", "numpy")},
                 "python": platform.python_version(),
                 "hardware": describe_trainer(self.options, trainer.world_size),
+                "processes": trainer.world_size,
+                **({"began_with": before["hardware"]} if began != trainer.world_size else {}),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
             },
             "can_score": pl_module.can_score or self.job.phase["name"] == self.job.detector["phases"][-1],
