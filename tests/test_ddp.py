@@ -48,7 +48,7 @@ SLURM = {  # of srun with two tasks
 }
 
 
-def test_phases_train_on_two_processes_however_they_are_started_and_resume_on_one(tiny_run, places):
+def test_phases_train_on_two_processes_however_they_are_started_and_resume_on_one(tiny_run, places, capsys):
     """By Lightning, also in a multirun; by torchrun, on two machines that meet; by SLURM."""
     shared = ["run=two", *places, *TINY, "logger=none", "trainer.precision=32-true"]
     two = ["trainer=ddp", "trainer.devices=2", *shared]
@@ -71,6 +71,11 @@ def test_phases_train_on_two_processes_however_they_are_started_and_resume_on_on
     assert epochs() == 3
     assert train.main(["+phase=finetune", *shared, "++phase.steps=8"]) == 0
     assert epochs() == 4
+    assert "begun with 2 processes, it goes on with 1: a step now learns from 2 volumes and not 4" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    made = json.loads((run / "fanogan" / "finetune" / "lineage.json").read_text())["made_with"]
+    assert [made[key].split(", ")[-1] for key in ("began_with", "hardware")] == ["2 processes", "1 process"]
 
 
 def test_scores_of_two_processes_are_those_of_one(tiny_run, places):

@@ -107,7 +107,8 @@ class HeadCTDataModule(L.LightningDataModule):
                 raise UserError(
                     f"no accepted scan in the {name} split of {self.prepared.folder} ({found or 'none in any'}): see "
                     "quality.csv there, and the column 'split' of the manifest; of a folder of healthy scans say "
-                    "dataset.label=0, which draws splits by name and takes some 30 people to fill them all"
+                    "dataset.label=0, which draws splits by name: some 30 people fill them all, fewer take other "
+                    "dataset.shares"
                 )
 
     def volumes(self, split: str, kind: str = "image") -> Tensor:

@@ -112,8 +112,10 @@ def pack(scan: Shown) -> dict[str, Any]:
 
 def finding(deviation: np.ndarray, lesion: np.ndarray) -> list[int]:
     """The voxel to look at first: where the map ``(X, Y, Z)`` is farthest from 0, in the lesion where one is known; of
-    an empty map the middle."""
+    an empty map deepest in the lesion, else the middle."""
     large = np.abs(deviation)
+    if not large.any() and lesion.any():
+        large = ndimage.distance_transform_edt(lesion)
     if not large.any():
         return [n // 2 for n in large.shape]
     inside = large * lesion if lesion.any() else large

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from anomaly3d.report import viewer
 from anomaly3d.report.page import found, script_safe
-from anomaly3d.report.viewer import Shown, eight_bits, pack, pick, pictures, signed_bytes, thumbnail
+from anomaly3d.report.viewer import Shown, eight_bits, finding, pack, pick, pictures, signed_bytes, thumbnail
 from anomaly3d.scans.nifti import spacing_of
 from anomaly3d.scans.volume import three_planes
 from anomaly3d.scoring.anomaly_maps import RESIDUAL, Healthy, RawMaps, ScanMaps, standardised_maps
@@ -106,6 +106,13 @@ def test_without_a_map_residual_and_deviation_are_empty_and_not_shown(scan):
     assert (deviation == 128).all()
     np.testing.assert_array_equal(image, reconstruction)
     np.testing.assert_array_equal(image, eight_bits(volumes["image"]).ravel(order="F"))
+
+
+def test_without_a_map_a_scan_opens_in_its_lesion():
+    lesion = np.zeros((9, 8, 7), bool)
+    lesion[2:7, 1:6, 1:6] = True
+    assert finding(np.zeros(lesion.shape), lesion) == [4, 3, 3]
+    assert finding(np.zeros(lesion.shape), np.zeros(1, bool)) == [4, 4, 3]
 
 
 def test_a_map_in_bytes_keeps_its_zero_and_its_sign():
