@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,7 +17,7 @@ from anomaly3d.errors import UserError
 from anomaly3d.phases.encoder import EncoderPhase
 from anomaly3d.phases.finetune import FinetunePhase
 from anomaly3d.phases.gan import GANPhase
-from anomaly3d.runs.tracking import asked_mode, make_logger, numbers_of, scrub, wandb_mode
+from anomaly3d.runs.tracking import artifact_name, asked_mode, make_logger, numbers_of, scrub, wandb_mode
 from experiments.reliability.failures import silent_server
 from tests.conftest import refused
 
@@ -244,6 +245,17 @@ def test_intervals_are_numbers_and_places_stay_here():
     assert numbers_of({"site": {"/mnt/utrecht": {"auc": 0.7}, "utrecht": {"auc": 0.6}}}, "evaluation/") == {
         "evaluation/site.utrecht.auc": 0.6
     }
+
+
+@pytest.mark.parametrize(
+    ("group", "plain"), [("study", True), ("my study", False), ("größe", False), ("x" * 120, False)]
+)
+def test_names_of_artifacts_are_such_as_wandb_takes(group, plain):
+    """Of any run, and another for another."""
+    name = artifact_name(SimpleNamespace(group=group), Path("runs/x/fanogan/gan"))
+    assert (name == f"{group}-fanogan-gan") is plain
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", name)
+    assert name != artifact_name(SimpleNamespace(group=f"{group}é"), Path("runs/x/fanogan/gan"))
 
 
 def test_a_dashboard_without_a_login_is_a_sentence(monkeypatch, tmp_path, capsys):

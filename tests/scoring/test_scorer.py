@@ -24,11 +24,11 @@ def test_a_scan_of_known_age_is_judged_by_the_spread_at_that_age(tiny_run, place
     healthy, calibration = scorer.known
     ageing = {"residual": Ageing(2 * np.log(2) / 10, 60.0, 12.0)}
     scorer.known = replace(healthy, ageing=ageing), replace(calibration, score="standardised")
-    unknown, old = (scorer.score(scan, age) for age in (float("nan"), 70.0))
+    unknown, old = (scorer.score(scan, age) for age in (float("nan"), "70"))
     assert (unknown.p_value, unknown.clusters.empty or unknown.clusters["p_value"].isna().all()) == (None, True)
     assert 0 < old.p_value <= 1
     for age in (-5, 6300):
-        with pytest.raises(UserError, match="is not a number of years"):
+        with pytest.raises(UserError, match="number of years"):
             scorer.score(scan, age)
     assert unknown.score == pytest.approx(4**1 * old.score, rel=1e-3)  # 70 is ten years above the mean, z is halved
     z = [r.maps["standardised"].get_fdata() for r in (unknown, old)]

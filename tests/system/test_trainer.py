@@ -8,7 +8,7 @@ import yaml
 
 from anomaly3d.cli import CONF
 from anomaly3d.errors import UserError
-from anomaly3d.system.trainer import resolve_trainer
+from anomaly3d.system.trainer import resolve_trainer, several_processes, started_together
 
 
 @pytest.fixture
@@ -38,6 +38,23 @@ def test_tasks_of_srun_do_not_train_alone(auto, monkeypatch):
     with pytest.raises(UserError, match=r"srun has started 2 processes.*trainer=ddp"):
         resolve_trainer(auto)
     assert resolve_trainer({**auto, "devices": 2, "strategy": "ddp_find_unused_parameters_true"})["devices"] == 2
+
+
+def test_a_list_of_one_gpu_is_one_process(auto):
+    assert not several_processes({**auto, "devices": [1]})
+    assert several_processes({**auto, "devices": [0, 1]})
+    assert several_processes({**auto, "devices": [1], "num_nodes": 2})
+
+
+def test_processes_that_others_have_started_are_known(monkeypatch):
+    """Lightning says in the environment how many there are, too."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not started_together()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert started_together()
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert started_together()
 
 
 @pytest.mark.parametrize(
