@@ -323,7 +323,7 @@ def refuse_unknown_keys(config_name: str, config: DictConfig, more: Sequence[str
         value = OmegaConf.select(config, key)
         for path in [f"{key}.{k}" for k, _ in keys(plain_value(value))] or [key]:
             if path not in known and not accepted(path, config, known):
-                raise UserError(unknown_key(path, known))
+                raise UserError(unknown_key(path, [*known, *taken_beside(path, config)]))
 
 
 def refuse_half_said(config_name: str, config: DictConfig) -> None:
@@ -371,6 +371,13 @@ def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from keys(value, f"{prefix}{name}.")
     if prefix and not (isinstance(node, dict) and node):
         yield prefix[:-1], node
+
+
+def taken_beside(path: str, config: DictConfig) -> list[str]:
+    """The keys that the ``_target_`` beside a key takes, also those that no file sets."""
+    parent = path.rpartition(".")[0]
+    target = OmegaConf.select(config, f"{parent}._target_") if parent else None
+    return [f"{parent}.{name}" for name in parameters(str(target))] if target else []
 
 
 def accepted(path: str, config: DictConfig, known: Mapping[str, Any]) -> bool:

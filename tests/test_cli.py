@@ -35,6 +35,7 @@ def test_a_phase_without_its_plus_is_answered_by_one_sentence(places, capsys):
         ("++detector.module.capa=4", "detector.module.kappa"),
         ("+memori_gb=3", "memory_gb"),
         ("++trainer.devises=2", "trainer.devices"),
+        ("trainer.gradient_clp_val=1", "trainer.gradient_clip_val"),
         ("datset=folder", "dataset"),
     ],
 )
