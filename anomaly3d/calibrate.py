@@ -18,7 +18,8 @@ def main(config: DictConfig) -> Done:
         refuse_findings(Path(config.manifest))
     job = scoring_job(config, f"calibrated/{config.site}")
 
-    from anomaly3d.scoring.new_scans import LOCK, calibrate_site
+    from anomaly3d.scoring.new_scans import LOCK
+    from anomaly3d.scoring.site_threshold import calibrate_site
     from anomaly3d.system.files import locked
 
     with locked(job.out / LOCK, str(job.out)):

@@ -13,7 +13,6 @@ from scipy import ndimage
 
 from anomaly3d import Scorer, calibrate, score
 from anomaly3d.runs.folder import choose_trained
-from anomaly3d.scoring import new_scans
 from anomaly3d.scoring.anomaly_maps import Healthy
 from anomaly3d.scoring.calibration import healthy_file
 from anomaly3d.system.files import locked, sha256
@@ -166,7 +165,7 @@ def test_phantoms_say_nothing_about_people(tiny_run, places, bad_and_good, tmp_p
 
 @pytest.mark.parametrize(
     ("command", "works", "more"),
-    [(score, "score_scans", []), (calibrate, "calibrate_site", ["site=utrecht"])],
+    [(score, "new_scans.score_scans", []), (calibrate, "site_threshold.calibrate_site", ["site=utrecht"])],
 )
 def test_two_calls_do_not_write_into_one_folder_at_once(
     tiny_run, places, bad_and_good, tmp_path, capsys, monkeypatch, command, works, more
@@ -175,7 +174,7 @@ def test_two_calls_do_not_write_into_one_folder_at_once(
         with locked(job.out / ".lock", "it"):
             pass
 
-    monkeypatch.setattr(new_scans, works, work)
+    monkeypatch.setattr(f"anomaly3d.scoring.{works}", work)
     words = ["run=tiny", *places, f"scans=[{bad_and_good}/good.nii.gz]", f"out={tmp_path}/out", *more]
     assert command.main(words) == 2
     refused(capsys, "another process is at work on it")

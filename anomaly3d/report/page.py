@@ -223,7 +223,6 @@ def write_page(path: Path, page: Page) -> None:
         figures=images,
         images=bool(page.thumbnails),
         found=any(packed["layers"] for packed in page.volumes.values()),
-        pictured="Input, deviation" if any(packed["layers"] for packed in page.volumes.values()) else "Input",
         flagged=page.flagged is not None,
         columns=columns,
         scans=rows,

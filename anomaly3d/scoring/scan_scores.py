@@ -35,6 +35,11 @@ def peak(values: np.ndarray, shape: tuple[int, ...]) -> float:
     return float(largest_first[:count].mean())
 
 
+def exceedance(z: np.ndarray) -> float:
+    """Mean of what |z| has above ``RARE``, over ``z (N,)``."""
+    return float(np.mean((np.abs(z) - RARE).clip(min=0)))
+
+
 def enhanced(z: np.ndarray) -> np.ndarray:
     """A standardised map ``(D, H, W)`` with what is large and in one place raised: threshold-free cluster enhancement.
 
@@ -95,7 +100,7 @@ def map_scores(raw: RawMaps, healthy: Healthy) -> dict[str, float]:
             "peak": peak(np.abs(z), brain.shape),
             "peak_brighter": peak(z, brain.shape),
             "peak_darker": peak(-z, brain.shape),
-            "exceedance": float(np.mean((np.abs(z) - RARE).clip(min=0))),
+            "exceedance": exceedance(z),
             "clustered": peak(enhanced(maps[standardised_name(name)])[brain], brain.shape),
         }
         scores |= {score if name == RESIDUAL else f"{name}_{score}": value for score, value in found.items()}

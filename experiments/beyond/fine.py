@@ -23,7 +23,7 @@ from anomaly3d.scans.nifti import voxels
 from anomaly3d.scoring import anomaly_maps
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps
 from anomaly3d.scoring.inference import prepared_of
-from anomaly3d.scoring.scan_scores import RARE
+from anomaly3d.scoring.scan_scores import exceedance
 from anomaly3d.statistics.auc import auc, compare_auc, share
 from anomaly3d.statistics.conformal import threshold
 from anomaly3d.system.files import written_whole
@@ -42,7 +42,7 @@ def judged(scan: ScanMaps, lesion: str, healthy: Healthy) -> tuple[float, float]
     raw = scan.read()
     z = np.abs(anomaly_maps.anomaly_maps(raw, healthy)["standardised"][raw.brain])
     truth = voxels(lesion)[raw.brain] > 0 if lesion else np.zeros(0, bool)
-    return float(np.mean((z - RARE).clip(min=0))), average_precision_score(truth, z) if truth.any() else np.nan
+    return exceedance(z), average_precision_score(truth, z) if truth.any() else np.nan
 
 
 def measure(run: Path, data_dir: Path) -> dict[str, Any]:

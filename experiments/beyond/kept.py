@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from anomaly3d.data.module import HeadCTDataModule
 from anomaly3d.evaluation.metrics import ranked
 from anomaly3d.runs.folder import Trained
+from anomaly3d.scoring import scan_scores
 from anomaly3d.scoring.anomaly_maps import Healthy, RawMaps, ScanMaps, anomaly_maps, maps_of
 from anomaly3d.scoring.inference import Inference
-from anomaly3d.scoring.scan_scores import RARE
 from anomaly3d.system.files import written_whole
 from experiments.scores.measure import TRAINER
 
@@ -22,7 +20,7 @@ HERE = Path(__file__).parent
 
 def exceedance(raw: RawMaps, healthy: Healthy) -> float:
     """Of one scan."""
-    return float(np.mean((np.abs(anomaly_maps(raw, healthy)["standardised"][raw.brain]) - RARE).clip(min=0)))
+    return scan_scores.exceedance(anomaly_maps(raw, healthy)["standardised"][raw.brain])
 
 
 def scored_maps(trained: Trained, data: HeadCTDataModule, out: Path) -> dict[str, list[ScanMaps]]:

@@ -23,11 +23,12 @@ from anomaly3d.runs.folder import choose_trained
 from anomaly3d.scoring import anomaly_maps
 from anomaly3d.scoring.anomaly_maps import Healthy, ScanMaps, maps_of
 from anomaly3d.scoring.inference import prepared_of
-from anomaly3d.scoring.scan_scores import RARE, peak
+from anomaly3d.scoring.scan_scores import exceedance, peak
 from anomaly3d.statistics.auc import auc, compare_auc, holm
 from anomaly3d.system.files import written_whole
 from anomaly3d.system.progress import track
-from experiments.scores.measure import HERE, VOLUMES, fill, markdown
+from experiments.comparison.table import gap_text, shown
+from experiments.scores.measure import HERE, VOLUMES, fill, markdown, mean_square
 
 DENSEST = (90 + 20) / 60 - 1  # 90 HU in -20 to 100 HU
 NONE = 1e-3  # voxels: a Gaussian that changes nothing
@@ -36,14 +37,9 @@ AS_IT_IS = "as it is"
 Summary = Callable[[np.ndarray, tuple[int, ...]], float]
 
 
-def exceedance(z: np.ndarray, shape: tuple[int, ...]) -> float:
-    """What |z| has above ``RARE``, on average."""
-    return float(np.mean((np.abs(z) - RARE).clip(min=0)))
-
-
-def mean_square(z: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Over all voxels."""
-    return float(np.mean(z**2))
+def exceeding(z: np.ndarray, shape: tuple[int, ...]) -> float:
+    """``exceedance`` of z."""
+    return exceedance(z)
 
 
 def largest(z: np.ndarray, shape: tuple[int, ...]) -> float:
@@ -66,16 +62,16 @@ class OneSpread(Healthy):
 
 # name: constants of the layer, what is denser is not judged, kind of statistics, map, scan score
 WAYS: dict[str, tuple[dict[str, float], float | None, type[Healthy], str, Summary]] = {
-    AS_IT_IS: ({}, DENSEST, Healthy, "standardised", exceedance),
-    "what is denser than blood is judged": ({}, None, Healthy, "standardised", exceedance),
+    AS_IT_IS: ({}, DENSEST, Healthy, "standardised", exceeding),
+    "what is denser than blood is judged": ({}, None, Healthy, "standardised", exceeding),
     "the largest 100 voxels (`peak`)": ({}, DENSEST, Healthy, "standardised", largest),
     "mean square of all voxels": ({}, DENSEST, Healthy, "standardised", mean_square),
-    "one healthy spread for all places": ({}, DENSEST, OneSpread, "standardised", exceedance),
+    "one healthy spread for all places": ({}, DENSEST, OneSpread, "standardised", exceeding),
     "not standardised, mean square": ({}, DENSEST, Healthy, "residual", mean_square),
     "not standardised, the largest 100 voxels": ({}, DENSEST, Healthy, "residual", largest),
-    "not smoothed": ({"SMOOTHING": NONE}, DENSEST, Healthy, "standardised", exceedance),
-    "spread of each voxel by itself": ({"POOLED": NONE}, DENSEST, Healthy, "standardised", exceedance),
-    "also where brain is unusual": ({"USUAL": 0.0}, DENSEST, Healthy, "standardised", exceedance),
+    "not smoothed": ({"SMOOTHING": NONE}, DENSEST, Healthy, "standardised", exceeding),
+    "spread of each voxel by itself": ({"POOLED": NONE}, DENSEST, Healthy, "standardised", exceeding),
+    "also where brain is unusual": ({"USUAL": 0.0}, DENSEST, Healthy, "standardised", exceeding),
 }
 
 
@@ -124,25 +120,24 @@ def main() -> None:
     found = measure(asked.run, asked.data_dir)
     with written_whole(HERE / "ablation.json") as beside:
         beside.write_text(json.dumps(found, indent=1) + "\n")
+    fill_readme(found)
+
+
+def fill_readme(found: dict[str, Any]) -> None:
+    """The table, of what ``measure`` gives."""
     others = [way for way in found if way != AS_IT_IS]
     adjusted = dict(zip(others, holm([found[way]["against"]["p"] for way in others]), strict=True))
     groups = [name for name in found[AS_IT_IS] if name not in ("A", "B", "against")]
-
-    def interval(estimate: dict[str, Any], sign: str = "") -> str:
-        low, high = estimate["ci95"]
-        return f"{estimate['value']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
     rows = [
         [
             way,
-            *(interval(row[site]) for site in "AB"),
-            "" if way == AS_IT_IS else interval(row["against"], "+"),
-            "" if way == AS_IT_IS else "< 0.001" if adjusted[way] < 0.001 else f"{adjusted[way]:.3f}",
+            *(shown(row[site]) for site in "AB"),
+            gap_text({**row["against"], "p_holm": adjusted[way]} if way in adjusted else None),
             *(f"{row[name]['value']:.2f}" for name in groups),
         ]
         for way, row in found.items()
     ]
-    fill(HERE / "README.md", "ablation", markdown(["layer", "A", "B", "against it, A and B", "p, Holm", *groups], rows))
+    fill(HERE / "README.md", "ablation", markdown(["layer", "A", "B", "against it, A and B, p (Holm)", *groups], rows))
 
 
 if __name__ == "__main__":
